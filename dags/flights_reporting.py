@@ -1,0 +1,32 @@
+"""
+### Reports on flights, whenever the marts have changed
+
+Builds and tests the models of `nyc_flights` that carry the tag `reporting`, as a DAG made by
+Cosmos alone. It is started by the asset `nyc_flights_marts`, which `flights_daily` updates.
+
+**When it fails**, open the red task's log for dbt's message, mend the cause and clear the task
+with its downstream tasks. Nothing else depends on this DAG.
+"""
+
+from datetime import datetime, timedelta
+
+# Airflow only parses files that name both airflow and dag.
+from cosmos import DbtDag
+
+from include.assets import FLIGHTS_MARTS
+from include.dbt_config import execution_config, profile_config, project_config, render_config
+
+flights_reporting = DbtDag(
+    dag_id="flights_reporting",
+    doc_md=__doc__,
+    schedule=[FLIGHTS_MARTS],
+    start_date=datetime(2025, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(minutes=1)},
+    tags=["nyc_flights", "dbt", "reporting"],
+    project_config=project_config("nyc_flights"),
+    profile_config=profile_config("nyc_flights"),
+    render_config=render_config("nyc_flights", select=["tag:reporting"]),
+    execution_config=execution_config(),
+)

@@ -1,0 +1,118 @@
+"""How Cosmos finds, renders and runs the dbt projects in dbt/: the one place for it.
+
+Every function takes a project's folder name, so a second project needs no change here.
+"""
+
+import os
+from pathlib import Path
+
+from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, SourceRenderingBehavior
+from cosmos.profiles import PostgresUserPasswordProfileMapping
+
+from include import warehouse
+
+# A dbt in an environment of its own, for a dbt that conflicts with Airflow. Unset: the dbt
+# next to Airflow runs inside the task's process, which saves its start-up at every task.
+DBT_EXECUTABLE = os.environ.get("DBT_EXECUTABLE")
+
+THREADS = 4
+
+# What dbt or an editor writes into a project; it says nothing about the manifest's age.
+GENERATED = {"target", "logs", "dbt_packages"}
+
+
+def project_path(name: str) -> Path:
+    """Return the folder of a dbt project.
+
+    The folder differs between a clone, a container, `astro dev start --standalone` and a
+    deployment whose dags/ come from a DAG bundle: only the last has no dbt/ beside include/.
+
+    Raises:
+        FileNotFoundError: no candidate holds a dbt_project.yml.
+    """
+    candidates = [
+        Path(root) / name
+        for root in (
+            os.environ.get("DBT_PROJECTS_DIR"),
+            Path(__file__).resolve().parents[1] / "dbt",
+            "/usr/local/airflow/dbt",
+        )
+        if root
+    ]
+    for candidate in candidates:
+        if (candidate / "dbt_project.yml").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"No dbt project '{name}' in {', '.join(map(str, candidates))}: "
+        "set DBT_PROJECTS_DIR to the folder that holds it."
+    )
+
+
+def fresh_manifest(project: Path) -> Path | None:
+    """Return the project's manifest unless a file or folder of the project is younger."""
+    manifest = project / "target" / "manifest.json"
+    if not manifest.is_file():
+        return None
+    made = manifest.stat().st_mtime
+    for folder, subfolders, files in os.walk(project):
+        subfolders[:] = [name for name in subfolders if name not in GENERATED]
+        # A folder's own time tells of files that were deleted or renamed. The project's
+        # root is left out: dbt makes target/ and logs/ there.
+        paths = [*files, *subfolders]
+        if any(os.stat(os.path.join(folder, path)).st_mtime > made for path in paths):
+            return None
+    return manifest
+
+
+def project_config(name: str) -> ProjectConfig:
+    """Return where the project is, with its manifest if that is fresh."""
+    project = project_path(name)
+    return ProjectConfig(
+        dbt_project_path=project,
+        manifest_path=fresh_manifest(project),
+        # Installed when the image was built; every task would install them again.
+        install_dbt_deps=not (project / "dbt_packages").is_dir(),
+    )
+
+
+def profile_config(name: str) -> ProfileConfig:
+    """Return the dbt profile made from the Airflow connection to the warehouse."""
+    return ProfileConfig(
+        profile_name=name,
+        target_name="prod",
+        profile_mapping=PostgresUserPasswordProfileMapping(
+            conn_id=warehouse.CONN_ID,
+            profile_args={"schema": "analytics", "threads": THREADS},
+        ),
+    )
+
+
+def render_config(
+    name: str, select: list[str] | None = None, exclude: list[str] | None = None
+) -> RenderConfig:
+    """Return which nodes become tasks, and how Cosmos learns about them.
+
+    With a fresh manifest no dbt runs while a DAG file is parsed. After an edit it is stale,
+    and Cosmos asks `dbt ls`, whose answer it caches until the next edit.
+    """
+    manifest = fresh_manifest(project_path(name))
+    return RenderConfig(
+        load_method=LoadMode.DBT_MANIFEST if manifest else LoadMode.DBT_LS,
+        select=select or [],
+        exclude=exclude or [],
+        source_rendering_behavior=SourceRenderingBehavior.NONE,
+        **_dbt_executable(),
+    )
+
+
+def execution_config() -> ExecutionConfig:
+    """Return how dbt runs: one `dbt build` that every model's and test's task watches."""
+    return ExecutionConfig(execution_mode=ExecutionMode.WATCHER, **_dbt_executable())
+
+
+def _dbt_executable() -> dict:
+    if not DBT_EXECUTABLE:
+        return {}
+    # Cosmos ignores the path as long as it can import dbt, unless told to use a subprocess.
+    return {"dbt_executable_path": DBT_EXECUTABLE, "invocation_mode": InvocationMode.SUBPROCESS}

@@ -1,0 +1,198 @@
+"""The commands behind the Makefile."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+
+from rich.table import Table
+
+from local import airflow, pipeline, postgres
+from local.pipeline import console
+from local.settings import (
+    BIN,
+    HOME,
+    LOGS,
+    PORT,
+    PROJECTS,
+    ROOT,
+    WAREHOUSE_PORT,
+    Failure,
+    dbt_env,
+    kept_secrets,
+)
+
+SAMPLE = """
+    select carrier_name, flights, cancelled, on_time_percent
+    from marts.carrier_performance_daily
+    where flight_date = %s
+    order by flights desc
+    limit 5
+"""
+
+
+def start(args) -> None:
+    port = airflow.port_in_use()
+    if port is None:
+        port = PORT
+        airflow.stop()
+        airflow.require_free(port, "Airflow", "PORT")
+        start_warehouse(args)
+        parse_projects()
+        console.print("Starting Airflow: about half a minute")
+        try:
+            airflow.start(port)
+        except BaseException:
+            airflow.stop()
+            raise
+    api = pipeline.Api(port)
+    console.print(f"Airflow is on {api.url}\n")
+    pipeline.wait_for_dags(api, "flights_daily", "flights_reporting")
+    pipeline.unpause(api, "flights_reporting")
+    daily = pipeline.run_for_yesterday(api, "flights_daily")
+    pipeline.unpause(api, "flights_daily")
+    pipeline.follow(api, "flights_daily", daily)
+    reporting = pipeline.run_started_by(api, "flights_reporting", "flights_daily", daily)
+    pipeline.follow(api, "flights_reporting", reporting)
+    print_sample(datetime.now(UTC).date() - timedelta(days=1))
+    console.print(f"\nAirflow goes on running on {api.url}; `make stop` ends it.")
+
+
+def stop(args) -> None:
+    airflow.stop()
+    postgres.stop()
+    console.print("Stopped. The data stays; `make clean` removes it.")
+
+
+def start_warehouse(args) -> None:
+    if postgres.is_running():
+        return
+    airflow.require_free(WAREHOUSE_PORT, "Postgres", "WAREHOUSE_PORT")
+    kept_secrets()
+    console.print(f"Starting Postgres on 127.0.0.1:{WAREHOUSE_PORT}")
+    postgres.start()
+
+
+def backfill(args) -> None:
+    if args.first > args.last:
+        raise Failure(f"FROM={args.first} is after TO={args.last}.")
+    # The scheduler only works off the runs of a DAG that is not paused.
+    airflow.run("dags", "unpause", "flights_daily")
+    airflow.run(
+        *("backfill", "create", "--dag-id", "flights_daily"),
+        *("--from-date", str(args.first), "--to-date", str(args.last)),
+        *("--reprocess-behavior", "completed", "--max-active-runs", "1"),
+    )
+    api = pipeline.Api(airflow.port_in_use())
+    for run_id in pipeline.backfill_runs(api, "flights_daily", args.first, args.last):
+        pipeline.follow(api, "flights_daily", run_id)
+
+
+def parse_projects() -> None:
+    """Make each project's manifest, from which Cosmos builds the DAGs without running dbt."""
+    for project in sorted(path.parent for path in PROJECTS.glob("*/dbt_project.yml")):
+        console.print(f"Parsing the dbt project {project.name}")
+        if any((project / name).exists() for name in ("packages.yml", "dependencies.yml")):
+            run_dbt("deps", project, quiet=True)
+        run_dbt("parse", project, "--target", "prod", quiet=True)
+
+
+def run_dbt(command: str, project, *args: str, quiet: bool = False) -> None:
+    where = ["--project-dir", str(project), "--profiles-dir", str(project)]
+    flags = ["--quiet"] if quiet else []
+    done = subprocess.run(
+        [BIN / "dbt", *flags, command, *args, *where], env={**os.environ, **dbt_env()}, cwd=project
+    )
+    if done.returncode:
+        raise Failure(f"dbt {command} failed in {project}: see above.")
+
+
+def dbt(args) -> None:
+    if not args.words:
+        raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select stg_flights"')
+    command, *words = args.words
+    run_dbt(command, PROJECTS / args.project, *words)
+
+
+def psql(args) -> None:
+    if code := postgres.psql(*args.words):
+        sys.exit(code)
+
+
+def logs(args) -> None:
+    files = sorted(str(path) for path in LOGS.glob("*.log"))
+    if not files:
+        raise Failure("There are no logs yet: `make start` makes them.")
+    subprocess.run(["tail", "-n", "20", "-F", *files])
+
+
+def clean(args) -> None:
+    stop(args)
+    if HOME.exists():
+        shutil.rmtree(HOME)
+    for generated in [*PROJECTS.glob("*/target"), *PROJECTS.glob("*/logs")]:
+        shutil.rmtree(generated)
+
+
+def print_sample(day: date) -> None:
+    import psycopg
+
+    env = dbt_env()
+    with psycopg.connect(
+        host=env["WAREHOUSE_HOST"],
+        port=env["WAREHOUSE_PORT"],
+        user=env["WAREHOUSE_USER"],
+        password=env["WAREHOUSE_PASSWORD"],
+        dbname=env["WAREHOUSE_DB"],
+    ) as connection:
+        cursor = connection.execute(SAMPLE, [day])
+        table = Table(title=f"marts.carrier_performance_daily, {day}", title_justify="left")
+        for column in cursor.description:
+            table.add_column(column.name)
+        for row in cursor:
+            table.add_row(*map(str, row))
+    console.print(table)
+
+
+def day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no date: write YYYY-MM-DD.") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name, function):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        return command
+
+    add("start", start)
+    add("stop", stop)
+    add("clean", clean)
+    add("warehouse", start_warehouse)
+    add("logs", logs)
+    add("psql", psql).add_argument("words", nargs=argparse.REMAINDER)
+    dbt_command = add("dbt", dbt)
+    dbt_command.add_argument("project")
+    dbt_command.add_argument("words", nargs=argparse.REMAINDER)
+    backfill_command = add("backfill", backfill)
+    backfill_command.add_argument("first", type=day)
+    backfill_command.add_argument("last", type=day)
+
+    args = parser.parse_args()
+    try:
+        args.function(args)
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. What was started goes on running; `make stop` ends it.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Airflow's processes: started, watched and stopped together."""
+
+import json
+import socket
+import subprocess
+import time
+
+import httpx
+import psutil
+
+from local.settings import BIN, HOME, LOGS, ROOT, Failure, airflow_env
+
+STATE = HOME / "airflow.json"
+
+# Their log servers would listen on every address, and the API server reads the files itself.
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+}
+START_SECONDS = 120
+
+
+def port_in_use() -> str | None:
+    """Return the port of the running Airflow, or None unless every component runs."""
+    state = _state()
+    running = state and len(_processes(state)) == len(COMPONENTS)
+    return state["port"] if running else None
+
+
+def require_free(port: str, purpose: str, variable: str) -> None:
+    with socket.socket() as probe:
+        # A port that was closed a moment ago counts as free, as it does for the servers.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except (OSError, ValueError, OverflowError):
+            raise Failure(
+                f"Port {port} for {purpose} is taken or is no port: choose another with {variable}=."
+            ) from None
+
+
+def run(*command: str) -> None:
+    """Run an airflow command with the running installation's settings; raise if it fails."""
+    port = port_in_use()
+    if port is None:
+        raise Failure("Airflow is not running: `make start` starts it.")
+    done = subprocess.run(
+        [BIN / "airflow", *command], env=airflow_env(port), cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise Failure(f"airflow {' '.join(command[:2])} failed: {lines[-1]}")
+
+
+def start(port: str) -> None:
+    """Migrate the metadata database, start every component and wait until all are healthy."""
+    env = airflow_env(port)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    migration = LOGS / "db-migrate.log"
+    with migration.open("w") as log:
+        migrated = subprocess.run(
+            [BIN / "airflow", "db", "migrate"], env=env, cwd=ROOT, stdout=log, stderr=log
+        )
+    if migrated.returncode:
+        raise Failure(f"The metadata database could not be migrated: see {migration}.")
+
+    state = {"port": port, "processes": {}}
+    for name, command in COMPONENTS.items():
+        with (LOGS / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(
+                [BIN / "airflow", *command],
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        state["processes"][name] = [process.pid, psutil.Process(process.pid).create_time()]
+        STATE.write_text(json.dumps(state))
+    _wait_until_healthy(state)
+
+
+def stop() -> None:
+    """End every component and all that it started."""
+    state = _state()
+    if state is None:
+        return
+    components = _processes(state).values()
+    everything = [p for c in components for p in [*c.children(recursive=True), c]]
+    for process in components:
+        process.terminate()
+    _, alive = psutil.wait_procs(everything, timeout=15)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=5)
+    STATE.unlink()
+
+
+def _wait_until_healthy(state: dict) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    waiting_for = set(COMPONENTS)
+    while time.monotonic() < deadline:
+        dead = COMPONENTS.keys() - _processes(state).keys()
+        if dead:
+            raise Failure(f"Airflow's {sorted(dead)[0]} ended: see {LOGS / sorted(dead)[0]}.log.")
+        try:
+            health = httpx.get(f"http://127.0.0.1:{state['port']}/api/v2/monitor/health").json()
+        except (httpx.TransportError, ValueError):
+            health = {}
+        waiting_for = {
+            name for name in COMPONENTS if (health.get(_key(name)) or {}).get("status") != "healthy"
+        }
+        if not waiting_for:
+            return
+        time.sleep(0.5)
+    raise Failure(
+        f"Airflow was not healthy after {START_SECONDS} seconds, it lacks: "
+        f"{', '.join(sorted(waiting_for))}. See {LOGS}."
+    )
+
+
+def _key(component: str) -> str:
+    """Return the name under which the API server's health report lists a component."""
+    return "metadatabase" if component == "api-server" else component.replace("-", "_")
+
+
+def _state() -> dict | None:
+    return json.loads(STATE.read_text()) if STATE.exists() else None
+
+
+def _processes(state: dict) -> dict[str, psutil.Process]:
+    """Return the components that still run; a pid that went to another process is not one."""
+    found = {}
+    for name, (pid, created) in state["processes"].items():
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
+                found[name] = process
+        except psutil.NoSuchProcess:
+            pass
+    return found

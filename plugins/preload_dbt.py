@@ -1,0 +1,21 @@
+"""Import Cosmos and dbt once, in the process that forks the tasks.
+
+Every task is a fork. What its parent has imported costs it nothing; otherwise each one imports
+Cosmos, and the one that runs dbt imports dbt too. An AirflowPlugin is not needed for that: Airflow
+imports every file in plugins/.
+"""
+
+import sys
+
+from airflow.configuration import conf
+
+
+def forks_tasks(argv: list[str], executor: str) -> bool:
+    """Return whether this process is the parent of tasks: a Celery worker, or the scheduler."""
+    return "celery" in argv or ("scheduler" in argv and "LocalExecutor" in executor)
+
+
+if forks_tasks(sys.argv, conf.get("core", "executor")):
+    import cosmos.operators.watcher  # noqa: F401
+    import dbt.adapters.postgres  # noqa: F401
+    import dbt.cli.main  # noqa: F401
