@@ -10,13 +10,19 @@ ENV AIRFLOW__COSMOS__UPLOAD_SQL_TO_XCOM=False
 ENV AIRFLOW__COSMOS__ENABLE_WATCHER_RELIABLE_RETRY=False
 # Airflow 3 has no other way; unset, every task warns that it is used.
 ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True
+# After an edit in dbt/ Cosmos asks `dbt ls` while it parses a DAG file. On two busy cores that
+# took 29 s; the defaults give up after 30 and 50.
+ENV AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120
+ENV AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT=150
 
-# With a manifest Cosmos runs no dbt to parse a DAG file. `dbt parse` reaches no database, and
-# comes after the runtime's own `COPY . .`, so that no file of a project is younger than it.
-# The target is the one that include/dbt_config.py names.
+# Unless it finds a manifest younger than the project's files. `dbt parse` makes it without a
+# database, for the target that include/dbt_config.py names. The copy is for `astro dev start`,
+# which mounts your dbt/ over the image's.
 RUN set -eu; \
+    mkdir manifests; \
     for file in dbt/*/dbt_project.yml; do ( \
       cd "${file%/*}"; \
       if [ -f packages.yml ] || [ -f dependencies.yml ]; then dbt --log-level-file none deps; fi; \
-      dbt --log-level-file none parse --target prod \
+      dbt --log-level-file none parse --target prod; \
+      cp target/manifest.json "$AIRFLOW_HOME/manifests/${PWD##*/}.json" \
     ); done

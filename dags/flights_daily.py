@@ -21,7 +21,13 @@ from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
 from cosmos import DbtTaskGroup
 
 from include.assets import FLIGHTS_MARTS
-from include.dbt_config import execution_config, profile_config, project_config, render_config
+from include.dbt_config import (
+    execution_config,
+    operator_args,
+    profile_config,
+    project_config,
+    render_config,
+)
 
 INTERVAL = "{{ ti.xcom_pull(task_ids='load_day')['%s'] }}"
 
@@ -29,10 +35,10 @@ INTERVAL = "{{ ti.xcom_pull(task_ids='load_day')['%s'] }}"
 @dag(
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=datetime(2025, 1, 1),
+    start_date=datetime(2013, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(minutes=1)},
+    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
     params={
         "full_refresh": Param(
             False, type="boolean", description="Rebuild fct_flights from the first loaded day on."
@@ -66,19 +72,19 @@ def flights_daily():
 
     dbt = DbtTaskGroup(
         group_id="dbt",
-        project_config=project_config("nyc_flights"),
-        profile_config=profile_config("nyc_flights"),
-        render_config=render_config("nyc_flights", exclude=["tag:reporting"]),
-        execution_config=execution_config(),
-        operator_args={
+        project_config=project_config(
+            "nyc_flights",
             # dbt's --event-time-start and --event-time-end as the variables that dbt reads them
             # from: a seed, a snapshot or a test that runs on its own has no such option.
-            "env": {
+            env_vars={
                 "DBT_EVENT_TIME_START": INTERVAL % "start",
                 "DBT_EVENT_TIME_END": INTERVAL % "end",
             },
-            "full_refresh": "{{ params.full_refresh }}",
-        },
+        ),
+        profile_config=profile_config("nyc_flights"),
+        render_config=render_config("nyc_flights", exclude=["tag:reporting"]),
+        execution_config=execution_config(),
+        operator_args=operator_args(full_refresh="{{ params.full_refresh }}"),
     )
 
     @task(outlets=[FLIGHTS_MARTS])

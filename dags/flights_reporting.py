@@ -14,19 +14,26 @@ from datetime import datetime, timedelta
 from cosmos import DbtDag
 
 from include.assets import FLIGHTS_MARTS
-from include.dbt_config import execution_config, profile_config, project_config, render_config
+from include.dbt_config import (
+    execution_config,
+    operator_args,
+    profile_config,
+    project_config,
+    render_config,
+)
 
 flights_reporting = DbtDag(
     dag_id="flights_reporting",
     doc_md=__doc__,
     schedule=[FLIGHTS_MARTS],
-    start_date=datetime(2025, 1, 1),
+    start_date=datetime(2013, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(minutes=1)},
+    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
     tags=["nyc_flights", "dbt", "reporting"],
     project_config=project_config("nyc_flights"),
     profile_config=profile_config("nyc_flights"),
     render_config=render_config("nyc_flights", select=["tag:reporting"]),
     execution_config=execution_config(),
+    operator_args=operator_args(),
 )

@@ -18,6 +18,10 @@ DBT_EXECUTABLE = os.environ.get("DBT_EXECUTABLE")
 
 THREADS = 4
 
+# Seconds between two looks of a model's task at the running `dbt build`. Cosmos's default of 10
+# makes a model that takes one second look as if it took ten.
+POKE_INTERVAL = 1
+
 # What dbt or an editor writes into a project; it says nothing about the manifest's age.
 GENERATED = {"target", "logs", "dbt_packages"}
 
@@ -65,12 +69,16 @@ def fresh_manifest(project: Path) -> Path | None:
     return manifest
 
 
-def project_config(name: str) -> ProjectConfig:
-    """Return where the project is, with its manifest if that is fresh."""
+def project_config(name: str, env_vars: dict[str, str] | None = None) -> ProjectConfig:
+    """Return where the project is, with its manifest if that is fresh.
+
+    env_vars are what dbt finds in its environment; Airflow renders their templates.
+    """
     project = project_path(name)
     return ProjectConfig(
         dbt_project_path=project,
         manifest_path=fresh_manifest(project),
+        env_vars=env_vars,
         # Installed when the image was built; every task would install them again.
         install_dbt_deps=not (project / "dbt_packages").is_dir(),
     )
@@ -102,6 +110,8 @@ def render_config(
         select=select or [],
         exclude=exclude or [],
         source_rendering_behavior=SourceRenderingBehavior.NONE,
+        # See include/assets.py for the asset that takes their place.
+        emit_datasets=False,
         **_dbt_executable(),
     )
 
@@ -109,6 +119,11 @@ def render_config(
 def execution_config() -> ExecutionConfig:
     """Return how dbt runs: one `dbt build` that every model's and test's task watches."""
     return ExecutionConfig(execution_mode=ExecutionMode.WATCHER, **_dbt_executable())
+
+
+def operator_args(**more) -> dict:
+    """Return the arguments of every dbt task of a DAG, with those of this DAG added."""
+    return {"poke_interval": POKE_INTERVAL, **more}
 
 
 def _dbt_executable() -> dict:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # The Airflow connection.
 CONN_ID = "warehouse"
 
-CONN_ID = "warehouse"
-
 # The names and types of the source, unchanged: what they mean is the business of dbt's staging.
 RAW = """
 create schema if not exists raw;

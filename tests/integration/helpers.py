@@ -1,0 +1,46 @@
+"""What the integration tests call: the runner, and the archive's own figures."""
+
+import csv
+import gzip
+import os
+import subprocess
+import sys
+from collections import Counter
+from datetime import date
+
+from tests.conftest import ROOT
+
+ARCHIVE = ROOT / "include" / "data" / "nycflights13"
+
+
+def local(*words: str) -> subprocess.CompletedProcess:
+    """Run a command of the runner, as make does."""
+    return subprocess.run(
+        [sys.executable, "-m", "local", *words],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def archived(day: date) -> list[dict]:
+    """The archive's own rows of a day of the year, read without the loader and without dbt."""
+    with gzip.open(ARCHIVE / f"flights-{day:%m}.csv.gz", "rt", newline="") as file:
+        return [
+            row
+            for row in csv.DictReader(file)
+            if row["flight_date"] == f"2013-{day:%m-%d}"
+        ]
+
+
+def figures_of(rows: list[dict]) -> Counter:
+    """Figures by carrier that fct_flights and carrier_performance_daily must agree with."""
+    figures = Counter()
+    for row in rows:
+        carrier = row["carrier"]
+        figures[carrier, "flights"] += 1
+        figures[carrier, "cancelled"] += not row["dep_time"]
+        figures[carrier, "diverted"] += bool(row["dep_time"]) and not row["arr_delay"]
+        figures[carrier, "departure_delay"] += int(row["dep_delay"] or 0)
+    return Counter({key: value for key, value in figures.items() if value})

@@ -1,0 +1,131 @@
+"""Both DAGs on a running Airflow, and what they leave in the marts against the archive."""
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import pytest
+from tests.integration.helpers import archived, figures_of, local
+
+pytestmark = pytest.mark.timeout(600)
+
+MARTS = ["dim_aircraft", "dim_airports", "dim_carriers", "fct_flights"]
+BY_CARRIER = """
+    select
+        carrier_code,
+        count(*) as flights,
+        count(*) filter (where status = 'cancelled') as cancelled,
+        count(*) filter (where status = 'diverted') as diverted,
+        coalesce(sum(departure_delay_minutes), 0) as departure_delay
+    from marts.fct_flights
+    where flight_date = %s
+    group by carrier_code
+"""
+REPORTED = """
+    select carrier_code, flights, cancelled, diverted
+    from marts.carrier_performance_daily
+    where flight_date = %s
+"""
+
+
+def figures_in(warehouse, query: str, day: date) -> dict:
+    cursor = warehouse.execute(query, [day])
+    names = [column.name for column in cursor.description][1:]
+    return {
+        (carrier, name): value
+        for carrier, *values in cursor
+        for name, value in zip(names, values, strict=True)
+        if value
+    }
+
+
+def rows(warehouse, table: str) -> list:
+    return sorted(warehouse.execute(f"select t::text from marts.{table} t").fetchall())  # noqa: S608
+
+
+@pytest.fixture
+def yesterday() -> date:
+    return datetime.now(UTC).date() - timedelta(days=1)
+
+
+def test_start_runs_both_dags_and_prints_a_mart(started, yesterday):
+    assert started.returncode == 0, started.stdout + started.stderr
+    for line in ("flights_daily in", "flights_reporting in", f"daily, {yesterday}"):
+        assert line in started.stdout
+
+
+def test_yesterdays_marts_equal_the_archive(api, warehouse, yesterday):
+    expected = figures_of(archived(yesterday))
+    assert figures_in(warehouse, BY_CARRIER, yesterday) == expected
+    assert figures_in(warehouse, REPORTED, yesterday) == {
+        key: value for key, value in expected.items() if key[1] != "departure_delay"
+    }
+
+
+def test_the_asset_carries_the_days_figures(api, yesterday):
+    events = api("GET", "/assets/events", params={"order_by": "timestamp"})["asset_events"]
+    assert events[0]["extra"]["flights"] == len(archived(yesterday))
+    assert events[0]["extra"]["flight_date"] == yesterday.isoformat()
+
+
+def test_the_same_day_twice_gives_the_same_rows(api, warehouse, run_daily):
+    before = {table: rows(warehouse, table) for table in MARTS}
+    assert run_daily()[0] == "success"
+    assert {table: rows(warehouse, table) for table in MARTS} == before
+
+
+def test_a_day_without_flights_passes(warehouse, run_daily):
+    state, tasks = run_daily(date(2024, 2, 29))
+    assert state == "success"
+    assert set(tasks.values()) == {"success"}
+    assert figures_in(warehouse, BY_CARRIER, date(2024, 2, 29)) == {}
+
+
+def test_a_backfill_gives_each_day_its_own_rows(api, warehouse):
+    days = [date(2026, 3, 9), date(2026, 3, 10)]
+    filled = local("backfill", *map(str, days))
+    assert filled.returncode == 0, filled.stdout + filled.stderr
+    for day in days:
+        assert figures_in(warehouse, BY_CARRIER, day) == figures_of(archived(day))
+
+
+def test_full_refresh_rebuilds_every_loaded_day(api, warehouse, run_daily):
+    before = rows(warehouse, "fct_flights")
+    warehouse.execute("delete from marts.fct_flights where flight_date = '2026-03-09'")
+    assert run_daily(full_refresh=True)[0] == "success"
+    assert rows(warehouse, "fct_flights") == before
+
+
+def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, project, run_daily):
+    before = {table: rows(warehouse, table) for table in MARTS}
+    model = project / "models" / "intermediate" / "int_flights_timed.sql"
+    good = model.read_text()
+    model.write_text(good.replace("select * from final", "select no_such_column from final"))
+    try:
+        state, tasks = run_daily(date(2026, 3, 11))
+    finally:
+        model.write_text(good)
+        manifest = project / "target" / "manifest.json"
+        manifest.touch()
+    assert state == "failed"
+    assert tasks["dbt.int_flights_timed.run"] == "failed"
+    assert tasks["dbt.fct_flights.run"] == "upstream_failed"
+    assert tasks["publish_figures"] == "upstream_failed"
+    assert tasks["dbt.dim_carriers.test"] == "success"
+    assert {table: rows(warehouse, table) for table in MARTS} == before
+
+
+def test_the_warehouse_role_cannot_enter_airflows_metadata(warehouse):
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        psycopg.connect(warehouse.info.dsn, dbname="airflow", password=warehouse.info.password)
+
+
+def test_no_secret_is_in_a_log(started):
+    from local.settings import HOME, kept_secrets
+
+    secrets = kept_secrets().values()
+    logs = [path.read_text(errors="replace") for path in HOME.rglob("*.log")]
+    assert logs
+    assert [s for s in secrets for log in logs if s in log] == []
+    assert json.loads((HOME / "secrets.json").read_text())
+    assert (HOME / "secrets.json").stat().st_mode & 0o077 == 0

@@ -1,0 +1,156 @@
+"""A version that stands in two files is the same in both."""
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "Dockerfile").exists():
+    pytest.skip("the image holds none of these files", allow_module_level=True)
+
+# Airflow's version inside each runtime, from Astro's release notes for the runtime. Nothing in
+# this folder could tell it, so a new tag in the Dockerfile needs its line here.
+AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
+
+FILES = [
+    ".astro/config.yaml",
+    ".ci/lock",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "docker-compose.override.yml",
+    "pyproject.toml",
+    "requirements-dev.txt",
+    "requirements.txt",
+    *(str(path.relative_to(ROOT)) for path in ROOT.glob("dbt/*/dbt_project.yml")),
+]
+
+
+def check_runtime(root: Path):
+    runtime, python = re.search(
+        r"^FROM \S+:(\S+)-python-(\S+)$", read(root, "Dockerfile"), re.MULTILINE
+    ).groups()
+    pyproject = tomllib.loads(read(root, "pyproject.toml"))
+    assert dev(root)["apache-airflow"] == AIRFLOW_IN_RUNTIME[runtime]
+    assert python in SpecifierSet(pyproject["project"]["requires-python"])
+
+
+def check_lowest_python(root: Path):
+    pyproject = tomllib.loads(read(root, "pyproject.toml"))
+    lowest = re.search(r"--python-version (\S+)", read(root, ".ci/lock"))[1]
+    assert f">={lowest}," in pyproject["project"]["requires-python"]
+
+
+def check_image(root: Path):
+    # The runtime's build refuses it.
+    assert "apache-airflow" not in image(root)
+
+
+def check_lock(root: Path):
+    locked = re.findall(
+        r"^(\S+==\S+).*(?: \\\n    --hash=.*)+\n((?:    #.*\n)+)",
+        read(root, "requirements-dev.txt"),
+        re.MULTILINE,
+    )
+    asked = [pin for pin, via in locked if re.search(r"requirements\.txt|pyproject\.toml", via)]
+    assert pins(asked) == image(root) | dev(root)
+
+
+def check_hooks(root: Path):
+    config = yaml.safe_load(read(root, ".pre-commit-config.yaml"))
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    declared = image(root) | dev(root)
+    for hook in hooks:
+        for name, version in pins(hook["additional_dependencies"]).items():
+            assert version == declared.get(name, version), name
+
+
+def check_dbt_projects(root: Path):
+    for file in root.glob("dbt/*/dbt_project.yml"):
+        wanted = yaml.safe_load(file.read_text()).get("require-dbt-version", [])
+        wanted = wanted if isinstance(wanted, str) else ",".join(wanted)
+        assert image(root)["dbt-core"] in SpecifierSet(wanted), file
+
+
+def check_postgres(root: Path):
+    compose = yaml.safe_load(read(root, "docker-compose.override.yml"))
+    config = yaml.safe_load(read(root, ".astro/config.yaml"))
+    assert compose["services"]["warehouse"]["image"] == f"postgres:{config['postgres']['tag']}"
+
+
+CHECKS = [
+    check_runtime,
+    check_lowest_python,
+    check_image,
+    check_lock,
+    check_hooks,
+    check_dbt_projects,
+    check_postgres,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_versions_agree(check):
+    check(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("check", "file", "old", "new"),
+    [
+        (check_runtime, "pyproject.toml", r"apache-airflow==.*\d", "apache-airflow==3.3.1"),
+        (check_runtime, "Dockerfile", r"-python-3\.\d+", "-python-3.14"),
+        (check_lowest_python, "pyproject.toml", r">=3\.11", ">=3.10"),
+        (
+            check_image,
+            "requirements.txt",
+            "^",
+            "apache-airflow==3.3.2\n",
+        ),
+        (check_lock, "requirements.txt", r"dbt-postgres==.*", "dbt-postgres==1.10.2"),
+        (check_lock, "requirements.txt", r"dbt-postgres==.*", ""),
+        (check_lock, "pyproject.toml", r'"pytest==[\d.]+",', '"pytest==9.0.0",'),
+        (check_lock, "requirements-dev.txt", r"\nuv==\S+", "\nuv==0.0.1"),
+        (check_hooks, ".pre-commit-config.yaml", r"uv==[\d.]+", "uv==0.0.1"),
+        (check_hooks, ".pre-commit-config.yaml", r"ruff==", "ruff>="),
+        (check_dbt_projects, "requirements.txt", r"dbt-core==.*", "dbt-core==1.12.6"),
+        (check_postgres, ".astro/config.yaml", r'tag: "\d+"', 'tag: "18"'),
+    ],
+)
+def test_checks_can_fail(tmp_path, check, file, old, new):
+    for path in FILES:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    check(tmp_path)
+    changed, count = re.subn(old, new, read(tmp_path, file), count=1)
+    assert count == 1
+    (tmp_path / file).write_text(changed)
+    with pytest.raises(AssertionError):
+        check(tmp_path)
+
+
+def read(root: Path, path: str) -> str:
+    return (root / path).read_text()
+
+
+def image(root: Path) -> dict[str, str]:
+    lines = read(root, "requirements.txt").splitlines()
+    return pins(line for line in lines if line and not line.startswith("#"))
+
+
+def dev(root: Path) -> dict[str, str]:
+    return pins(tomllib.loads(read(root, "pyproject.toml"))["dependency-groups"]["dev"])
+
+
+def pins(lines) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        exact = re.fullmatch(r"==([^*,]+)", str(requirement.specifier))
+        assert exact, f"{line} is no exact pin"
+        found[requirement.name] = exact[1]
+    return found
