@@ -23,6 +23,6 @@ RUN set -eu; \
     for file in dbt/*/dbt_project.yml; do ( \
       cd "${file%/*}"; \
       if [ -f packages.yml ] || [ -f dependencies.yml ]; then dbt --log-level-file none deps; fi; \
-      dbt --log-level-file none parse --target prod; \
+      dbt --log-level-file none parse --profile "${PWD##*/}" --target prod; \
       cp target/manifest.json "$AIRFLOW_HOME/manifests/${PWD##*/}.json" \
     ); done

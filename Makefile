@@ -2,54 +2,58 @@
 # PORT=9000 make start, or make start PORT=9000, takes another port.
 export PORT WAREHOUSE_PORT
 
-PYTHON = .venv/bin/python
+# Not .venv: `astro dev start --standalone` makes that one for itself.
+VENV = .local/venv
+PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse test lint logs psql dbt backfill
+.PHONY: help start stop clean warehouse test lint lock logs psql dbt backfill
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-start: .venv/installed ## Start Postgres and Airflow, and run the pipeline for yesterday
+start: $(VENV)/installed ## Start Postgres and Airflow, and run the pipeline for yesterday
 	@$(PYTHON) -m local start
 
-stop: .venv/installed ## End all of it; the data stays
+stop: $(VENV)/installed ## End all of it; the data stays
 	@$(PYTHON) -m local stop
 
-clean: .venv/installed ## End all of it and remove what was made
+clean: $(VENV)/installed ## End all of it and remove what was made
 	@$(PYTHON) -m local clean
-	@rm -rf .venv
 
-warehouse: .venv/installed ## Start Postgres only, for astro dev start --standalone
+warehouse: $(VENV)/installed ## Start Postgres only, for astro dev start --standalone
 	@$(PYTHON) -m local warehouse
 
-test: .venv/installed ## Run the tests; needs nothing that runs
-	@$(PYTHON) -m pytest
+test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
+	@NO_SKIPS=1 $(PYTHON) -m pytest $(ARGS)
 
-lint: .venv/installed ## Run pre-commit on all files
-	@.venv/bin/pre-commit run --all-files --show-diff-on-failure
+lint: $(VENV)/installed ## Run pre-commit on all files
+	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
 
-logs: .venv/installed ## Follow the logs of Airflow's processes
+lock: $(VENV)/installed ## Write requirements-dev.txt anew; ARGS=--upgrade for newer versions
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/lock $(ARGS)
+
+logs: $(VENV)/installed ## Follow the logs of Airflow's processes
 	@$(PYTHON) -m local logs
 
-psql: .venv/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
+psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
 	@$(PYTHON) -m local psql $(ARGS)
 
-dbt: .venv/installed ## Run dbt as a developer; ARGS="build --select stg_flights"
+dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select stg_flights"
 	@$(PYTHON) -m local dbt $(PROJECT) $(ARGS)
 
-backfill: .venv/installed ## Run flights_daily for each day; FROM=2026-03-01 TO=2026-03-07
+backfill: $(VENV)/installed ## Run flights_daily for each day; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"
 
 # Python's own venv first, so that git, make and Python are all that a machine needs.
-.venv/installed: requirements-dev.txt
+$(VENV)/installed: requirements-dev.txt
 	@python=; for candidate in python3 python3.13 python3.12 python3.11; do \
 		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 		then python=$$candidate; break; fi; done; \
 	if [ -z "$$python" ]; then echo "error: no Python 3.11, 3.12 or 3.13 found: install one of them." >&2; exit 1; fi; \
-	echo "Installing into .venv with $$($$python --version)"; \
-	$$python -m venv --clear .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
-	@.venv/bin/uv pip sync --python .venv/bin/python --require-hashes requirements-dev.txt
+	echo "Installing into $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
+	@$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes requirements-dev.txt
 	@touch $@

@@ -10,7 +10,7 @@ from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, SourceRenderingBehavior
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-from include import warehouse
+from include import dbt_graph, warehouse  # noqa: F401  dbt_graph sets Cosmos up
 
 # A dbt in an environment of its own, for a dbt that conflicts with Airflow. Unset: the dbt
 # next to Airflow runs inside the task's process, which saves its start-up at every task.
@@ -54,19 +54,31 @@ def project_path(name: str) -> Path:
 
 
 def fresh_manifest(project: Path) -> Path | None:
-    """Return the project's manifest unless a file or folder of the project is younger."""
-    manifest = project / "target" / "manifest.json"
-    if not manifest.is_file():
+    """Return a manifest of the project that is younger than its files and folders, if any."""
+    manifests = [
+        path
+        for path in (
+            project / "target" / "manifest.json",
+            # The image's own, which a mounted dbt/ does not hide.
+            Path("/usr/local/airflow/manifests") / f"{project.name}.json",
+        )
+        if path.is_file()
+    ]
+    if not manifests:
         return None
-    made = manifest.stat().st_mtime
+    newest = max(manifests, key=_mtime)
+    made = _mtime(newest)
     for folder, subfolders, files in os.walk(project):
         subfolders[:] = [name for name in subfolders if name not in GENERATED]
         # A folder's own time tells of files that were deleted or renamed. The project's
         # root is left out: dbt makes target/ and logs/ there.
-        paths = [*files, *subfolders]
-        if any(os.stat(os.path.join(folder, path)).st_mtime > made for path in paths):
+        if any(_mtime(Path(folder, name)) > made for name in (*files, *subfolders)):
             return None
-    return manifest
+    return newest
+
+
+def _mtime(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def project_config(name: str, env_vars: dict[str, str] | None = None) -> ProjectConfig:

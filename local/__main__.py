@@ -17,7 +17,6 @@ from local.settings import (
     LOGS,
     PORT,
     PROJECTS,
-    ROOT,
     WAREHOUSE_PORT,
     Failure,
     dbt_env,
@@ -96,7 +95,8 @@ def parse_projects() -> None:
         console.print(f"Parsing the dbt project {project.name}")
         if any((project / name).exists() for name in ("packages.yml", "dependencies.yml")):
             run_dbt("deps", project, quiet=True)
-        run_dbt("parse", project, "--target", "prod", quiet=True)
+        # As Cosmos names them, or dbt would parse everything again in the first run.
+        run_dbt("parse", project, "--profile", project.name, "--target", "prod", quiet=True)
 
 
 def run_dbt(command: str, project, *args: str, quiet: bool = False) -> None:
@@ -111,7 +111,9 @@ def run_dbt(command: str, project, *args: str, quiet: bool = False) -> None:
 
 def dbt(args) -> None:
     if not args.words:
-        raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select stg_flights"')
+        raise Failure(
+            'Say what dbt shall do, for example: make dbt ARGS="build --select stg_flights"'
+        )
     command, *words = args.words
     run_dbt(command, PROJECTS / args.project, *words)
 

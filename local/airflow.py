@@ -37,7 +37,7 @@ def require_free(port: str, purpose: str, variable: str) -> None:
             probe.bind(("127.0.0.1", int(port)))
         except (OSError, ValueError, OverflowError):
             raise Failure(
-                f"Port {port} for {purpose} is taken or is no port: choose another with {variable}=."
+                f"Port {port} for {purpose} is taken or no port: choose another with {variable}=."
             ) from None
 
 

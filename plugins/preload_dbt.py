@@ -17,5 +17,5 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):
     import cosmos.operators.watcher  # noqa: F401
-    import dbt.adapters.postgres  # noqa: F401
+    import dbt.adapters.postgres
     import dbt.cli.main  # noqa: F401

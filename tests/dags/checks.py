@@ -14,7 +14,7 @@ def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
     if not dag.tags:
         yield f"{dag.dag_id}: no tags"
     if dag.catchup:
-        yield f"{dag.dag_id}: catchup is on, a first deployment would run every day since start_date"
+        yield f"{dag.dag_id}: catchup is on, a deployment would run each day since start_date"
     for task in dag.tasks:
         if task.owner in ("", "airflow"):
             yield f"{dag.dag_id}.{task.task_id}: no owner"

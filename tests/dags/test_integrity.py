@@ -9,9 +9,9 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
-from tests.conftest import ROOT
 
 from include import warehouse
+from tests.conftest import ROOT
 from tests.dags.checks import problems
 
 SETTINGS = ROOT / "airflow_settings.yaml"

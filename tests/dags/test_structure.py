@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 
 import pytest
+
 from tests.conftest import dbt
 
 PRODUCER = "dbt_producer_watcher"
@@ -32,7 +33,9 @@ def selections(dag_bag) -> dict[str, list[str]]:
             )
             assert listed.returncode == 0, listed.stdout
             nodes = [json.loads(line)["unique_id"] for line in listed.stdout.splitlines()]
-            found[dag.dag_id] = [node for node in nodes if node.split(".")[0] in (*BUILT, "test", "unit_test")]
+            found[dag.dag_id] = [
+                node for node in nodes if node.split(".")[0] in (*BUILT, "test", "unit_test")
+            ]
     return found
 
 
@@ -93,14 +96,14 @@ def test_reporting_runs_on_the_asset_that_daily_updates(dag_bag):
 def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set]:
     """Return the task ids, and the edges between them, that the manifest calls for.
 
-    A node with tests is a group of two tasks. Its children wait for its tests.
+    A node with tests is a group of two tasks. Its children wait for its tests. A test that reads
+    several nodes is shown at the one furthest downstream.
     """
     nodes = {n: manifest["nodes"][n] for n in selected if n.split(".")[0] != "unit_test"}
     tested = {
-        parent
+        max(node["depends_on"]["nodes"], key=lambda parent: (depth(manifest, parent), parent))
         for node in nodes.values()
         if node["resource_type"] == "test"
-        for parent in node["depends_on"]["nodes"]
     }
     first, last, edges = {}, {}, set()
     for unique_id, node in nodes.items():
@@ -118,3 +121,8 @@ def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set
             if parent in last:
                 edges.add((last[parent], first[unique_id]))
     return {*first.values(), *last.values()}, edges
+
+
+def depth(manifest: dict, unique_id: str) -> int:
+    parents = manifest["parent_map"][unique_id]
+    return 1 + max((depth(manifest, parent) for parent in parents), default=0)

@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
-from tests.conftest import HAS_POSTGRES
 
+from tests.conftest import HAS_POSTGRES
 from tests.integration.helpers import local
+
 
 @pytest.fixture(scope="session")
 def started(project):

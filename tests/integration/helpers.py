@@ -27,11 +27,7 @@ def local(*words: str) -> subprocess.CompletedProcess:
 def archived(day: date) -> list[dict]:
     """The archive's own rows of a day of the year, read without the loader and without dbt."""
     with gzip.open(ARCHIVE / f"flights-{day:%m}.csv.gz", "rt", newline="") as file:
-        return [
-            row
-            for row in csv.DictReader(file)
-            if row["flight_date"] == f"2013-{day:%m-%d}"
-        ]
+        return [row for row in csv.DictReader(file) if row["flight_date"] == f"2013-{day:%m-%d}"]
 
 
 def figures_of(rows: list[dict]) -> Counter:

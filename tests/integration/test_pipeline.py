@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
+
 from tests.integration.helpers import archived, figures_of, local
 
 pytestmark = pytest.mark.timeout(600)
