@@ -106,13 +106,17 @@ def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, proje
         state, tasks = run_daily(date(2026, 3, 11))
     finally:
         model.write_text(good)
-        manifest = project / "target" / "manifest.json"
-        manifest.touch()
+        (project / "target" / "manifest.json").touch()
     assert state == "failed"
-    assert tasks["dbt.int_flights_timed.run"] == "failed"
-    assert tasks["dbt.fct_flights.run"] == "upstream_failed"
-    assert tasks["publish_figures"] == "upstream_failed"
-    assert tasks["dbt.dim_carriers.test"] == "success"
+    assert {task: state for task, state in tasks.items() if state != "success"} == {
+        "dbt.int_flights_timed.run": "failed",
+        "dbt.int_flights_timed.test": "upstream_failed",
+        "dbt.fct_flights.run": "upstream_failed",
+        "dbt.fct_flights.test": "upstream_failed",
+        "publish_figures": "upstream_failed",
+        # Its one `dbt build` failed. Its retry builds nothing, it lets the models retry alone.
+        "dbt.dbt_producer_watcher": "skipped",
+    }
     assert {table: rows(warehouse, table) for table in MARTS} == before
 
 
