@@ -14,6 +14,10 @@ ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True
 # took 29 s; the defaults give up after 30 and 50.
 ENV AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120
 ENV AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT=150
+# When a task's process ends, its supervisor may notice only at its next heartbeat. With the
+# default of 5 s that held up every other task, and a deferred task could resume before Airflow
+# knew that it had let go: it then counted as killed and went into a retry.
+ENV AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL=1
 
 # Unless it finds a manifest younger than the project's files. `dbt parse` makes it without a
 # database, for the target that include/dbt_config.py names. The copy is for `astro dev start`,
