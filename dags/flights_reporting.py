@@ -4,6 +4,10 @@
 Builds and tests the models of `nyc_flights` that carry the tag `reporting`, as a DAG made by
 Cosmos alone. It is started by the asset `nyc_flights_marts`, which `flights_daily` updates.
 
+Where AIRFLOW__COSMOS__DBT_DOCS_PROJECTS names a folder or bucket for the docs of `nyc_flights`,
+`make_docs` then puts them there, and Airflow shows them under Browse. If it fails, the run does
+not, and the last docs stay.
+
 **When it fails**, open the red task's log for dbt's message, mend the cause and clear the task
 with its downstream tasks. Nothing else depends on this DAG.
 """
@@ -11,10 +15,13 @@ with its downstream tasks. Nothing else depends on this DAG.
 from datetime import datetime, timedelta
 
 # Airflow only parses files that name both airflow and dag.
-from cosmos import DbtDag
+from cosmos import DbtDag, settings
+from cosmos.operators.local import DbtDocsLocalOperator
 
 from include.assets import FLIGHTS_MARTS
 from include.dbt_config import (
+    docs_args,
+    docs_place,
     execution_config,
     operator_args,
     profile_config,
@@ -37,3 +44,15 @@ flights_reporting = DbtDag(
     execution_config=execution_config(),
     operator_args=operator_args(),
 )
+
+if docs_place("nyc_flights"):
+    built = flights_reporting.leaves
+    make_docs = DbtDocsLocalOperator(
+        task_id="make_docs",
+        dag=flights_reporting,
+        # Where Cosmos keeps what dbt parsed for this DAG.
+        cache_dir=settings.cache_dir / flights_reporting.dag_id,
+        **docs_args("nyc_flights"),
+    )
+    # As a teardown, whose failure does not fail the run.
+    built >> make_docs.as_teardown()

@@ -3,14 +3,19 @@
 Every function takes a project's folder name, so a second project needs no change here.
 """
 
+import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
+from airflow.sdk import ObjectStoragePath
+from airflow.sdk.configuration import conf
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, SourceRenderingBehavior
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
 from include import dbt_graph, warehouse  # noqa: F401  dbt_graph sets Cosmos up
+from include.dbt_log import one_event_per_node
 
 # A dbt in an environment of its own, for a dbt that conflicts with Airflow. Unset: the dbt
 # next to Airflow runs inside the task's process, which saves its start-up at every task.
@@ -130,12 +135,58 @@ def render_config(
 
 def execution_config() -> ExecutionConfig:
     """Return how dbt runs: one `dbt build` that every model's and test's task watches."""
-    return ExecutionConfig(execution_mode=ExecutionMode.WATCHER, **_dbt_executable())
+    return ExecutionConfig(
+        execution_mode=ExecutionMode.WATCHER,
+        setup_operator_args={
+            "dbt_runner_callbacks": [one_event_per_node()],
+            # Its retry runs no dbt, and until then the retry of a model's task only reads the
+            # same failure again. After it that task runs dbt.
+            "retry_delay": timedelta(0),
+        },
+        **_dbt_executable(),
+    )
 
 
 def operator_args(**more) -> dict:
     """Return the arguments of every dbt task of a DAG, with those of this DAG added."""
-    return {"poke_interval": POKE_INTERVAL, **more}
+    return {
+        "poke_interval": POKE_INTERVAL,
+        # A deferred task that resumes within a second or two can count as killed, since Airflow
+        # hears late that its first process has ended (apache/airflow#67287); and it starts twice.
+        # The price is a worker slot for each model whose turn it is.
+        "deferrable": False,
+        **more,
+    }
+
+
+def docs_place(name: str) -> dict | None:
+    """Return where the project's docs go: where Cosmos's plugin shows them from, if it does."""
+    return json.loads(conf.get("cosmos", "dbt_docs_projects", fallback="{}")).get(name)
+
+
+def docs_args(name: str) -> dict:
+    """Return the arguments of the task that makes a project's docs."""
+    project = project_config(name)
+    return {
+        "project_dir": project.dbt_project_path,
+        "profile_config": profile_config(name),
+        "install_deps": project.install_dbt_deps,
+        # All in one file, which needs nothing from the network.
+        "dbt_cmd_flags": ["--static"],
+        "callback": _keep_docs,
+        "callback_args": {"place": docs_place(name)},
+        # Both would be of the whole project.
+        "emit_datasets": False,
+        "should_store_compiled_sql": False,
+        **_dbt_executable(),
+    }
+
+
+def _keep_docs(project_dir: str, place: dict, **_) -> None:
+    folder = ObjectStoragePath(place["dir"], conn_id=place.get("conn_id"))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Path(project_dir) / "target" / "static_index.html"
+    (folder / place["index"]).write_bytes(made.read_bytes())
 
 
 def _dbt_executable() -> dict:

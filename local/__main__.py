@@ -67,6 +67,8 @@ def stop(args) -> None:
 
 def start_warehouse(args) -> None:
     if postgres.is_running():
+        if (port := postgres.port_in_use()) != WAREHOUSE_PORT:
+            raise Failure(f"Postgres already runs, on port {port}: `make stop` ends it.")
         return
     airflow.require_free(WAREHOUSE_PORT, "Postgres", "WAREHOUSE_PORT")
     kept_secrets()
@@ -75,17 +77,18 @@ def start_warehouse(args) -> None:
 
 
 def backfill(args) -> None:
-    if args.first > args.last:
-        raise Failure(f"FROM={args.first} is after TO={args.last}.")
+    first, last = day("FROM", args.first), day("TO", args.last)
+    if first > last:
+        raise Failure(f"FROM={first} is after TO={last}.")
     # The scheduler only works off the runs of a DAG that is not paused.
     airflow.run("dags", "unpause", "flights_daily")
     airflow.run(
         *("backfill", "create", "--dag-id", "flights_daily"),
-        *("--from-date", str(args.first), "--to-date", str(args.last)),
+        *("--from-date", str(first), "--to-date", str(last)),
         *("--reprocess-behavior", "completed", "--max-active-runs", "1"),
     )
     api = pipeline.Api(airflow.port_in_use())
-    for run_id in pipeline.backfill_runs(api, "flights_daily", args.first, args.last):
+    for run_id in pipeline.backfill_runs(api, "flights_daily", first, last):
         pipeline.follow(api, "flights_daily", run_id)
 
 
@@ -158,11 +161,17 @@ def print_sample(day: date) -> None:
     console.print(table)
 
 
-def day(text: str) -> date:
+def day(variable: str, text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no date: write YYYY-MM-DD.") from None
+        raise Failure(f"{variable}={text} is no date: write {variable}=YYYY-MM-DD.") from None
+
+
+def check_ports() -> None:
+    for variable, port in {"PORT": PORT, "WAREHOUSE_PORT": WAREHOUSE_PORT}.items():
+        if not (port.isdecimal() and 0 < int(port) < 65536):
+            raise Failure(f"{variable}={port} is no port: choose a number from 1024 to 65535.")
 
 
 def main() -> None:
@@ -184,11 +193,12 @@ def main() -> None:
     dbt_command.add_argument("project")
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)
     backfill_command = add("backfill", backfill)
-    backfill_command.add_argument("first", type=day)
-    backfill_command.add_argument("last", type=day)
+    backfill_command.add_argument("first")
+    backfill_command.add_argument("last")
 
     args = parser.parse_args()
     try:
+        check_ports()
         args.function(args)
     except Failure as failure:
         sys.exit(f"error: {failure}")

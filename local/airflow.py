@@ -35,9 +35,9 @@ def require_free(port: str, purpose: str, variable: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", int(port)))
-        except (OSError, ValueError, OverflowError):
+        except OSError:
             raise Failure(
-                f"Port {port} for {purpose} is taken or no port: choose another with {variable}=."
+                f"Port {port} for {purpose} is taken or reserved: choose another with {variable}=."
             ) from None
 
 

@@ -27,6 +27,11 @@ def is_running() -> bool:
     return DATA.is_dir() and _run("pg_ctl", "status", "-D", DATA, check=False).returncode == 0
 
 
+def port_in_use() -> str:
+    """Return the port of the running server."""
+    return (DATA / "postmaster.pid").read_text().splitlines()[3]
+
+
 def start() -> None:
     """Start the server, and on the first start make its roles and databases."""
     if not (DATA / "PG_VERSION").exists():

@@ -29,7 +29,8 @@ class Failure(Exception):
 def connection() -> dict:
     """Return the connection `warehouse` of airflow_settings.yaml, moved to the local server."""
     settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
-    for conn in settings["airflow"]["connections"]:
+    # Without any connection the key has no value.
+    for conn in settings["airflow"]["connections"] or []:
         if conn["conn_id"] == "warehouse":
             return {**conn, "conn_host": "127.0.0.1", "conn_port": int(WAREHOUSE_PORT)}
     raise Failure("airflow_settings.yaml has no connection 'warehouse': put it back.")
@@ -94,6 +95,17 @@ def airflow_env(port: str) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": str(2 * (os.cpu_count() or 2)),
         "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        # Pages that ask for no login either. dags/flights_reporting.py fills the folder.
+        "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
+            {
+                path.parent.name: {
+                    "dir": str(HOME / "docs" / path.parent.name),
+                    "index": "static_index.html",
+                    "name": f"dbt docs: {path.parent.name}",
+                }
+                for path in PROJECTS.glob("*/dbt_project.yml")
+            }
+        ),
         # No login, as with `astro dev start`; so nothing but this machine may reach it.
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__HOST": "127.0.0.1",

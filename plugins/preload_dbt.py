@@ -16,6 +16,7 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):
+    import cosmos.airflow.dag
     import cosmos.operators.watcher  # noqa: F401
     import dbt.adapters.postgres
     import dbt.cli.main  # noqa: F401

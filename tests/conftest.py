@@ -4,12 +4,14 @@ Inside the image (`astro dev pytest`) there is no embedded Postgres: what needs 
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,13 @@ os.environ |= {
     "DBT_PROJECTS_DIR": str(PROJECTS),
     "AIRFLOW_HOME": str(HOME / "airflow-of-the-tests"),
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+    "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+    # Without a place for the docs no task makes them.
+    "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
+        {"nyc_flights": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
+    ),
 }
 if HAS_POSTGRES:
     from local.settings import shared_settings
@@ -66,6 +73,17 @@ def dbt(*words: str, project: str = "nyc_flights", env: dict | None = None):
     )
 
 
+def local(*words: str, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run a command of the runner, as make does."""
+    return subprocess.run(
+        [sys.executable, "-m", "local", *words],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """A copy of the dbt project with a fresh manifest."""
@@ -88,12 +106,62 @@ def dag_bag(project):
 
 
 @pytest.fixture(scope="session")
-def postgres():
-    """The embedded Postgres, running."""
+def postgres() -> dict[str, str]:
+    """An embedded Postgres, as the variables that lead the runner and dbt to it.
+
+    A server of its own: the integration tests start theirs as `make start` does, and compare all
+    that it holds.
+    """
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
-    from local import postgres
+    from local.settings import dbt_env
 
-    postgres.start()
-    yield postgres
-    postgres.stop()
+    own = {"LOCAL_HOME": str(HOME / "postgres-alone"), "WAREHOUSE_PORT": free_port()}
+    started = local("warehouse", env=own)
+    assert started.returncode == 0, started.stderr
+    yield {**dbt_env(), **own}
+    stopped = local("stop", env=own)
+    assert stopped.returncode == 0, stopped.stderr
+
+
+def connect(env: dict[str, str], **changes):
+    """Connect to the warehouse as dbt does."""
+    import psycopg
+
+    return psycopg.connect(
+        **{
+            "host": env["WAREHOUSE_HOST"],
+            "port": env["WAREHOUSE_PORT"],
+            "user": env["WAREHOUSE_USER"],
+            "password": env["WAREHOUSE_PASSWORD"],
+            "dbname": env["WAREHOUSE_DB"],
+            "autocommit": True,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def warehouse(postgres):
+    """A connection to a warehouse without any schema, raw included."""
+    with connect(postgres) as connection:
+        drop_schemas(connection)
+        yield connection
+
+
+def drop_schemas(connection) -> None:
+    owned = "select nspname from pg_namespace where nspowner = current_user::regrole"
+    for (name,) in connection.execute(owned).fetchall():
+        connection.execute(f"drop schema {name} cascade")
+
+
+def wait_for_blocked(connection, sessions: int) -> None:
+    """Wait until so many sessions of the database wait for another one's lock."""
+    blocked = """
+        select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'
+    """
+    deadline = time.monotonic() + 120
+    while connection.execute(blocked).fetchone()[0] < sessions:
+        assert time.monotonic() < deadline, f"{sessions} sessions never came to wait"
+        time.sleep(0.05)

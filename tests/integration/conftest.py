@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.conftest import HAS_POSTGRES
-from tests.integration.helpers import local
+from tests.conftest import HAS_POSTGRES, local
 
 
 @pytest.fixture(scope="session")

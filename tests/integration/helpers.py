@@ -1,27 +1,13 @@
-"""What the integration tests call: the runner, and the archive's own figures."""
+"""The archive's own figures, which the loader and dbt must arrive at."""
 
 import csv
 import gzip
-import os
-import subprocess
-import sys
 from collections import Counter
 from datetime import date
 
 from tests.conftest import ROOT
 
 ARCHIVE = ROOT / "include" / "data" / "nycflights13"
-
-
-def local(*words: str) -> subprocess.CompletedProcess:
-    """Run a command of the runner, as make does."""
-    return subprocess.run(
-        [sys.executable, "-m", "local", *words],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"},
-        capture_output=True,
-        text=True,
-    )
 
 
 def archived(day: date) -> list[dict]:

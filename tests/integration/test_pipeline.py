@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.integration.helpers import archived, figures_of, local
+from tests.conftest import local
+from tests.integration.helpers import archived, figures_of
 
 pytestmark = pytest.mark.timeout(600)
 

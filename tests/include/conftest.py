@@ -1,0 +1,66 @@
+"""A second dbt project, next to nyc_flights."""
+
+import textwrap
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from cosmos import DbtDag
+
+from include import dbt_config
+
+FILES = {
+    "dbt_project.yml": "{name: second, version: 1.0.0, profile: second}",
+    # By name `base` comes after `all_of_it`: the owner of a test is not the last one by name.
+    "models/base.sql": "select 1 as id",
+    "models/all_of_it.sql": "select * from {{ ref('base') }}",
+    "models/apart.sql": "select 1 as id",
+    "models/models.yml": """
+        models:
+          - name: all_of_it
+            columns:
+              - name: id
+                data_tests:
+                  - relationships: {arguments: {to: ref('apart'), field: id}}
+          - name: base
+            columns:
+              - name: id
+                data_tests:
+                  - unique
+                  - relationships: {arguments: {to: ref('all_of_it'), field: id}}
+    """,
+    "profiles.yml": """
+        second:
+          target: prod
+          outputs:
+            prod: {type: postgres, host: h, port: 1, user: u, password: p, dbname: d, schema: s}
+    """,
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    return folder
+
+
+@pytest.fixture
+def second(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path / "dbt"))
+    # Cosmos keeps the answers of `dbt ls` in Airflow's database, which is not set up here.
+    monkeypatch.setattr("cosmos.settings.enable_cache_dbt_ls", False)
+    return write(tmp_path / "dbt" / "second", FILES)
+
+
+def render(name: str) -> DbtDag:
+    """A DAG of a dbt project, made as the project's own DAGs are."""
+    return DbtDag(
+        dag_id=name,
+        start_date=datetime(2026, 1, 1),
+        project_config=dbt_config.project_config(name),
+        profile_config=dbt_config.profile_config(name),
+        render_config=dbt_config.render_config(name),
+        execution_config=dbt_config.execution_config(),
+        operator_args=dbt_config.operator_args(),
+    )

@@ -1,0 +1,160 @@
+"""What the commands answer to a wrong word, and whom their Postgres lets in."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.conftest import HAS_POSTGRES, ROOT, connect, free_port, local
+
+pytestmark = pytest.mark.skipif(
+    not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"
+)
+
+
+def run(*command, folder: Path = ROOT, **env) -> tuple[int, list[str]]:
+    """Return a command's exit code and its lines on stderr without make's own."""
+    # `make test ARGS=...` would hand its own arguments on.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run(
+        command, cwd=folder, env={**inherited, **env}, capture_output=True, text=True
+    )
+    return done.returncode, [x for x in done.stderr.splitlines() if not x.startswith("make: ***")]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that runs make on this environment and on an empty folder of its own."""
+
+    def make(*words: str, **env) -> tuple[int, list[str]]:
+        venv = [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
+        return run("make", *venv, *words, LOCAL_HOME=str(tmp_path), **env)
+
+    return make
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield str(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("start PORT=http", "PORT=http is no port"),
+        ("start PORT=0", "PORT=0 is no port"),
+        ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is no port"),
+        ("dbt", "Say what dbt shall do"),
+        ("backfill FROM=2026-03-02 TO=2026-03-01", "FROM=2026-03-02 is after TO=2026-03-01"),
+        ("backfill FROM=2026-02-30 TO=2026-03-01", "FROM=2026-02-30 is no date"),
+        ("backfill FROM=2026-03-01", "TO= is no date"),
+        ("backfill TO=2026-03-01", "FROM= is no date"),
+        ("backfill FROM=2026-03-01 TO=2026-03-01", "Airflow is not running"),
+        ("logs", "There are no logs yet"),
+    ],
+)
+def test_a_wrong_word_gets_one_clear_line(make, words, message):
+    code, lines = make(*words.split())
+    assert code != 0
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("target", "variable"), [("start", "PORT"), ("warehouse", "WAREHOUSE_PORT")]
+)
+def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port, target, variable):
+    code, lines = make(target, f"{variable}={taken_port}")
+    assert code != 0
+    assert len(lines) == 1, lines
+    assert f"Port {taken_port}" in lines[0]
+    assert f"{variable}=" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "airflow: {connections: [{conn_id: another}]}",
+        # The only connection of a list deleted: its key stays.
+        "airflow:\n  connections:\n",
+    ],
+)
+def test_a_missing_connection_is_named(tmp_path, settings):
+    shutil.copytree(ROOT / "local", tmp_path / "local")
+    (tmp_path / "airflow_settings.yaml").write_text(settings)
+    code, lines = run(
+        sys.executable, "-m", "local", "warehouse", folder=tmp_path, LOCAL_HOME=str(tmp_path)
+    )
+    assert code != 0
+    assert lines == ["error: airflow_settings.yaml has no connection 'warehouse': put it back."]
+
+
+def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
+    for name in ("Makefile", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    code, lines = run(shutil.which("make"), "start", folder=tmp_path, PATH=str(tmp_path))
+    assert code != 0
+    assert lines == ["error: no Python 3.11, 3.12 or 3.13 found: install one of them."]
+    assert not (tmp_path / ".local").exists()
+
+
+def test_stop_is_content_when_nothing_runs(make):
+    assert make("stop") == (0, [])
+
+
+def is_alive(process: psutil.Process) -> bool:
+    # A container's first process may leave the dead unburied.
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def server(postgres) -> psutil.Process:
+    pid = Path(postgres["LOCAL_HOME"], "postgres", "postmaster.pid").read_text().split()[0]
+    return psutil.Process(int(pid))
+
+
+def test_postgres_listens_on_this_machine_only(postgres):
+    listening = [
+        connection.laddr
+        for connection in server(postgres).net_connections("all")
+        if connection.status == psutil.CONN_LISTEN or isinstance(connection.laddr, str)
+    ]
+    assert listening == [("127.0.0.1", int(postgres["WAREHOUSE_PORT"]))]
+
+
+@pytest.mark.parametrize(
+    "login", [{"user": "postgres", "password": "dbt"}, {"password": "wrong"}, {"user": "airflow"}]
+)
+def test_postgres_refuses_a_wrong_login(postgres, login):
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connect(postgres, **login)
+
+
+def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, warehouse):
+    warehouse.execute("create schema kept")
+    first = server(postgres)
+    assert local("warehouse", env=postgres).returncode == 0
+    elsewhere = local("warehouse", env={**postgres, "WAREHOUSE_PORT": free_port()})
+    assert elsewhere.returncode != 0
+    assert f"already runs, on port {postgres['WAREHOUSE_PORT']}" in elsewhere.stderr
+    assert server(postgres) == first
+
+    processes = [first, *first.children(recursive=True)]
+    assert len(processes) > 1
+    for _ in range(2):
+        stopped = local("stop", env=postgres)
+        assert (stopped.returncode, stopped.stderr) == (0, "")
+        assert [process for process in processes if is_alive(process)] == []
+
+    assert local("warehouse", env=postgres).returncode == 0
+    with connect(postgres) as connection:
+        connection.execute("drop schema kept")
