@@ -8,10 +8,10 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse test lint lock logs psql dbt backfill
+.PHONY: help start stop clean warehouse test lint lock logs psql dbt backfill screenshots
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 start: $(VENV)/installed ## Start Postgres and Airflow, and run the pipeline for yesterday
 	@$(PYTHON) -m local start
@@ -30,6 +30,9 @@ test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/d
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
+
+screenshots: $(VENV)/installed ## Make docs/images from the running Airflow
+	@$(PYTHON) -m tests.integration.screenshots
 
 lock: $(VENV)/installed ## Write requirements-dev.txt anew; ARGS=--upgrade for newer versions
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/lock $(ARGS)

@@ -17,6 +17,7 @@ TASKS = {
     "base.test",
     "all_of_it.run",
     "all_of_it.test",
+    "packed_run",
 }
 
 
@@ -75,13 +76,7 @@ def test_a_dbt_of_its_own_runs_as_a_subprocess(second, monkeypatch):
     assert modes() == {(InvocationMode.SUBPROCESS, "/opt/dbt/bin/dbt")}
 
 
-def test_another_project_needs_no_change(second):
-    dag = render("second")
-    assert dag.dbt_graph.load_method is LoadMode.DBT_LS
-    assert set(dag.task_ids) == TASKS
-
-
-def test_a_project_with_packages(second):
+def test_another_project_with_packages_needs_no_change(second):
     write(second, {"packages.yml": "packages: [{local: ../../package}]"})
     write(
         second.parents[1] / "package",
@@ -97,9 +92,9 @@ def test_a_project_with_packages(second):
     assert not dbt_config.project_config("second").install_dbt_deps
     dag = render("second")
     assert dag.dbt_graph.load_method is LoadMode.DBT_MANIFEST
-    assert set(dag.task_ids) == TASKS | {"packed_run"}
+    assert set(dag.task_ids) == TASKS
 
     (second / "models" / "base.sql").touch()
     dag = render("second")
     assert dag.dbt_graph.load_method is LoadMode.DBT_LS
-    assert set(dag.task_ids) == TASKS | {"packed_run"}
+    assert set(dag.task_ids) == TASKS

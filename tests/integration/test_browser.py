@@ -1,0 +1,108 @@
+"""What a person sees in Airflow's pages after `make start`."""
+
+import json
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.integration import pages
+
+expect = pytest.importorskip(
+    "playwright.sync_api", reason="needs Playwright, which the image does not have: run `make test`"
+).expect
+
+# Pictures of what each test saw last, also of a failed one.
+PICTURES = ROOT / ".local" / "screenshots"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if pages.CHROMIUM is None:
+        pytest.skip(pages.NO_CHROMIUM)
+    with pages.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(request, browser, api):
+    page = pages.new_page(browser, api.url)
+    yield page
+    page.screenshot(path=PICTURES / f"{request.node.name}.png")
+    page.close()
+
+
+@pytest.fixture
+def models(project) -> dict[str, set[str]]:
+    """The models' names by the DAG that builds them, as dbt knows them."""
+    nodes = json.loads((project / "target" / "manifest.json").read_text())["nodes"].values()
+    found = {"flights_daily": set(), "flights_reporting": set()}
+    for node in nodes:
+        if node["resource_type"] == "model":
+            reporting = "reporting" in node["tags"]
+            found["flights_reporting" if reporting else "flights_daily"].add(node["name"])
+    return found
+
+
+def test_the_list_shows_both_dags_and_no_import_error(page):
+    with page.expect_response("**/api/v2/importErrors*") as errors:
+        page.goto("/dags")
+    expect(page.get_by_role("heading", name="2 Dags")).to_be_visible()
+    for dag_id in ("flights_daily", "flights_reporting"):
+        expect(page.get_by_role("link", name=dag_id, exact=True)).to_be_visible()
+    assert errors.value.finished() is None
+    expect(page.get_by_role("button", name="Dag Import Error")).to_have_count(0)
+
+
+@pytest.mark.parametrize("dag_id", ["flights_daily", "flights_reporting"])
+def test_the_graph_shows_the_models(page, api, models, dag_id):
+    graph = pages.open_graph(page, dag_id, pages.first_run(api, dag_id))
+    assert models[dag_id]
+    for model in models[dag_id]:
+        expect(graph.get_by_text(re.compile(f"^{model}(_run)?$"))).to_be_visible()
+
+
+def test_the_grid_of_a_run_is_green(page, api):
+    run_id = pages.first_run(api, "flights_daily")
+    pages.open_grid(page, "flights_daily", run_id)
+    success = page.get_by_test_id("header-card").get_by_text("Success")
+    expect(success).to_be_visible()
+    green = success.evaluate("badge => getComputedStyle(badge).backgroundColor")
+    tasks = api("GET", "/dags/flights_daily/tasks")["tasks"]
+    for task in tasks:
+        cell = page.get_by_test_id(f"grid-{run_id}-{task['task_id']}")
+        expect(cell.get_by_test_id("task-state-badge")).to_have_css("background-color", green)
+
+
+@pytest.mark.parametrize(
+    ("task_id", "line"),
+    [
+        ("dbt.fct_flights.run", "OK created sql microbatch model marts.fct_flights"),
+        ("dbt.fct_flights.test", "PASS fct_flights_matches_source"),
+    ],
+)
+def test_the_log_of_a_task_says_what_dbt_said(page, api, task_id, line):
+    run_id = pages.first_run(api, "flights_daily")
+    log = pages.open_log(page, "flights_daily", run_id, task_id)
+    expect(log.get_by_text(line)).to_be_visible()
+
+
+def test_the_asset_links_the_dags(page):
+    page.goto("/assets")
+    page.get_by_role("link", name="nyc_flights_marts", exact=True).click()
+    graph = page.get_by_test_id("rf__wrapper")
+    for name in ("flights_daily", "nyc_flights_marts", "flights_reporting"):
+        expect(graph.get_by_text(name, exact=True)).to_be_visible()
+    for edge in (r"dag:flights_daily to asset:\d+", r"asset:\d+ to dag:flights_reporting"):
+        expect(graph.get_by_role("group", name=re.compile(f"^Edge from {edge}$"))).to_be_visible()
+
+
+def test_browse_leads_to_the_docs_of_the_models(page):
+    page.goto("/")
+    page.get_by_role("button", name="Browse").click()
+    with page.expect_popup() as opened:
+        page.get_by_role("menuitem", name="dbt docs: nyc_flights").click()
+    docs = opened.value
+    docs.goto(f"{docs.url.split('#')[0]}#!/model/model.nyc_flights.fct_flights")
+    expect(docs.get_by_role("heading", name="fct_flights")).to_be_visible()
+    expect(docs.get_by_text("One row per scheduled departure from New York City")).to_be_visible()
