@@ -11,8 +11,9 @@ yesterday. Any run can be repeated: it replaces its day.
 
 **full_refresh** in the trigger form rebuilds `fct_flights` from the first day in `raw`.
 
-**When it fails**, open the red task's log. A model's or a test's own task has dbt's message. Mend
-the cause, then clear that task with its downstream tasks: it runs dbt for its own node only.
+**When it fails**, open the log of the red model's or test's task: it has dbt's message, and the tab
+Rendered Templates the compiled SQL. Mend the cause, then clear that task with its downstream tasks:
+each runs dbt for its own node only.
 """
 
 from datetime import datetime, timedelta

@@ -80,6 +80,7 @@ def test_the_grid_of_a_run_is_green(page, api):
         ("dbt.fct_flights.run", "OK created sql microbatch model marts.fct_flights"),
         ("dbt.fct_flights.test", "PASS fct_flights_matches_source"),
     ],
+    ids=["model", "test"],
 )
 def test_the_log_of_a_task_says_what_dbt_said(page, api, task_id, line):
     run_id = pages.first_run(api, "flights_daily")
@@ -94,7 +95,8 @@ def test_the_asset_links_the_dags(page):
     for name in ("flights_daily", "nyc_flights_marts", "flights_reporting"):
         expect(graph.get_by_text(name, exact=True)).to_be_visible()
     for edge in (r"dag:flights_daily to asset:\d+", r"asset:\d+ to dag:flights_reporting"):
-        expect(graph.get_by_role("group", name=re.compile(f"^Edge from {edge}$"))).to_be_visible()
+        # A straight line has no height, which Playwright takes for invisible.
+        expect(graph.get_by_role("group", name=re.compile(f"^Edge from {edge}$"))).to_be_attached()
 
 
 def test_browse_leads_to_the_docs_of_the_models(page):
@@ -105,4 +107,5 @@ def test_browse_leads_to_the_docs_of_the_models(page):
     docs = opened.value
     docs.goto(f"{docs.url.split('#')[0]}#!/model/model.nyc_flights.fct_flights")
     expect(docs.get_by_role("heading", name="fct_flights")).to_be_visible()
-    expect(docs.get_by_text("One row per scheduled departure from New York City")).to_be_visible()
+    description = docs.get_by_role("paragraph").filter(has_text="One row per scheduled departure")
+    expect(description.filter(visible=True)).to_have_count(1)
