@@ -178,8 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name, function):
-        command = commands.add_parser(name)
+    def add(name, function, **settings):
+        command = commands.add_parser(name, **settings)
         command.set_defaults(function=function)
         return command
 
@@ -188,7 +188,9 @@ def main() -> None:
     add("clean", clean)
     add("warehouse", start_warehouse)
     add("logs", logs)
-    add("psql", psql).add_argument("words", nargs=argparse.REMAINDER)
+    # Its words begin with an option of psql's, which argparse would take for one of its own.
+    psql_command = add("psql", psql, prefix_chars="\0", add_help=False)
+    psql_command.add_argument("words", nargs=argparse.REMAINDER)
     dbt_command = add("dbt", dbt)
     dbt_command.add_argument("project")
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)

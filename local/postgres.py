@@ -6,8 +6,10 @@ Each database belongs to a role of its own that can't enter the other. The serve
 
 import os
 import pwd
+import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, kept_secrets
 
@@ -34,8 +36,12 @@ def port_in_use() -> str:
 
 def start() -> None:
     """Start the server, and on the first start make its roles and databases."""
-    if not (DATA / "PG_VERSION").exists():
-        _create()
+    if not DATA.exists():
+        # Elsewhere first: a creation that was interrupted must not pass for a server.
+        new = HOME / "postgres.new"
+        shutil.rmtree(new, ignore_errors=True)
+        _create(new)
+        new.rename(DATA)
     _allow_user(DATA)
     options = f"-p {WAREHOUSE_PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
     log = DATA / "server.log"
@@ -63,12 +69,12 @@ def psql(*args: str) -> int:
     return subprocess.run([BIN / "psql", *args], env=env).returncode
 
 
-def _create() -> None:
+def _create(data: Path) -> None:
     conn = connection()
-    DATA.mkdir(parents=True, exist_ok=True)
-    _allow_user(DATA)
-    _run("initdb", "-D", DATA, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
-    hba = DATA / "pg_hba.conf"
+    data.mkdir(parents=True)
+    _allow_user(data)
+    _run("initdb", "-D", data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
+    hba = data / "pg_hba.conf"
     hba.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
     # In single-user mode: nothing listens before every role has its password.
     statements = [
@@ -79,7 +85,7 @@ def _create() -> None:
         f"create database {conn['conn_schema']} owner {conn['conn_login']};",
         f"revoke connect on database {conn['conn_schema']} from public;",
     ]
-    _run("postgres", "--single", "-D", DATA, "postgres", input="\n".join(statements) + "\n")
+    _run("postgres", "--single", "-D", data, "postgres", input="\n".join(statements) + "\n")
 
 
 def _allow_user(data) -> None:
@@ -100,7 +106,8 @@ def _run(program: str, *args, check: bool = True, input: str | None = None):
         done = subprocess.run(
             [BIN / program, *args],
             user=USER,
-            cwd=DATA,
+            # Not our own folder, which the server's user may not enter.
+            cwd="/",
             input=input,
             stdin=None if input else subprocess.DEVNULL,
             stdout=output,
