@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from rich.table import Table
 
@@ -102,11 +103,11 @@ def parse_projects() -> None:
         run_dbt("parse", project, "--profile", project.name, "--target", "prod", quiet=True)
 
 
-def run_dbt(command: str, project, *args: str, quiet: bool = False) -> None:
-    where = ["--project-dir", str(project), "--profiles-dir", str(project)]
+def run_dbt(command: str, project: Path, *args: str, quiet: bool = False) -> None:
     flags = ["--quiet"] if quiet else []
+    # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
     done = subprocess.run(
-        [BIN / "dbt", *flags, command, *args, *where], env={**os.environ, **dbt_env()}, cwd=project
+        [BIN / "dbt", *flags, command, *args], env={**os.environ, **dbt_env()}, cwd=project
     )
     if done.returncode:
         raise Failure(f"dbt {command} failed in {project}: see above.")
