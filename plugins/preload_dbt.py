@@ -1,8 +1,8 @@
 """Import Cosmos and dbt once, in the process that forks the tasks.
 
 Every task is a fork. What its parent has imported costs it nothing; otherwise each one imports
-Cosmos, and the one that runs dbt imports dbt too. An AirflowPlugin is not needed for that: Airflow
-imports every file in plugins/.
+Cosmos, and the one that runs dbt imports dbt too, which took seconds. The price is about 60 MB of
+memory in the parent. An AirflowPlugin is not needed: Airflow imports every file in plugins/.
 """
 
 import sys

@@ -4,10 +4,9 @@ import contextlib
 import os
 from datetime import UTC, date, datetime, timedelta
 
-import psycopg
 import pytest
 
-from tests.conftest import HAS_POSTGRES, local
+from tests.conftest import HAS_POSTGRES, connect, local
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +33,7 @@ def warehouse(started):
     """A connection as the role that dbt and the loader use."""
     from local.settings import dbt_env
 
-    env = dbt_env()
-    with psycopg.connect(
-        host=env["WAREHOUSE_HOST"],
-        port=env["WAREHOUSE_PORT"],
-        user=env["WAREHOUSE_USER"],
-        password=env["WAREHOUSE_PASSWORD"],
-        dbname=env["WAREHOUSE_DB"],
-        autocommit=True,
-    ) as connection:
+    with connect(dbt_env()) as connection:
         yield connection
 
 
