@@ -12,6 +12,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.configuration import conf
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, SourceRenderingBehavior
+from cosmos.operators._watcher.state import DBT_SUCCESS_STATUSES
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
 from include import dbt_graph, warehouse  # noqa: F401  dbt_graph sets Cosmos up
@@ -142,9 +143,24 @@ def execution_config() -> ExecutionConfig:
             # Its retry runs no dbt, and until then the retry of a model's task only reads the
             # same failure again. After it that task runs dbt.
             "retry_delay": timedelta(0),
+            "on_retry_callback": _forget_failures,
         },
         **_dbt_executable(),
     )
+
+
+def _forget_failures(context) -> None:
+    """Let a task that is cleared after the cause was mended run dbt, at once.
+
+    What one `dbt build` said about each node outlives that build's own task. A task behind the
+    failure would still read that dbt had skipped its node, and fail once more.
+    """
+    kept = context["ti"]._cosmos_xcom_backup_buffer
+    for key, value in list(kept.items()):
+        status = value.get("status") if isinstance(value, dict) else value
+        about_a_node = key.endswith(("_status", "_dbt_event")) and key != "task_status"
+        if about_a_node and status not in DBT_SUCCESS_STATUSES:
+            del kept[key]
 
 
 def operator_args(**more) -> dict:

@@ -13,55 +13,61 @@ def tasks_of(api, run_id: str) -> dict[str, dict]:
 
 
 @pytest.fixture
-def unknown_carrier(warehouse):
-    """A flight that fails a test of fct_flights, on a day that no run replaces. Call it to mend."""
+def impossible_rain(warehouse):
+    """A reading that fails a test of stg_weather, on a day no run replaces. Call it to mend."""
 
     def mend():
-        warehouse.execute("delete from marts.fct_flights where flight_id = 'unknown carrier'")
+        warehouse.execute("delete from raw.weather where precip < 0")
 
     warehouse.execute(
         """
-        insert into marts.fct_flights
-            (flight_id, flight_date, carrier_code, status, weather_condition)
-        values ('unknown carrier', '2020-02-29', '??', 'cancelled', 'unknown')
+        insert into raw.weather (observed_at, time_hour, origin, precip)
+        values ('2020-02-29 12:00', '2020-02-29 17:00+00', 'JFK', -1)
         """
     )
     yield mend
     mend()
 
 
-def test_a_failing_data_test_is_mended_by_clearing_it(api, run_daily, unknown_carrier):
+def test_a_failing_data_test_is_mended_by_clearing_it(api, run_daily, impossible_rain):
     from local import pipeline
 
+    behind = {
+        "dbt.int_weather_hourly.run",
+        "dbt.int_weather_hourly.test",
+        "dbt.fct_flights.run",
+        "dbt.fct_flights.test",
+        "publish_figures",
+    }
     assert run_daily()[0] == "failed"
     run_id = api("GET", RUNS, params={"order_by": "-run_after", "limit": 1})["dag_runs"][0][
         "dag_run_id"
     ]
     before = tasks_of(api, run_id)
     assert {name: t["state"] for name, t in before.items() if t["state"] != "success"} == {
-        "dbt.fct_flights.test": "failed",
-        "publish_figures": "upstream_failed",
+        "dbt.stg_weather.test": "failed",
+        **dict.fromkeys(behind, "upstream_failed"),
         # Its one `dbt build` failed. Its retry builds nothing, it lets the models retry alone.
         "dbt.dbt_producer_watcher": "skipped",
     }
 
-    unknown_carrier()
+    impossible_rain()
     api(
         "POST",
         "/dags/flights_daily/clearTaskInstances",
         json={
             "dry_run": False,
             "dag_run_id": run_id,
-            "task_ids": ["dbt.fct_flights.test"],
+            "task_ids": ["dbt.stg_weather.test"],
             "include_downstream": True,
         },
     )
     pipeline.follow(api, "flights_daily", run_id)
     after = tasks_of(api, run_id)
-    assert {name for name in after if after[name]["start_date"] != before[name]["start_date"]} == {
-        "dbt.fct_flights.test",
-        "publish_figures",
-    }
-    assert {t["state"] for name, t in after.items() if name != "dbt.dbt_producer_watcher"} == {
-        "success"
-    }
+    started_anew = {n for n in after if after[n]["start_date"] != before[n]["start_date"]}
+    assert started_anew == {"dbt.stg_weather.test", *behind}
+    assert {name: after[name]["state"] for name in started_anew} == dict.fromkeys(
+        started_anew, "success"
+    )
+    # None had to fail once more first.
+    assert {after[name]["try_number"] for name in behind} == {1}

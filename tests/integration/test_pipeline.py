@@ -100,9 +100,9 @@ def test_full_refresh_rebuilds_every_loaded_day(api, warehouse, run_daily):
 
 def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, project, run_daily):
     before = {table: rows(warehouse, table) for table in MARTS}
-    model = project / "models" / "intermediate" / "int_flights_timed.sql"
+    model = project / "models" / "staging" / "stg_flights.sql"
     good = model.read_text()
-    model.write_text(good.replace("select * from final", "select no_such_column from final"))
+    model.write_text(good.replace("select * from renamed", "select no_such_column from renamed"))
     try:
         state, tasks = run_daily(date(2026, 3, 11))
     finally:
@@ -110,8 +110,11 @@ def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, proje
         (project / "target" / "manifest.json").touch()
     assert state == "failed"
     assert {task: state for task, state in tasks.items() if state != "success"} == {
-        "dbt.int_flights_timed.run": "failed",
+        "dbt.stg_flights.run": "failed",
+        "dbt.stg_flights.test": "upstream_failed",
+        "dbt.int_flights_timed.run": "upstream_failed",
         "dbt.int_flights_timed.test": "upstream_failed",
+        "dbt.dim_aircraft_run": "upstream_failed",
         "dbt.fct_flights.run": "upstream_failed",
         "dbt.fct_flights.test": "upstream_failed",
         "publish_figures": "upstream_failed",

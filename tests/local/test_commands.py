@@ -18,10 +18,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# What `make test ARGS=...` would hand on to the make that a test runs.
+OF_MAKE = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+
+
 def run(*command, folder: Path = ROOT, **env) -> tuple[int, list[str]]:
     """Return a command's exit code and its lines on stderr without make's own."""
-    # `make test ARGS=...` would hand its own arguments on.
-    inherited = {k: v for k, v in os.environ.items() if k not in ("ARGS", "MAKEFLAGS", "MFLAGS")}
+    inherited = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
     done = subprocess.run(
         command, cwd=folder, env={**inherited, **env}, capture_output=True, text=True
     )
@@ -92,9 +95,8 @@ def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port
 def test_a_missing_connection_is_named(tmp_path, settings):
     shutil.copytree(ROOT / "local", tmp_path / "local")
     (tmp_path / "airflow_settings.yaml").write_text(settings)
-    code, lines = run(
-        sys.executable, "-m", "local", "warehouse", folder=tmp_path, LOCAL_HOME=str(tmp_path)
-    )
+    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
+    code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)
     assert code != 0
     assert lines == ["error: airflow_settings.yaml has no connection 'warehouse': put it back."]
 
