@@ -71,19 +71,20 @@ def flights_daily():
             "end": data_interval_end.date().isoformat(),
         }
 
+    project = project_config(
+        "nyc_flights",
+        # dbt's --event-time-start and --event-time-end as the variables that dbt reads them
+        # from: a seed, a snapshot or a test that runs on its own has no such option.
+        env_vars={
+            "DBT_EVENT_TIME_START": INTERVAL % "start",
+            "DBT_EVENT_TIME_END": INTERVAL % "end",
+        },
+    )
     dbt = DbtTaskGroup(
         group_id="dbt",
-        project_config=project_config(
-            "nyc_flights",
-            # dbt's --event-time-start and --event-time-end as the variables that dbt reads them
-            # from: a seed, a snapshot or a test that runs on its own has no such option.
-            env_vars={
-                "DBT_EVENT_TIME_START": INTERVAL % "start",
-                "DBT_EVENT_TIME_END": INTERVAL % "end",
-            },
-        ),
+        project_config=project,
         profile_config=profile_config("nyc_flights"),
-        render_config=render_config("nyc_flights", exclude=["tag:reporting"]),
+        render_config=render_config(project, exclude=["tag:reporting"]),
         execution_config=execution_config(),
         operator_args=operator_args(full_refresh="{{ params.full_refresh }}"),
     )

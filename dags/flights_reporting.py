@@ -29,6 +29,7 @@ from include.dbt_config import (
     render_config,
 )
 
+project = project_config("nyc_flights")
 flights_reporting = DbtDag(
     dag_id="flights_reporting",
     doc_md=__doc__,
@@ -38,9 +39,9 @@ flights_reporting = DbtDag(
     max_active_runs=1,
     default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
     tags=["nyc_flights", "dbt", "reporting"],
-    project_config=project_config("nyc_flights"),
+    project_config=project,
     profile_config=profile_config("nyc_flights"),
-    render_config=render_config("nyc_flights", select=["tag:reporting"]),
+    render_config=render_config(project, select=["tag:reporting"]),
     execution_config=execution_config(),
     operator_args=operator_args(),
 )

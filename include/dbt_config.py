@@ -115,16 +115,15 @@ def profile_config(name: str) -> ProfileConfig:
 
 
 def render_config(
-    name: str, select: list[str] | None = None, exclude: list[str] | None = None
+    project: ProjectConfig, select: list[str] | None = None, exclude: list[str] | None = None
 ) -> RenderConfig:
     """Return which nodes become tasks, and how Cosmos learns about them.
 
     With a fresh manifest no dbt runs while a DAG file is parsed. After an edit it is stale,
     and Cosmos asks `dbt ls`, whose answer it caches until the next edit.
     """
-    manifest = fresh_manifest(project_path(name))
     return RenderConfig(
-        load_method=LoadMode.DBT_MANIFEST if manifest else LoadMode.DBT_LS,
+        load_method=LoadMode.DBT_MANIFEST if project.manifest_path else LoadMode.DBT_LS,
         select=select or [],
         exclude=exclude or [],
         source_rendering_behavior=SourceRenderingBehavior.NONE,

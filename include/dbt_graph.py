@@ -1,18 +1,51 @@
-"""Shows each dbt test at one model: the one furthest downstream that it reads.
+"""Three things that Cosmos's graph of a dbt project lacks, and has no setting for.
 
-A test can read several models, as `relationships` does. Cosmos counts its result for all of them.
-When a model fails, dbt skips the tests that read it, and the test tasks of healthy models turn
-red, even of models before it: then the task that really failed is never reached.
+Each dbt test is shown at one model: the one furthest downstream that it reads. A test can read
+several models, as `relationships` does, and Cosmos counts its result for all of them. When a model
+fails, dbt skips the tests that read it, and the test tasks of healthy models turn red, even of
+models before it: then the task that really failed is never reached.
+
+A task's process makes its own task only. Every task parses its DAG file again, which took 2.4 s
+for 1,000 models. So the dag-processor keeps the graph, and a task takes from it its own node.
+
+In a large project a model's tests have no task of their own: see TESTS_AS_TASKS.
 """
 
+import os
+import pickle
+import re
 from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import cosmos.converter
-from cosmos.constants import DbtResourceType
+from airflow.configuration import AIRFLOW_HOME
+from airflow.sdk import get_parsing_context
+from cosmos import settings
+from cosmos.constants import DbtResourceType, TestBehavior
 from cosmos.dbt.graph import DbtGraph
 
+from include import dbt_build  # noqa: F401  for TestBehavior.BUILD
 
-class OneOwnerPerTest(DbtGraph):
+# Up to so many models the tests of each have a task of their own. With more, a model's task ends
+# after its tests and fails with them: that halves the tasks, and with them most of what a run
+# costs besides dbt. What failed is then in the task's log, no longer in the grid.
+TESTS_AS_TASKS = 200
+
+# How Cosmos names the task of a node: dbt.stg_flights.run, dbt.airports_seed, m_model_build.
+NODE_TASK = re.compile(
+    r"(?:.*\.)?(?P<node>[^.]+?)(?:[._](?:run|test|seed|snapshot)|_(?:model|seed|snapshot)_build)"
+)
+
+
+class Graph(DbtGraph):
+    def load(self, *args, **kwargs) -> None:
+        task_id = get_parsing_context().task_id
+        if task_id and self._recall(task_id):
+            return
+        super().load(*args, **kwargs)
+        self._keep()
+
     def update_node_dependency(self) -> None:
         @cache
         def depth(unique_id: str) -> int:
@@ -26,6 +59,44 @@ class OneOwnerPerTest(DbtGraph):
                 node.depends_on = [max(known, key=lambda parent: (depth(parent), parent))]
         super().update_node_dependency()
 
+        kinds = [node.resource_type for node in self.filtered_nodes.values()]
+        if kinds.count(DbtResourceType.MODEL) > TESTS_AS_TASKS:
+            self.render_config.test_behavior = TestBehavior.BUILD
 
-# Cosmos has no setting for it.
-cosmos.converter.DbtGraph = OneOwnerPerTest
+    def _kept(self) -> Path:
+        # Not in Cosmos's own folder in /tmp: whoever can write a pickle runs code as its reader.
+        name = f"{self.cache_key}-{cosmos.__version__}.pickle"
+        return Path(AIRFLOW_HOME, "dbt_graphs", name)
+
+    def _keep(self) -> None:
+        kept = self._kept()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            graph = (self.filtered_nodes, self.tests_per_model, self.render_config.test_behavior)
+            pickle.dump(graph, file)
+        os.replace(file.name, kept)
+
+    def _recall(self, task_id: str) -> bool:
+        """Take the task's node, its parents and its tests; return whether it is a kept one."""
+        try:
+            graph = pickle.loads(self._kept().read_bytes())  # noqa: S301
+        except FileNotFoundError:
+            return False
+        nodes, self.tests_per_model, self.render_config.test_behavior = graph
+        self.nodes = self.filtered_nodes = {}
+        # For the versions of a DAG, which the dag-processor makes: it hashes the whole project.
+        settings.enable_dag_versioning = False
+        named = NODE_TASK.fullmatch(task_id)
+        if not named:
+            return True
+        for node in nodes.values():
+            if node.name == named["node"]:
+                tests = self.tests_per_model.get(node.unique_id, [])
+                wanted = {node.unique_id, *node.depends_on, *tests}
+                # In the graph's order, which Cosmos makes the tasks in.
+                self.nodes = self.filtered_nodes = {k: n for k, n in nodes.items() if k in wanted}
+                return True
+        return False
+
+
+cosmos.converter.DbtGraph = Graph

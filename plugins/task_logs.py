@@ -32,9 +32,12 @@ def log_nodes(ti) -> None:
         return
     from cosmos.operators._watcher.state import get_dbt_event_xcom_key
 
-    nodes = [task.model_unique_id]
-    if task.is_test_sensor:
-        nodes = task.dag.get_task(task.producer_task_id).tests_per_model[task.model_unique_id]
+    nodes = []
+    if not task.is_test_sensor:
+        nodes += [task.model_unique_id]
+    if task.is_test_sensor or task.base_cmd == ["build"]:
+        producer = task.dag.get_task(task.producer_task_id)
+        nodes += producer.tests_per_model.get(task.model_unique_id, [])
     # Listeners run in a group of the log that Airflow's UI shows folded: leave it.
     task.log.info("::endgroup::")
     for node in nodes:

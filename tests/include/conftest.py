@@ -55,12 +55,13 @@ def second(tmp_path, monkeypatch) -> Path:
 
 def render(name: str) -> DbtDag:
     """A DAG of a dbt project, made as the project's own DAGs are."""
+    project = dbt_config.project_config(name)
     return DbtDag(
         dag_id=name,
         start_date=datetime(2026, 1, 1),
-        project_config=dbt_config.project_config(name),
+        project_config=project,
         profile_config=dbt_config.profile_config(name),
-        render_config=dbt_config.render_config(name),
+        render_config=dbt_config.render_config(project),
         execution_config=dbt_config.execution_config(),
         operator_args=dbt_config.operator_args(),
     )

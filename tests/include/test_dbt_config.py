@@ -63,12 +63,14 @@ def test_a_manifest_is_used_until_the_project_changes(second, change, fresh):
     change(second)
     assert dbt_config.fresh_manifest(second) == (manifest if fresh else None)
     mode = LoadMode.DBT_MANIFEST if fresh else LoadMode.DBT_LS
-    assert dbt_config.render_config("second").load_method is mode
+    project = dbt_config.project_config("second")
+    assert dbt_config.render_config(project).load_method is mode
 
 
 def test_a_dbt_of_its_own_runs_as_a_subprocess(second, monkeypatch):
     def modes() -> set:
-        configs = (dbt_config.execution_config(), dbt_config.render_config("second"))
+        project = dbt_config.project_config("second")
+        configs = (dbt_config.execution_config(), dbt_config.render_config(project))
         return {(config.invocation_mode, str(config.dbt_executable_path)) for config in configs}
 
     assert InvocationMode.SUBPROCESS not in {mode for mode, _ in modes()}
