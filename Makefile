@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse test lint lock logs psql dbt backfill screenshots
+.PHONY: help start stop clean warehouse standalone test lint lock logs psql dbt backfill screenshots
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +22,14 @@ stop: $(VENV)/installed ## End all of it; the data stays
 clean: $(VENV)/installed ## End all of it and remove what was made
 	@$(PYTHON) -m local clean
 
-warehouse: $(VENV)/installed ## Start Postgres only, for astro dev start --standalone
+warehouse: $(VENV)/installed ## Start Postgres only
 	@$(PYTHON) -m local warehouse
 
+standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --standalone
+	@$(PYTHON) -m local standalone
+
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
-	@NO_SKIPS=1 $(PYTHON) -m pytest $(ARGS)
+	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
@@ -57,6 +60,6 @@ $(VENV)/installed: requirements-dev.txt
 	if [ -z "$$python" ]; then echo "error: no Python 3.11, 3.12 or 3.13 found: install one of them." >&2; exit 1; fi; \
 	echo "Installing into $(VENV) with $$($$python --version)"; \
 	$$python -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
+	@$(VENV)/bin/pip install --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
 	@$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes requirements-dev.txt
 	@touch $@

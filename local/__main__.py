@@ -11,17 +11,20 @@ from pathlib import Path
 from rich.table import Table
 
 from local import airflow, pipeline, postgres
-from local.pipeline import console
+from local.progress import console, live
 from local.settings import (
     BIN,
     HOME,
     LOGS,
     PORT,
     PROJECTS,
+    ROOT,
     WAREHOUSE_PORT,
     Failure,
     dbt_env,
     kept_secrets,
+    machine_settings,
+    shared_settings,
 )
 
 SAMPLE = """
@@ -34,28 +37,22 @@ SAMPLE = """
 
 
 def start(args) -> None:
-    port = airflow.port_in_use()
-    if port is None:
-        port = PORT
+    running = airflow.port_in_use()
+    port = running or PORT
+    if not running:
         airflow.stop()
         airflow.require_free(port, "Airflow", "PORT")
-        start_warehouse(args)
+    start_warehouse(args)
+    if not running:
         parse_projects()
-        console.print("Starting Airflow: about half a minute")
         try:
             airflow.start(port)
         except BaseException:
             airflow.stop()
             raise
     api = pipeline.Api(port)
-    console.print(f"Airflow is on {api.url}\n")
-    pipeline.wait_for_dags(api, "flights_daily", "flights_reporting")
-    pipeline.unpause(api, "flights_reporting")
-    daily = pipeline.run_for_yesterday(api, "flights_daily")
-    pipeline.unpause(api, "flights_daily")
-    pipeline.follow(api, "flights_daily", daily)
-    reporting = pipeline.run_started_by(api, "flights_reporting", "flights_daily", daily)
-    pipeline.follow(api, "flights_reporting", reporting)
+    console.print(f"Airflow is on {api.url} and reads the DAGs\n")
+    pipeline.run_both_dags(api)
     print_sample(datetime.now(UTC).date() - timedelta(days=1))
     console.print(f"\nAirflow goes on running on {api.url}; `make stop` ends it.")
 
@@ -74,22 +71,34 @@ def start_warehouse(args) -> None:
     airflow.require_free(WAREHOUSE_PORT, "Postgres", "WAREHOUSE_PORT")
     kept_secrets()
     console.print(f"Starting Postgres on 127.0.0.1:{WAREHOUSE_PORT}")
-    postgres.start()
+    with live():
+        postgres.start()
+
+
+def standalone(args) -> None:
+    """Prepare what `astro dev start --standalone` lacks, since it builds no image."""
+    start_warehouse(args)
+    parse_projects()
+    settings = {**shared_settings(), **machine_settings()}
+    lines = [f"{name}={value}" for name, value in settings.items()]
+    # The CLI reads one file only, and of two lines with the same name the last.
+    own = ROOT / ".env"
+    if own.exists():
+        lines.append(own.read_text())
+    file = HOME / "standalone.env"
+    file.touch(mode=0o600)
+    file.write_text("\n".join(lines) + "\n")
+    console.print(f"Now: astro dev start --standalone --env {os.path.relpath(file)}")
 
 
 def backfill(args) -> None:
     first, last = day("FROM", args.first), day("TO", args.last)
     if first > last:
         raise Failure(f"FROM={first} is after TO={last}.")
+    api = pipeline.Api(airflow.require_running())
     # The scheduler only works off the runs of a DAG that is not paused.
-    airflow.run("dags", "unpause", "flights_daily")
-    airflow.run(
-        *("backfill", "create", "--dag-id", "flights_daily"),
-        *("--from-date", str(first), "--to-date", str(last)),
-        *("--reprocess-behavior", "completed", "--max-active-runs", "1"),
-    )
-    api = pipeline.Api(airflow.port_in_use())
-    for run_id in pipeline.backfill_runs(api, "flights_daily", first, last):
+    pipeline.unpause(api, "flights_daily")
+    for run_id in pipeline.backfill(api, "flights_daily", first, last):
         pipeline.follow(api, "flights_daily", run_id)
 
 
@@ -97,19 +106,26 @@ def parse_projects() -> None:
     """Make each project's manifest, from which Cosmos builds the DAGs without running dbt."""
     for project in sorted(path.parent for path in PROJECTS.glob("*/dbt_project.yml")):
         console.print(f"Parsing the dbt project {project.name}")
-        if any((project / name).exists() for name in ("packages.yml", "dependencies.yml")):
-            run_dbt("deps", project, quiet=True)
-        # As Cosmos names them, or dbt would parse everything again in the first run.
-        run_dbt("parse", project, "--profile", project.name, "--target", "prod", quiet=True)
+        with live():
+            if any((project / name).exists() for name in ("packages.yml", "dependencies.yml")):
+                run_dbt("deps", project, quiet=True)
+            # As Cosmos names them, or dbt would parse everything again in the first run.
+            run_dbt("parse", project, "--profile", project.name, "--target", "prod", quiet=True)
 
 
 def run_dbt(command: str, project: Path, *args: str, quiet: bool = False) -> None:
-    flags = ["--quiet"] if quiet else []
+    flags = ["--quiet", "--no-use-colors"] if quiet else []
     # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
     done = subprocess.run(
-        [BIN / "dbt", *flags, command, *args], env={**os.environ, **dbt_env()}, cwd=project
+        [BIN / "dbt", *flags, command, *args],
+        env={**os.environ, **dbt_env()},
+        cwd=project,
+        # What it writes itself would run into the live line.
+        stdout=subprocess.PIPE if quiet else None,
+        text=True,
     )
     if done.returncode:
+        print(done.stdout or "", end="", flush=True)
         raise Failure(f"dbt {command} failed in {project}: see above.")
 
 
@@ -188,6 +204,7 @@ def main() -> None:
     add("stop", stop)
     add("clean", clean)
     add("warehouse", start_warehouse)
+    add("standalone", standalone)
     add("logs", logs)
     # Its words begin with an option of psql's, which argparse would take for one of its own.
     psql_command = add("psql", psql, prefix_chars="\0", add_help=False)

@@ -8,6 +8,7 @@ import time
 import httpx
 import psutil
 
+from local.progress import console, live
 from local.settings import BIN, HOME, LOGS, ROOT, Failure, airflow_env
 
 STATE = HOME / "airflow.json"
@@ -29,6 +30,13 @@ def port_in_use() -> str | None:
     return state["port"] if running else None
 
 
+def require_running() -> str:
+    """Return the port of the running Airflow."""
+    if (port := port_in_use()) is None:
+        raise Failure("Airflow is not running: `make start` starts it.")
+    return port
+
+
 def require_free(port: str, purpose: str, variable: str) -> None:
     with socket.socket() as probe:
         # A port that was closed a moment ago counts as free, as it does for the servers.
@@ -41,31 +49,20 @@ def require_free(port: str, purpose: str, variable: str) -> None:
             ) from None
 
 
-def run(*command: str) -> None:
-    """Run an airflow command with the running installation's settings; raise if it fails."""
-    port = port_in_use()
-    if port is None:
-        raise Failure("Airflow is not running: `make start` starts it.")
-    done = subprocess.run(
-        [BIN / "airflow", *command], env=airflow_env(port), cwd=ROOT, capture_output=True, text=True
-    )
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise Failure(f"airflow {' '.join(command[:2])} failed: {lines[-1]}")
-
-
 def start(port: str) -> None:
     """Migrate the metadata database, start every component and wait until all are healthy."""
     env = airflow_env(port)
     LOGS.mkdir(parents=True, exist_ok=True)
     migration = LOGS / "db-migrate.log"
-    with migration.open("w") as log:
+    console.print("Preparing Airflow's own database")
+    with live(), migration.open("w") as log:
         migrated = subprocess.run(
             [BIN / "airflow", "db", "migrate"], env=env, cwd=ROOT, stdout=log, stderr=log
         )
     if migrated.returncode:
         raise Failure(f"The metadata database could not be migrated: see {migration}.")
 
+    console.print("Starting Airflow")
     state = {"port": port, "processes": {}}
     for name, command in COMPONENTS.items():
         with (LOGS / f"{name}.log").open("w") as log:
@@ -90,35 +87,41 @@ def stop() -> None:
         return
     components = _processes(state).values()
     everything = [p for c in components for p in [*c.children(recursive=True), c]]
-    for process in components:
-        process.terminate()
-    _, alive = psutil.wait_procs(everything, timeout=15)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    console.print("Stopping Airflow")
+    with live():
+        for process in components:
+            process.terminate()
+        _, alive = psutil.wait_procs(everything, timeout=15)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=5)
     STATE.unlink()
 
 
 def _wait_until_healthy(state: dict) -> None:
     deadline = time.monotonic() + START_SECONDS
-    waiting_for = set(COMPONENTS)
-    while time.monotonic() < deadline:
-        dead = COMPONENTS.keys() - _processes(state).keys()
-        if dead:
-            raise Failure(f"Airflow's {sorted(dead)[0]} ended: see {LOGS / sorted(dead)[0]}.log.")
-        try:
-            health = httpx.get(f"http://127.0.0.1:{state['port']}/api/v2/monitor/health").json()
-        except (httpx.TransportError, ValueError):
-            health = {}
-        waiting_for = {
-            name for name in COMPONENTS if (health.get(_key(name)) or {}).get("status") != "healthy"
-        }
-        if not waiting_for:
-            return
-        time.sleep(0.5)
+    waiting_for = list(COMPONENTS)
+    with live() as show:
+        while time.monotonic() < deadline:
+            dead = COMPONENTS.keys() - _processes(state).keys()
+            if dead:
+                name = sorted(dead)[0]
+                raise Failure(f"Airflow's {name} ended: see {LOGS / name}.log.")
+            try:
+                health = httpx.get(f"http://127.0.0.1:{state['port']}/api/v2/monitor/health").json()
+            except (httpx.TransportError, ValueError):
+                health = {}
+            for name in [*waiting_for]:
+                if (health.get(_key(name)) or {}).get("status") == "healthy":
+                    waiting_for.remove(name)
+                    console.print(f"{name} is healthy")
+            if not waiting_for:
+                return
+            show(f"waiting for {', '.join(waiting_for)}")
+            time.sleep(0.5)
     raise Failure(
         f"Airflow was not healthy after {START_SECONDS} seconds, it lacks: "
-        f"{', '.join(sorted(waiting_for))}. See {LOGS}."
+        f"{', '.join(waiting_for)}. See {LOGS}."
     )
 
 

@@ -1,19 +1,17 @@
 """Runs of the DAGs: triggered and followed through Airflow's REST API."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
 import httpx
-from rich.console import Console
 
+from local.progress import console, live
 from local.settings import Failure
-
-console = Console(highlight=False)
 
 PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
+# Entries in an answer: Airflow gives no more, whatever one asks for.
+PAGE = 100
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 COLOURS = {"success": "green", "skipped": "yellow"}
 
@@ -36,20 +34,46 @@ class Api:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
         return answer.json()
 
+    def all(self, path: str, entries: str, **params) -> list[dict]:
+        """Return a whole list, page by page."""
+        found, total = [], 1
+        while len(found) < total:
+            page = self("GET", path, params={**params, "limit": PAGE, "offset": len(found)})
+            found += page[entries]
+            total = page["total_entries"]
+        return found
+
     def exists(self, path: str) -> bool:
         return not self._client.get(path).is_error
 
 
+def run_both_dags(api: Api) -> None:
+    """Run flights_daily for yesterday, and follow it and the run of flights_reporting it starts."""
+    wait_for_dags(api, "flights_daily", "flights_reporting")
+    unpause(api, "flights_reporting")
+    daily = run_for_yesterday(api, "flights_daily")
+    # Not before: the scheduler would make a run for yesterday too, and one that loses ends it.
+    unpause(api, "flights_daily")
+    follow(api, "flights_daily", daily)
+    follow(
+        api,
+        "flights_reporting",
+        run_started_by(api, "flights_reporting", "flights_daily", daily),
+    )
+
+
 def wait_for_dags(api: Api, *dag_ids: str) -> None:
-    """Wait until the dag-processor has read the DAGs, and unpause them."""
+    """Wait until the dag-processor has read the DAGs."""
     deadline = time.monotonic() + PARSE_SECONDS
-    while missing := [dag_id for dag_id in dag_ids if not api.exists(f"/dags/{dag_id}")]:
-        if errors := api("GET", "/importErrors")["import_errors"]:
-            last = errors[0]["stack_trace"].strip().splitlines()[-1]
-            raise Failure(f"{errors[0]['filename']} can't be imported: {last}")
-        if time.monotonic() > deadline:
-            raise Failure(f"Airflow did not find {missing[0]}: see `make logs`.")
-        time.sleep(0.5)
+    with live() as show:
+        while missing := [dag_id for dag_id in dag_ids if not api.exists(f"/dags/{dag_id}")]:
+            if errors := api("GET", "/importErrors")["import_errors"]:
+                last = errors[0]["stack_trace"].strip().splitlines()[-1]
+                raise Failure(f"{errors[0]['filename']} can't be imported: {last}")
+            if time.monotonic() > deadline:
+                raise Failure(f"Airflow did not find {missing[0]}: see `make logs`.")
+            show(f"waiting for {', '.join(missing)}")
+            time.sleep(0.5)
 
 
 def unpause(api: Api, dag_id: str) -> None:
@@ -82,22 +106,23 @@ def run_for_yesterday(api: Api, dag_id: str) -> str:
 def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str) -> str:
     """Wait for the run of `dag_id` that an asset event of another DAG's run started."""
     deadline = time.monotonic() + FOLLOW_UP_SECONDS
-    while time.monotonic() < deadline:
-        runs = api("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after"})
-        for run in runs["dag_runs"]:
-            path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"
-            for event in api("GET", path)["asset_events"]:
-                if (event["source_dag_id"], event["source_run_id"]) == (
-                    source_dag_id,
-                    source_run_id,
-                ):
-                    return run["dag_run_id"]
-        time.sleep(0.5)
+    with live(f"waiting for {dag_id}"):
+        while time.monotonic() < deadline:
+            runs = api("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after"})
+            for run in runs["dag_runs"]:
+                path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"
+                for event in api("GET", path)["asset_events"]:
+                    if (event["source_dag_id"], event["source_run_id"]) == (
+                        source_dag_id,
+                        source_run_id,
+                    ):
+                        return run["dag_run_id"]
+            time.sleep(0.5)
     raise Failure(f"No run of {dag_id} followed from {source_dag_id} {source_run_id}.")
 
 
 def follow(api: Api, dag_id: str, run_id: str) -> None:
-    """Print each task as it ends, and what runs now where the output is a terminal.
+    """Print each task as it ends.
 
     Raises:
         Failure: the run failed.
@@ -105,11 +130,11 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     path = f"/dags/{dag_id}/dagRuns/{run_id}"
     console.print(f"[bold]{dag_id}[/bold] {run_id}")
     shown, failed = set(), []
-    with _status() as status:
+    with live() as show:
         while True:
             # The run first: when it has ended, so have all its tasks.
             run = api("GET", path)
-            tasks = api("GET", f"{path}/taskInstances", params={"limit": 1000})["task_instances"]
+            tasks = api.all(f"{path}/taskInstances", "task_instances")
             for task in sorted(tasks, key=lambda task: task["end_date"] or ""):
                 key = (task["task_id"], task["map_index"])
                 if task["state"] in FINISHED and key not in shown:
@@ -120,7 +145,7 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
             if run["state"] in ("success", "failed"):
                 break
             active = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred")]
-            status(f"{len(shown)} of {len(tasks)} tasks done, now: {', '.join(active[:3]) or '-'}")
+            show(f"{len(shown)} of {len(tasks)} tasks done, now: {', '.join(active[:3]) or '-'}")
             time.sleep(0.5)
     if run["state"] == "failed":
         raise Failure(
@@ -130,28 +155,27 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     console.print(f"[green]success[/green]  {dag_id} in {run['duration']:.0f} s\n")
 
 
-def backfill_runs(api: Api, dag_id: str, first: date, last: date) -> list[str]:
-    """Return the ids of the runs whose logical dates lie in [first, last], in their order."""
-    runs = api(
-        "GET",
-        f"/dags/{dag_id}/dagRuns",
-        params={
-            "logical_date_gte": f"{first}T00:00:00Z",
-            "logical_date_lte": f"{last}T00:00:00Z",
-            "order_by": "logical_date",
-            "limit": 1000,
+def backfill(api: Api, dag_id: str, first: date, last: date) -> list[str]:
+    """Start a run for each day in [first, last], and return their ids in the days' order."""
+    interval = {"from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}
+    api(
+        "POST",
+        "/backfills",
+        json={
+            "dag_id": dag_id,
+            **interval,
+            "reprocess_behavior": "completed",
+            "max_active_runs": 1,
         },
     )
-    return [run["dag_run_id"] for run in runs["dag_runs"]]
-
-
-@contextmanager
-def _status() -> Iterator:
-    if console.is_terminal:
-        with console.status("") as status:
-            yield status.update
-    else:
-        yield lambda text: None
+    runs = api.all(
+        f"/dags/{dag_id}/dagRuns",
+        "dag_runs",
+        logical_date_gte=interval["from_date"],
+        logical_date_lte=interval["to_date"],
+        order_by="logical_date",
+    )
+    return [run["dag_run_id"] for run in runs]
 
 
 def _print_task(task: dict) -> None:

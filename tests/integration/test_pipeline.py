@@ -1,44 +1,18 @@
 """Both DAGs on a running Airflow, and what they leave in the marts against the archive."""
 
 import json
+import os
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
 
-from tests.conftest import local
-from tests.integration.helpers import archived, figures_of
+from tests.conftest import free_port, local
+from tests.integration.helpers import BY_CARRIER, REPORTED, archived, figures_in, figures_of
 
 pytestmark = pytest.mark.timeout(600)
 
 MARTS = ["dim_aircraft", "dim_airports", "dim_carriers", "fct_flights"]
-BY_CARRIER = """
-    select
-        carrier_code,
-        count(*) as flights,
-        count(*) filter (where status = 'cancelled') as cancelled,
-        count(*) filter (where status = 'diverted') as diverted,
-        coalesce(sum(departure_delay_minutes), 0) as departure_delay
-    from marts.fct_flights
-    where flight_date = %s
-    group by carrier_code
-"""
-REPORTED = """
-    select carrier_code, flights, cancelled, diverted
-    from marts.carrier_performance_daily
-    where flight_date = %s
-"""
-
-
-def figures_in(warehouse, query: str, day: date) -> dict:
-    cursor = warehouse.execute(query, [day])
-    names = [column.name for column in cursor.description][1:]
-    return {
-        (carrier, name): value
-        for carrier, *values in cursor
-        for name, value in zip(names, values, strict=True)
-        if value
-    }
 
 
 def rows(warehouse, table: str) -> list:
@@ -54,6 +28,33 @@ def test_start_runs_both_dags_and_prints_a_mart(started, yesterday):
     assert started.returncode == 0, started.stdout + started.stderr
     for line in ("flights_daily in", "flights_reporting in", f"daily, {yesterday}"):
         assert line in started.stdout
+
+
+def test_start_says_in_a_pipe_what_it_does_in_plain_lines(started):
+    assert started.stdout.splitlines()[:3] == [
+        f"Starting Postgres on 127.0.0.1:{os.environ['WAREHOUSE_PORT']}",
+        "Parsing the dbt project nyc_flights",
+        "Preparing Airflow's own database",
+    ]
+    assert "scheduler is healthy\n" in started.stdout
+    assert started.stdout.replace("\n", "").isprintable()
+
+
+def test_another_port_for_postgres_is_refused_while_both_run(api):
+    again = local("start", env={"WAREHOUSE_PORT": free_port()})
+    assert again.returncode != 0
+    assert again.stdout == ""
+    assert again.stderr.startswith("error: Postgres already runs, on port ")
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_a_list_of_several_pages_is_read_to_its_end(api, monkeypatch):
+    from local import pipeline
+
+    path = "/dags/flights_daily/dagRuns/~/taskInstances"
+    whole = api("GET", path, params={"limit": 100})["task_instances"]
+    monkeypatch.setattr(pipeline, "PAGE", len(whole) // 2)
+    assert [task["id"] for task in api.all(path, "task_instances")] == [t["id"] for t in whole]
 
 
 def test_yesterdays_marts_equal_the_archive(api, warehouse, yesterday):

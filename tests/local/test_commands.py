@@ -1,6 +1,9 @@
-"""What the commands answer to a wrong word, and whom their Postgres lets in."""
+"""What the commands say while they work and to a wrong word, and whom their Postgres lets in."""
 
+import contextlib
 import os
+import pty
+import re
 import shutil
 import socket
 import subprocess
@@ -158,3 +161,32 @@ def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, war
     assert local("warehouse", env=postgres).returncode == 0
     with connect(postgres) as connection:
         connection.execute("drop schema kept")
+
+
+def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
+    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port(), "TERM": "xterm"}
+    said = f"Starting Postgres on 127.0.0.1:{own['WAREHOUSE_PORT']}"
+    screen, terminal = pty.openpty()
+    try:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "local", "warehouse"],
+            cwd=ROOT,
+            env={**os.environ, **own},
+            stdout=terminal,
+        )
+        os.close(terminal)
+        shown = b""
+        # Once nothing can write to it any more, Linux calls reading it an error.
+        with contextlib.suppress(OSError):
+            while read := os.read(screen, 1024):
+                shown += read
+        assert started.wait() == 0
+        assert said.encode() in shown
+        # A line that is erased and written anew, with the time so far.
+        assert re.search(rb"\x1b\[2K\S+ \S*0:00:\d\d", shown), shown
+
+        assert local("stop", env=own).returncode == 0
+        assert local("warehouse", env=own).stdout.splitlines() == [said]
+    finally:
+        os.close(screen)
+        local("stop", env=own)

@@ -1,0 +1,177 @@
+"""What `astro dev start --standalone` does after `make standalone`, without the CLI itself."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import psutil
+import pytest
+import yaml
+from cryptography.fernet import Fernet
+
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port
+from tests.integration.helpers import BY_CARRIER, REPORTED, archived, figures_in, figures_of
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
+
+START_SECONDS = 180
+
+
+def environment(shell: dict[str, str], clone: Path, port: str) -> dict[str, str]:
+    """Return what the Astro CLI gives to Airflow: buildEnv in airflow/standalone.go of 1.45."""
+    named = {}
+    for line in map(str.strip, (clone / ".local" / "standalone.env").read_text().splitlines()):
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            named[name] = re.sub(r"""^(["'])(.*)\1$""", r"\2", value)
+    project = yaml.safe_load((clone / ".astro" / "config.yaml").read_text())["project"]["name"]
+    signing = f"{project}_{hashlib.md5(str(clone).encode()).hexdigest()[:6]}"  # noqa: S324
+    return {
+        **shell,
+        **named,
+        "PATH": f"{clone}/.venv/bin:{shell['PATH']}",
+        "PYTHONPATH": str(clone),
+        "AIRFLOW_HOME": str(clone / ".astro" / "standalone"),
+        "ASTRONOMER_ENVIRONMENT": "local",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(clone / "dags"),
+        # The CLI's own is the same everywhere.
+        "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__PORT": port,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
+        "AIRFLOW__API__SECRET_KEY": signing,
+        "AIRFLOW__API_AUTH__JWT_SECRET": signing,
+        # As neither the shell nor the file names a proxy.
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
+
+
+def wait_until_it_answers(process: psutil.Popen, port: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"http://localhost:{port}/api/v2/monitor/health").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"airflow standalone does not answer:\n{log.read_text()[-3000:]}")
+
+
+def post_connections(api, clone: Path) -> None:
+    """Post what airflow_settings.yaml names, as the CLI does once Airflow answers."""
+    settings = yaml.safe_load((clone / "airflow_settings.yaml").read_text())
+    for conn in settings["airflow"]["connections"]:
+        body = {key.removeprefix("conn_"): value for key, value in conn.items()}
+        body |= {"connection_id": body.pop("id"), "conn_type": body.pop("type")}
+        api("POST", "/connections", json=body)
+
+
+@pytest.fixture(scope="module")
+def clone() -> Path:
+    """A copy of the project, as git would give it, with a .env and the packages of the tests."""
+    clone = HOME / "standalone" / "clone"
+    # Of what is hidden, only .astro is the project's.
+    made = shutil.ignore_patterns(".[!a]*", "standalone", "target", "logs", "__pycache__")
+    shutil.copytree(ROOT, clone, ignore=made)
+    (clone / ".env").write_text("AIRFLOW__CORE__PARALLELISM='3'\n")
+    (clone / ".venv").symlink_to(sys.prefix)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def shell(clone):
+    """A plain environment, in which `make standalone` has been called and its Postgres runs."""
+    temporary = clone.with_name("tmp")
+    temporary.mkdir()
+    shell = {
+        "HOME": os.environ["HOME"],
+        "PATH": os.environ["PATH"],
+        "TMPDIR": str(temporary),
+        "WAREHOUSE_PORT": free_port(),
+        # `airflow standalone` serves logs on these as well, and knows no way not to.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
+    }
+    runner = [sys.executable, "-m", "local"]
+    subprocess.run([*runner, "standalone"], cwd=clone, env=shell, check=True)
+    yield shell
+    subprocess.run([*runner, "stop"], cwd=clone, env=shell, check=True)
+
+
+@pytest.fixture(scope="module")
+def standalone(clone, shell):
+    """The running Airflow: its first process, its port and its REST API."""
+    from local.pipeline import Api
+
+    port = free_port()
+    log = clone / ".astro" / "standalone" / "airflow.log"
+    log.parent.mkdir()
+    with log.open("w") as output:
+        process = psutil.Popen(
+            [clone / ".venv" / "bin" / "airflow", "standalone"],
+            cwd=clone,
+            env=environment(shell, clone, port),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until_it_answers(process, port, log)
+        api = Api(port)
+        post_connections(api, clone)
+        yield SimpleNamespace(process=process, port=int(port), api=api)
+    finally:
+        everything = [process, *process.children(recursive=True)]
+        for each in everything:
+            each.terminate()
+        for each in psutil.wait_procs(everything, timeout=10)[1]:
+            each.kill()
+
+
+def test_the_file_is_private_and_ones_own_lines_win(clone, shell):
+    assert (clone / ".local" / "standalone.env").stat().st_mode & 0o077 == 0
+    assert environment(shell, clone, "8080")["AIRFLOW__CORE__PARALLELISM"] == "3"
+
+
+def test_both_dags_run_green_and_fill_the_marts(standalone, shell):
+    from local.pipeline import run_both_dags
+    from local.settings import dbt_env
+
+    run_both_dags(standalone.api)
+    assert standalone.api("GET", "/importErrors")["import_errors"] == []
+
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    expected = figures_of(archived(yesterday))
+    with connect({**dbt_env(), **shell}) as warehouse:
+        assert figures_in(warehouse, BY_CARRIER, yesterday) == expected
+        assert figures_in(warehouse, REPORTED, yesterday) == {
+            key: value for key, value in expected.items() if key[1] != "departure_delay"
+        }
+
+
+def test_the_plugins_are_loaded(standalone):
+    plugins = {plugin["name"] for plugin in standalone.api("GET", "/plugins")["plugins"]}
+    assert plugins >= {"task_logs", "cosmos"}
+
+
+def test_only_this_machine_reaches_airflow(standalone):
+    addresses = {
+        connection.laddr.ip
+        for process in standalone.process.children(recursive=True)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == standalone.port
+    }
+    assert addresses == {"127.0.0.1"}
