@@ -1,6 +1,6 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # PORT=9000 make start, or make start PORT=9000, takes another port.
-export PORT WAREHOUSE_PORT
+export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT
 
 # Not .venv: `astro dev start --standalone` makes that one for itself.
 VENV = .local/venv

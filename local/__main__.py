@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from local import airflow, pipeline, postgres
+from local import airflow, deployment, pipeline, postgres
+from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
 from local.settings import (
     BIN,
@@ -21,6 +22,7 @@ from local.settings import (
     ROOT,
     WAREHOUSE_PORT,
     Failure,
+    airflow_env,
     dbt_env,
     kept_secrets,
     machine_settings,
@@ -42,11 +44,16 @@ def start(args) -> None:
     if not running:
         airflow.stop()
         airflow.require_free(port, "Airflow", "PORT")
+        if DEPLOYMENT:
+            deployment.require_usable()
+            airflow.require_free(REDIS_PORT, "Redis", "REDIS_PORT")
+    elif DEPLOYMENT and not airflow.runs_celery():
+        raise Failure("Airflow already runs, without DEPLOYMENT=: `make stop` ends it.")
     start_warehouse(args)
     if not running:
         parse_projects()
         try:
-            airflow.start(port)
+            airflow.start(port, airflow_env(port), DEPLOYMENT)
         except BaseException:
             airflow.stop()
             raise
@@ -186,7 +193,8 @@ def day(variable: str, text: str) -> date:
 
 
 def check_ports() -> None:
-    for variable, port in {"PORT": PORT, "WAREHOUSE_PORT": WAREHOUSE_PORT}.items():
+    ports = {"PORT": PORT, "WAREHOUSE_PORT": WAREHOUSE_PORT, "REDIS_PORT": REDIS_PORT}
+    for variable, port in ports.items():
         if not (port.isdecimal() and 0 < int(port) < 65536):
             raise Failure(f"{variable}={port} is no port: choose a number from 1024 to 65535.")
 

@@ -8,8 +8,9 @@ import time
 import httpx
 import psutil
 
+from local.deployment import celery
 from local.progress import console, live
-from local.settings import BIN, HOME, LOGS, ROOT, Failure, airflow_env
+from local.settings import BIN, HOME, LOGS, ROOT, Failure
 
 STATE = HOME / "airflow.json"
 
@@ -26,7 +27,7 @@ START_SECONDS = 120
 def port_in_use() -> str | None:
     """Return the port of the running Airflow, or None unless every component runs."""
     state = _state()
-    running = state and len(_processes(state)) == len(COMPONENTS)
+    running = state and COMPONENTS.keys() <= _processes(state).keys() == state["processes"].keys()
     return state["port"] if running else None
 
 
@@ -35,6 +36,10 @@ def require_running() -> str:
     if (port := port_in_use()) is None:
         raise Failure("Airflow is not running: `make start` starts it.")
     return port
+
+
+def runs_celery() -> bool:
+    return "redis" in _state()["processes"]
 
 
 def require_free(port: str, purpose: str, variable: str) -> None:
@@ -49,9 +54,14 @@ def require_free(port: str, purpose: str, variable: str) -> None:
             ) from None
 
 
-def start(port: str) -> None:
+def start(port: str, env: dict[str, str], deployment: str | None = None) -> None:
     """Migrate the metadata database, start every component and wait until all are healthy."""
-    env = airflow_env(port)
+    commands = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
+    if deployment:
+        celery_env, celery_commands = celery(deployment)
+        env = env | celery_env
+        # First, so that a start that was cut off lacks a component: see port_in_use.
+        commands = celery_commands | commands
     LOGS.mkdir(parents=True, exist_ok=True)
     migration = LOGS / "db-migrate.log"
     console.print("Preparing Airflow's own database")
@@ -64,20 +74,25 @@ def start(port: str) -> None:
 
     console.print("Starting Airflow")
     state = {"port": port, "processes": {}}
-    for name, command in COMPONENTS.items():
-        with (LOGS / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                [BIN / "airflow", *command],
-                env=env,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        state["processes"][name] = [process.pid, psutil.Process(process.pid).create_time()]
+    for name, command in commands.items():
+        state["processes"][name] = launch(name, command, env)
         STATE.write_text(json.dumps(state))
     _wait_until_healthy(state)
+
+
+def launch(name: str, command: list, env: dict[str, str]) -> tuple[int, float]:
+    """Start a component; return its pid and when that was given to it."""
+    with (LOGS / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return process.pid, psutil.Process(process.pid).create_time()
 
 
 def stop() -> None:
@@ -85,17 +100,25 @@ def stop() -> None:
     state = _state()
     if state is None:
         return
-    components = _processes(state).values()
-    everything = [p for c in components for p in [*c.children(recursive=True), c]]
+    components = _processes(state)
+    # After the others: a Celery worker without its Redis would not end.
+    redis = [components.pop("redis")] if "redis" in components else []
     console.print("Stopping Airflow")
     with live():
-        for process in components:
-            process.terminate()
-        _, alive = psutil.wait_procs(everything, timeout=15)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=5)
+        end([*components.values()])
+        end(redis)
     STATE.unlink()
+
+
+def end(components: list[psutil.Process]) -> None:
+    """End processes and all that they started."""
+    everything = [p for c in components for p in [*c.children(recursive=True), c]]
+    for process in components:
+        process.terminate()
+    _, alive = psutil.wait_procs(everything, timeout=15)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=5)
 
 
 def _wait_until_healthy(state: dict) -> None:
@@ -103,7 +126,7 @@ def _wait_until_healthy(state: dict) -> None:
     waiting_for = list(COMPONENTS)
     with live() as show:
         while time.monotonic() < deadline:
-            dead = COMPONENTS.keys() - _processes(state).keys()
+            dead = state["processes"].keys() - _processes(state).keys()
             if dead:
                 name = sorted(dead)[0]
                 raise Failure(f"Airflow's {name} ended: see {LOGS / name}.log.")

@@ -2,7 +2,8 @@
 
 Every task is a fork. What its parent has imported costs it nothing; otherwise each one imports
 Cosmos, and the one that runs dbt imports dbt too, which took seconds. The price is about 60 MB of
-memory in the parent. An AirflowPlugin is not needed: Airflow imports every file in plugins/.
+memory in the parent. An AirflowPlugin is not needed: the scheduler imports every file in plugins/.
+A Celery worker imports none, its children do; deploy/astro.yaml makes it import this one.
 """
 
 import sys
@@ -12,7 +13,11 @@ from airflow.configuration import conf
 
 def forks_tasks(argv: list[str], executor: str) -> bool:
     """Return whether this process is the parent of tasks: a Celery worker, or the scheduler."""
-    return "celery" in argv or ("scheduler" in argv and "LocalExecutor" in executor)
+    if "celery" in argv:
+        from billiard import current_process
+
+        return current_process().name == "MainProcess"
+    return "scheduler" in argv and "LocalExecutor" in executor
 
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):

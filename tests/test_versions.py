@@ -23,6 +23,7 @@ FILES = [
     ".ci/lock",
     ".pre-commit-config.yaml",
     "Dockerfile",
+    "deploy/astro.yaml",
     "docker-compose.override.yml",
     "pyproject.toml",
     "requirements-dev.txt",
@@ -38,6 +39,12 @@ def check_runtime(root: Path):
     pyproject = tomllib.loads(read(root, "pyproject.toml"))
     assert dev(root)["apache-airflow"] == AIRFLOW_IN_RUNTIME[runtime]
     assert python in SpecifierSet(pyproject["project"]["requires-python"])
+
+
+def check_deployment(root: Path):
+    runtime = re.search(r"^FROM \S+:(\S+)-python-", read(root, "Dockerfile"), re.MULTILINE)[1]
+    deployment = yaml.safe_load(read(root, "deploy/astro.yaml"))["deployment"]
+    assert deployment["configuration"]["runtime_version"] == runtime
 
 
 def check_lowest_python(root: Path):
@@ -85,6 +92,7 @@ def check_postgres(root: Path):
 
 CHECKS = [
     check_runtime,
+    check_deployment,
     check_lowest_python,
     check_image,
     check_lock,
@@ -104,6 +112,7 @@ def test_versions_agree(check):
     [
         (check_runtime, "pyproject.toml", r"apache-airflow==.*\d", "apache-airflow==3.3.1"),
         (check_runtime, "Dockerfile", r"-python-3\.\d+", "-python-3.14"),
+        (check_deployment, "deploy/astro.yaml", r"3\.3-8", "3.3-7"),
         (check_lowest_python, "pyproject.toml", r">=3\.11", ">=3.10"),
         (
             check_image,

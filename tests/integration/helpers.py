@@ -3,7 +3,10 @@
 import csv
 import gzip
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 
 from tests.conftest import ROOT
 
@@ -55,3 +58,20 @@ def figures_in(warehouse, query: str, day: date) -> dict:
         for name, value in zip(names, values, strict=True)
         if value
     }
+
+
+@contextmanager
+def broken_stg_flights(project: Path) -> Iterator[None]:
+    """Let the model select a column that does not exist."""
+    model = project / "models" / "staging" / "stg_flights.sql"
+    good = model.read_text()
+    model.write_text(good.replace("select * from renamed", "select no_such_column from renamed"))
+    try:
+        yield
+    finally:
+        model.write_text(good)
+        (project / "target" / "manifest.json").touch()
+
+
+def rows(warehouse, table: str) -> list:
+    return sorted(warehouse.execute(f"select t::text from marts.{table} t").fetchall())  # noqa: S608

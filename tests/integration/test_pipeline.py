@@ -8,15 +8,19 @@ import psycopg
 import pytest
 
 from tests.conftest import free_port, local
-from tests.integration.helpers import BY_CARRIER, REPORTED, archived, figures_in, figures_of
+from tests.integration.helpers import (
+    BY_CARRIER,
+    REPORTED,
+    archived,
+    broken_stg_flights,
+    figures_in,
+    figures_of,
+    rows,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
 MARTS = ["dim_aircraft", "dim_airports", "dim_carriers", "fct_flights"]
-
-
-def rows(warehouse, table: str) -> list:
-    return sorted(warehouse.execute(f"select t::text from marts.{table} t").fetchall())  # noqa: S608
 
 
 @pytest.fixture
@@ -101,14 +105,8 @@ def test_full_refresh_rebuilds_every_loaded_day(api, warehouse, run_daily):
 
 def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, project, run_daily):
     before = {table: rows(warehouse, table) for table in MARTS}
-    model = project / "models" / "staging" / "stg_flights.sql"
-    good = model.read_text()
-    model.write_text(good.replace("select * from renamed", "select no_such_column from renamed"))
-    try:
+    with broken_stg_flights(project):
         state, tasks = run_daily(date(2026, 3, 11))
-    finally:
-        model.write_text(good)
-        (project / "target" / "manifest.json").touch()
     assert state == "failed"
     assert {task: state for task, state in tasks.items() if state != "success"} == {
         "dbt.stg_flights.run": "failed",

@@ -58,6 +58,7 @@ def taken_port():
     [
         ("start PORT=http", "PORT=http is no port"),
         ("start PORT=0", "PORT=0 is no port"),
+        ("start DEPLOYMENT=deploy/none.yaml", "DEPLOYMENT=deploy/none.yaml is no file"),
         ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is no port"),
         ("dbt", "Say what dbt shall do"),
         ("backfill FROM=2026-03-02 TO=2026-03-01", "FROM=2026-03-02 is after TO=2026-03-01"),

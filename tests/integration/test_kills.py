@@ -1,0 +1,117 @@
+"""What a run comes to when a process that it needs is killed in the middle of it.
+
+Each test stops `dbt build` at one model, by a lock on that model's table, and lets it go on when
+Airflow has noticed the loss.
+"""
+
+import json
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import connect, wait_for_blocked
+from tests.integration.helpers import rows
+
+pytestmark = pytest.mark.timeout(600)
+
+PRODUCER = "dbt.dbt_producer_watcher"
+RUNS = "/dags/flights_daily/dagRuns"
+
+
+@pytest.fixture
+def held(api, warehouse):
+    """A run of flights_daily whose `dbt build` waits at dim_carriers; call `release` to let it."""
+    from local.settings import dbt_env
+
+    class Held:
+        before = rows(warehouse, "fct_flights")
+
+        def task(self, task_id: str = PRODUCER) -> dict:
+            return api("GET", f"{RUNS}/{self.run_id}/taskInstances/{task_id}")
+
+        def release(self):
+            holder.rollback()
+
+        def finish(self) -> dict[str, str]:
+            """Let dbt go on, follow the run to its end and return the tasks' states."""
+            from local import pipeline
+
+            self.release()
+            pipeline.follow(api, "flights_daily", self.run_id)
+            tasks = api.all(f"{RUNS}/{self.run_id}/taskInstances", "task_instances")
+            assert rows(warehouse, "fct_flights") == self.before
+            return {task["task_id"]: task["state"] for task in tasks}
+
+    held = Held()
+    with connect(dbt_env(), autocommit=False) as holder:
+        holder.execute("lock table marts.dim_carriers in access exclusive mode")
+        held.run_id = api("POST", RUNS, json={"logical_date": None})["dag_run_id"]
+        wait_for_blocked(warehouse, 1)
+        yield held
+        holder.rollback()
+
+
+def process_of(task: dict) -> psutil.Process:
+    """Return the process that runs a task: Airflow names it by the task instance."""
+    for process in psutil.process_iter():
+        if process.name().startswith("airflow worker") and task["id"] in " ".join(
+            process.cmdline()
+        ):
+            return process
+    pytest.fail(f"no process runs {task['task_id']}")
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def is_up(port: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/v2/monitor/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def only_the_producer_is_skipped(states: dict[str, str]) -> bool:
+    return {task for task, state in states.items() if state != "success"} == {PRODUCER}
+
+
+def test_a_killed_producer_is_made_up_for_by_the_models_tasks(held):
+    process_of(held.task()).kill()
+    # Its retry runs no dbt: see include/dbt_config.py.
+    wait_until(lambda: held.task()["state"] == "skipped")
+    assert only_the_producer_is_skipped(held.finish())
+
+
+def test_a_killed_worker_is_made_up_for_as_well(held):
+    process = process_of(held.task())
+    worker = process.parent()
+    assert "LocalExecutor" in " ".join(worker.cmdline())
+    worker.kill()
+    process.kill()
+    wait_until(lambda: held.task()["state"] == "skipped")
+    assert only_the_producer_is_skipped(held.finish())
+
+
+def test_a_restarted_api_server_costs_no_status(held):
+    from local import airflow
+    from local.settings import BIN, airflow_env
+
+    state = json.loads(airflow.STATE.read_text())
+    pid, _ = state["processes"]["api-server"]
+    airflow.end([psutil.Process(pid)])
+    command = [BIN / "airflow", *airflow.COMPONENTS["api-server"]]
+    state["processes"]["api-server"] = airflow.launch(
+        "api-server", command, airflow_env(state["port"])
+    )
+    airflow.STATE.write_text(json.dumps(state))
+    wait_until(lambda: is_up(state["port"]))
+
+    states = held.finish()
+    assert set(states.values()) == {"success"}
+    assert held.task()["try_number"] == 1
