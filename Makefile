@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone test lint lock logs psql dbt backfill screenshots
+.PHONY: help start stop clean warehouse standalone test bench lint lock logs psql dbt backfill screenshots
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
+
+bench: $(VENV)/installed ## Compare ways to run dbt, in an hour; QUICK=1 for the sample only
+	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure

@@ -166,16 +166,7 @@ def clean(args) -> None:
 
 
 def print_sample(day: date) -> None:
-    import psycopg
-
-    env = dbt_env()
-    with psycopg.connect(
-        host=env["WAREHOUSE_HOST"],
-        port=env["WAREHOUSE_PORT"],
-        user=env["WAREHOUSE_USER"],
-        password=env["WAREHOUSE_PASSWORD"],
-        dbname=env["WAREHOUSE_DB"],
-    ) as connection:
+    with postgres.connect() as connection:
         cursor = connection.execute(SAMPLE, [day])
         table = Table(title=f"marts.carrier_performance_daily, {day}", title_justify="left")
         for column in cursor.description:

@@ -35,7 +35,7 @@ def celery(deployment: str) -> tuple[dict[str, str], dict[str, list]]:
             *("--concurrency", str(queue["worker_concurrency"])),
             *("--celery-hostname", queue["name"]),
             # The API server reads the logs itself; two workers have nothing to tell each other.
-            *("--without-gossip", "--without-mingle"),
+            *("--skip-serve-logs", "--without-gossip", "--without-mingle"),
         ]
         for queue in described["worker_queues"]
     }

@@ -48,18 +48,15 @@ class Api:
 
 
 def run_both_dags(api: Api) -> None:
-    """Run flights_daily for yesterday, and follow it and the run of flights_reporting it starts."""
+    """Run flights_daily for yesterday, and follow it and the flights_reporting that it starts."""
     wait_for_dags(api, "flights_daily", "flights_reporting")
     unpause(api, "flights_reporting")
     daily = run_for_yesterday(api, "flights_daily")
-    # Not before: the scheduler would make a run for yesterday too, and one that loses ends it.
+    # Not before: the scheduler would make a run for yesterday too, and dies if ours comes first.
     unpause(api, "flights_daily")
     follow(api, "flights_daily", daily)
-    follow(
-        api,
-        "flights_reporting",
-        run_started_by(api, "flights_reporting", "flights_daily", daily),
-    )
+    reporting = run_started_by(api, "flights_reporting", "flights_daily", daily)
+    follow(api, "flights_reporting", reporting)
 
 
 def wait_for_dags(api: Api, *dag_ids: str) -> None:

@@ -69,6 +69,21 @@ def psql(*args: str) -> int:
     return subprocess.run([BIN / "psql", *args], env=env).returncode
 
 
+def connect():
+    """Connect to the warehouse as its owner, each statement a transaction."""
+    import psycopg
+
+    conn = connection()
+    return psycopg.connect(
+        host=conn["conn_host"],
+        port=conn["conn_port"],
+        user=conn["conn_login"],
+        password=conn["conn_password"],
+        dbname=conn["conn_schema"],
+        autocommit=True,
+    )
+
+
 def _create(data: Path) -> None:
     conn = connection()
     data.mkdir(parents=True)

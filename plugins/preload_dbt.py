@@ -21,7 +21,7 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):
-    import cosmos.airflow.dag
-    import cosmos.operators.watcher  # noqa: F401
+    # Airflow itself imports these when a DAG file is parsed.
     import dbt.adapters.postgres
     import dbt.cli.main  # noqa: F401
+    import openlineage.common.provider.dbt.local  # noqa: F401  after each dbt

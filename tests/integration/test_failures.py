@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.integration.helpers import clear_with_downstream
+
 pytestmark = pytest.mark.timeout(600)
 
 RUNS = "/dags/flights_daily/dagRuns"
@@ -52,16 +54,7 @@ def test_a_failing_data_test_is_mended_by_clearing_it(api, run_daily, impossible
     }
 
     impossible_rain()
-    api(
-        "POST",
-        "/dags/flights_daily/clearTaskInstances",
-        json={
-            "dry_run": False,
-            "dag_run_id": run_id,
-            "task_ids": ["dbt.stg_weather.test"],
-            "include_downstream": True,
-        },
-    )
+    clear_with_downstream(api, "flights_daily", run_id, "dbt.stg_weather.test")
     pipeline.follow(api, "flights_daily", run_id)
     after = tasks_of(api, run_id)
     started_anew = {n for n in after if after[n]["start_date"] != before[n]["start_date"]}

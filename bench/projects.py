@@ -1,0 +1,139 @@
+"""The dbt projects that are run: the sample, and generated ones of any size."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from include import warehouse
+from local.settings import ROOT, Failure, dbt_env
+
+SAMPLE = ROOT / "dbt" / "nyc_flights"
+NAMES = [SAMPLE.name, "models_50", "models_200", "models_1000"]
+
+# The day of the archive that the sample is run for.
+START = datetime(2013, 3, 14)
+END = START + timedelta(days=1)
+
+LAYERS = 5
+PROJECT_YML = """\
+name: {name}
+version: "1.0.0"
+config-version: 2
+profile: {name}
+flags:
+  send_anonymous_usage_stats: false
+models:
+  {name}:
+    +materialized: table
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    folder: Path
+    models: int
+    tests: int
+    # What a whole run leaves in the warehouse, as schema.name.
+    relations: frozenset[str]
+
+
+def write(folder: Path, name: str) -> None:
+    """Write a project to a folder that is not there yet."""
+    if name == SAMPLE.name:
+        ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
+        shutil.copytree(SAMPLE, folder, ignore=ignored)
+        return
+    folder.mkdir(parents=True)
+    (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
+    profiles = (SAMPLE / "profiles.yml").read_text()
+    (folder / "profiles.yml").write_text(profiles.replace(f"\n{SAMPLE.name}:", f"\n{name}:"))
+    # One of them is the lock without which dbt processes that start at once can fail.
+    shutil.copytree(SAMPLE / "macros", folder / "macros")
+    _write_models(folder / "models", int(name.removeprefix("models_")))
+
+
+def _write_models(folder: Path, count: int) -> None:
+    """Write models in layers, each of ten rows and with one test.
+
+    A model reads two of the layer before. What the warehouse does for it costs next to nothing, so
+    that what a way of running it adds can be seen.
+    """
+    above: list[str] = []
+    for layer in range(1, LAYERS + 1):
+        # What is left over after the division goes to the first layers.
+        width = count // LAYERS + (layer <= count % LAYERS)
+        models = [f"layer_{layer}_model_{number}" for number in range(1, width + 1)]
+        place = folder / f"layer_{layer}"
+        place.mkdir(parents=True)
+        for number, model in enumerate(models):
+            parents = [above[n % len(above)] for n in (number, number + 1)] if above else []
+            reads = [f"select id from {{{{ ref('{name}') }}}}\n" for name in parents]  # noqa: S608
+            sql = "union\n".join(reads) or "select generate_series(1, 10) as id\n"
+            (place / f"{model}.sql").write_text(sql)
+        columns = [{"name": "id", "data_tests": ["unique"]}]
+        properties = [{"name": model, "columns": columns} for model in models]
+        # JSON is YAML too.
+        (place / "models.yml").write_text(json.dumps({"models": properties}, indent=1))
+        above = models
+
+
+def parse(folder: Path, dbt: Path) -> Project:
+    """Parse a project and return what is in it. Every run finds what this leaves in target/."""
+    # For the target that include/dbt_config.py names.
+    done = subprocess.run(
+        [dbt, "--quiet", "parse", "--target", "prod"],
+        cwd=folder,
+        env={**os.environ, **env()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise Failure(f"dbt can't parse {folder}: {done.stdout}")
+    nodes = json.loads((folder / "target" / "manifest.json").read_text())["nodes"].values()
+    types = [node["resource_type"] for node in nodes]
+    return Project(
+        folder,
+        models=types.count("model"),
+        tests=types.count("test"),
+        relations=frozenset(
+            f"{node['schema']}.{node['alias']}"
+            for node in nodes
+            if node["resource_type"] in ("model", "seed", "snapshot")
+        ),
+    )
+
+
+def env() -> dict[str, str]:
+    """Return the variables that dbt reads, in whichever process it runs."""
+    return {
+        **dbt_env(),
+        "DBT_EVENT_TIME_START": START.date().isoformat(),
+        "DBT_EVENT_TIME_END": END.date().isoformat(),
+    }
+
+
+def load_raw(connection) -> None:
+    """Load what the sample reads."""
+    warehouse.load(connection, START, END)
+
+
+def drop_built(connection) -> None:
+    """Leave nothing in the warehouse but what was loaded."""
+    built = """
+        select nspname from pg_namespace
+        where nspowner = current_user::regrole and nspname <> 'raw'
+    """
+    for (schema,) in connection.execute(built).fetchall():
+        connection.execute(f"drop schema {schema} cascade")
+
+
+def missing(connection, project: Project) -> list[str]:
+    """Return which relations of a project the warehouse lacks."""
+    there = connection.execute(
+        "select table_schema || '.' || table_name from information_schema.tables"
+    )
+    return sorted(project.relations - {name for (name,) in there})
