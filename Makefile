@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone test bench lint lock logs psql dbt backfill screenshots
+.PHONY: help start stop clean warehouse standalone test bench lint lock logs psql dbt backfill screenshots containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(VENV)/installed ## Run pre-commit on all files
 
 screenshots: $(VENV)/installed ## Make docs/images from the running Airflow
 	@$(PYTHON) -m tests.integration.screenshots
+
+containers: $(VENV)/installed ## Look at what astro dev start runs, and run it
+	@$(PYTHON) -m tests.integration.containers
 
 lock: $(VENV)/installed ## Write requirements-dev.txt anew; ARGS=--upgrade for newer versions
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/lock $(ARGS)

@@ -75,6 +75,11 @@ def test_the_asset_carries_the_days_figures(api, yesterday):
     assert events[0]["extra"]["flight_date"] == yesterday.isoformat()
 
 
+def test_reporting_is_started_by_the_asset(api):
+    runs = api.all("/dags/flights_reporting/dagRuns", "dag_runs")
+    assert {run["run_type"] for run in runs} == {"asset_triggered"}
+
+
 def test_the_same_day_twice_gives_the_same_rows(api, warehouse, run_daily):
     before = {table: rows(warehouse, table) for table in MARTS}
     assert run_daily()[0] == "success"
@@ -92,6 +97,10 @@ def test_a_backfill_gives_each_day_its_own_rows(api, warehouse):
     days = [date(2026, 3, 9), date(2026, 3, 10)]
     filled = local("backfill", *map(str, days))
     assert filled.returncode == 0, filled.stdout + filled.stderr
+    runs = api.all("/dags/flights_daily/dagRuns", "dag_runs", run_type="backfill")
+    assert [(run["logical_date"][:10], run["state"]) for run in runs] == [
+        (str(day), "success") for day in days
+    ]
     for day in days:
         assert figures_in(warehouse, BY_CARRIER, day) == figures_of(archived(day))
 

@@ -1,0 +1,94 @@
+"""`make containers`: look at a project that `astro dev start` runs, and run it.
+
+Prints a line for each thing that is as it should be and ends at the first that is not. A second
+time, after `astro dev stop` and `astro dev start`, it tells whether the warehouse was kept.
+"""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from local import pipeline
+from local.settings import PORT, ROOT, Failure, dbt_env
+from tests.conftest import connect
+from tests.integration.helpers import BY_CARRIER, REPORTED, archived, figures_in, figures_of
+
+MODEL = ROOT / "dbt" / "nyc_flights" / "models" / "marts" / "seen_in_containers.sql"
+EDIT_SECONDS = 60
+# What .dockerignore keeps out, as far as a clone can have it.
+KEPT_OUT = (".git", ".env", ".local", ".bench", "airflow_settings.yaml", "local", "docs")
+
+
+def in_scheduler(*command: str) -> str:
+    names = subprocess.run(
+        ["docker", "ps", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    scheduler = next((name for name in names if "scheduler" in name), None)
+    if scheduler is None:
+        raise Failure("No container runs a scheduler: `astro dev start` starts it.")
+    done = subprocess.run(
+        ["docker", "exec", scheduler, *command], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def expect(true: bool, what: str) -> None:
+    if not true:
+        raise Failure(f"not so: {what}")
+    print(f"ok: {what}", flush=True)
+
+
+def check_image() -> None:
+    expect(in_scheduler("whoami").strip() == "astro", "tasks run as user astro")
+    files = in_scheduler("ls", "-A", "/usr/local/airflow").split()
+    expect(not set(KEPT_OUT) & set(files), f"the image lacks {', '.join(KEPT_OUT)}")
+    manifests = in_scheduler("ls", "/usr/local/airflow/manifests").split()
+    expect(manifests == ["nyc_flights.json"], "the image holds the manifest made at its build")
+
+
+def check_edit(api: pipeline.Api) -> None:
+    def shown() -> bool:
+        tasks = api("GET", "/dags/flights_daily/tasks")["tasks"]
+        return f"dbt.{MODEL.stem}_run" in {task["task_id"] for task in tasks}
+
+    MODEL.write_text("select 1 as seen\n")
+    written = time.monotonic()
+    try:
+        while not shown() and time.monotonic() - written < 4 * EDIT_SECONDS:
+            time.sleep(0.5)
+    finally:
+        MODEL.unlink()
+    seconds = time.monotonic() - written
+    expect(seconds < EDIT_SECONDS, f"a new model is a task after {seconds:.0f} s")
+
+
+def main() -> None:
+    try:
+        api = pipeline.Api(PORT)
+        errors = api("GET", "/importErrors")["import_errors"]
+        expect(errors == [], "no import error")
+        check_image()
+        pipeline.run_both_dags(api)
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        expected = figures_of(archived(yesterday))
+        reported = {key: n for key, n in expected.items() if key[1] != "departure_delay"}
+        with connect(dbt_env()) as warehouse:
+            expect(
+                figures_in(warehouse, BY_CARRIER, yesterday) == expected
+                and figures_in(warehouse, REPORTED, yesterday) == reported,
+                f"the marts of {yesterday} equal the archive",
+            )
+            days = warehouse.execute("select count(distinct flight_date) from marts.fct_flights")
+            print(f"marts.fct_flights holds {days.fetchone()[0]} days")
+        docs = httpx.get(f"{api.url}/cosmos/nyc_flights/dbt_docs_index.html")
+        expect("fct_flights" in docs.text, "the API server shows dbt's docs")
+        check_edit(api)
+    except (Failure, httpx.HTTPError) as failure:
+        sys.exit(f"error: {failure}")
+
+
+if __name__ == "__main__":
+    main()
