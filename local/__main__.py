@@ -41,14 +41,15 @@ SAMPLE = """
 def start(args) -> None:
     running = airflow.port_in_use()
     port = running or PORT
+    if DEPLOYMENT:
+        deployment.require_usable()
+        if running and not airflow.runs_celery():
+            raise Failure("Airflow already runs, without DEPLOYMENT=: `make stop` ends it.")
     if not running:
         airflow.stop()
         airflow.require_free(port, "Airflow", "PORT")
         if DEPLOYMENT:
-            deployment.require_usable()
             airflow.require_free(REDIS_PORT, "Redis", "REDIS_PORT")
-    elif DEPLOYMENT and not airflow.runs_celery():
-        raise Failure("Airflow already runs, without DEPLOYMENT=: `make stop` ends it.")
     start_warehouse(args)
     if not running:
         parse_projects()

@@ -30,6 +30,10 @@ class Api:
 
     def __call__(self, method: str, path: str, **kwargs) -> dict:
         answer = self._client.request(method, path, **kwargs)
+        if method == "GET" and answer.is_server_error:
+            # A run that is being made can't be read yet.
+            time.sleep(1)
+            answer = self._client.request(method, path, **kwargs)
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
         return answer.json()

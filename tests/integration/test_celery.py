@@ -10,8 +10,6 @@ import pytest
 import yaml
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, free_port, local
-from tests.integration.helpers import broken_stg_flights, clear_with_downstream
-from tests.integration.pages import first_run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -42,13 +40,6 @@ def started(project) -> dict[str, str]:
     finally:
         stopped = local("stop", env=env)
     assert stopped.returncode == 0, stopped.stderr
-
-
-@pytest.fixture(scope="module")
-def api(started):
-    from local.pipeline import Api
-
-    return Api(started["PORT"])
 
 
 @pytest.fixture(scope="module")
@@ -118,30 +109,3 @@ def test_redis_wants_a_password_which_no_log_holds(started):
     assert config.stat().st_mode & 0o077 == 0
     password = re.search(r"requirepass (\w+)", config.read_text())[1]
     assert [log for log in FOLDER.rglob("*.log") if password in log.read_text()] == []
-
-
-def test_a_broken_model_is_mended_by_clearing_it(api, queues, run_daily):
-    from local import pipeline
-
-    default, dbt = queues
-    # Nothing here needs its second run.
-    api("PATCH", "/dags/flights_reporting", json={"is_paused": True})
-    with broken_stg_flights(FOLDER / "dbt" / "nyc_flights"):
-        state, tasks = run_daily()
-    assert state == "failed"
-    assert {task for task, state in tasks.items() if state == "failed"} == {"dbt.stg_flights.run"}
-
-    run_id = first_run(api, "flights_daily", order_by="-run_after")
-    clear_with_downstream(api, "flights_daily", run_id, "dbt.stg_flights.run")
-    pipeline.follow(api, "flights_daily", run_id)
-
-    # In its log dbt says how many threads go to work.
-    with_dbt = attempts(having="Concurrency: ")
-    retried = ("flights_daily", "dbt.stg_flights.run", "2")
-    cleared = ("flights_daily", "dbt.stg_flights.run", "3")
-    behind = ("flights_daily", "dbt.fct_flights.run", "1")
-    assert {retried, cleared, behind} <= with_dbt
-    # Cosmos sends a cleared task after `dbt build`. Airflow asks it nothing about a retry
-    # (apache/airflow#65932), nor about a first try.
-    assert cleared in attempts_on(dbt)
-    assert {retried, behind} <= attempts_on(default)

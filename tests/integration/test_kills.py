@@ -48,19 +48,10 @@ def held(api, warehouse):
     with connect(dbt_env(), autocommit=False) as holder:
         holder.execute("lock table marts.dim_carriers in access exclusive mode")
         held.run_id = api("POST", RUNS, json={"logical_date": None})["dag_run_id"]
+        wait_until(lambda: held.task()["pid"])
         wait_for_blocked(warehouse, 1)
         yield held
         holder.rollback()
-
-
-def process_of(task: dict) -> psutil.Process:
-    """Return the process that runs a task: Airflow names it by the task instance."""
-    for process in psutil.process_iter():
-        if process.name().startswith("airflow worker") and task["id"] in " ".join(
-            process.cmdline()
-        ):
-            return process
-    pytest.fail(f"no process runs {task['task_id']}")
 
 
 def wait_until(condition) -> None:
@@ -82,14 +73,14 @@ def only_the_producer_is_skipped(states: dict[str, str]) -> bool:
 
 
 def test_a_killed_producer_is_made_up_for_by_the_models_tasks(held):
-    process_of(held.task()).kill()
+    psutil.Process(held.task()["pid"]).kill()
     # Its retry runs no dbt: see include/dbt_config.py.
     wait_until(lambda: held.task()["state"] == "skipped")
     assert only_the_producer_is_skipped(held.finish())
 
 
 def test_a_killed_worker_is_made_up_for_as_well(held):
-    process = process_of(held.task())
+    process = psutil.Process(held.task()["pid"])
     worker = process.parent()
     assert "LocalExecutor" in " ".join(worker.cmdline())
     worker.kill()

@@ -17,6 +17,7 @@ from tests.integration.helpers import (
     figures_of,
     rows,
 )
+from tests.integration.pages import first_run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,7 +56,8 @@ def test_another_port_for_postgres_is_refused_while_both_run(api):
 def test_a_list_of_several_pages_is_read_to_its_end(api, monkeypatch):
     from local import pipeline
 
-    path = "/dags/flights_daily/dagRuns/~/taskInstances"
+    run_id = first_run(api, "flights_daily")
+    path = f"/dags/flights_daily/dagRuns/{run_id}/taskInstances"
     whole = api("GET", path, params={"limit": 100})["task_instances"]
     monkeypatch.setattr(pipeline, "PAGE", len(whole) // 2)
     assert [task["id"] for task in api.all(path, "task_instances")] == [t["id"] for t in whole]
@@ -93,8 +95,8 @@ def test_a_day_without_flights_passes(warehouse, run_daily):
     assert figures_in(warehouse, BY_CARRIER, date(2024, 2, 29)) == {}
 
 
-def test_a_backfill_gives_each_day_its_own_rows(api, warehouse):
-    days = [date(2026, 3, 9), date(2026, 3, 10)]
+def test_a_backfill_gives_each_day_its_own_rows(api, warehouse, yesterday):
+    days = [yesterday - timedelta(days=n) for n in (3, 2)]
     filled = local("backfill", *map(str, days))
     assert filled.returncode == 0, filled.stdout + filled.stderr
     runs = api.all("/dags/flights_daily/dagRuns", "dag_runs", run_type="backfill")
@@ -105,17 +107,19 @@ def test_a_backfill_gives_each_day_its_own_rows(api, warehouse):
         assert figures_in(warehouse, BY_CARRIER, day) == figures_of(archived(day))
 
 
-def test_full_refresh_rebuilds_every_loaded_day(api, warehouse, run_daily):
+def test_full_refresh_rebuilds_every_loaded_day(api, warehouse, run_daily, yesterday):
     before = rows(warehouse, "fct_flights")
-    warehouse.execute("delete from marts.fct_flights where flight_date = '2026-03-09'")
+    warehouse.execute("delete from marts.fct_flights where flight_date = %s", [yesterday])
     assert run_daily(full_refresh=True)[0] == "success"
     assert rows(warehouse, "fct_flights") == before
 
 
-def test_a_broken_model_fails_the_run_and_leaves_the_marts(api, warehouse, project, run_daily):
+def test_a_broken_model_fails_the_run_and_leaves_the_marts(
+    warehouse, project, run_daily, yesterday
+):
     before = {table: rows(warehouse, table) for table in MARTS}
     with broken_stg_flights(project):
-        state, tasks = run_daily(date(2026, 3, 11))
+        state, tasks = run_daily(yesterday - timedelta(days=4))
     assert state == "failed"
     assert {task: state for task, state in tasks.items() if state != "success"} == {
         "dbt.stg_flights.run": "failed",

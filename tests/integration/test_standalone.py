@@ -170,8 +170,7 @@ def test_the_plugins_are_loaded(standalone):
 def test_only_this_machine_reaches_airflow(standalone):
     addresses = {
         connection.laddr.ip
-        for process in standalone.process.children(recursive=True)
-        for connection in process.net_connections("tcp")
+        for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == standalone.port
     }
     assert addresses == {"127.0.0.1"}
