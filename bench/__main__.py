@@ -29,13 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--quick", action="store_true", help="one run each, of the sample only")
     parser.add_argument("--limit", type=float, default=300, help="seconds that a run may take")
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each way on each project")
     parser.add_argument("--project", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--way", nargs="+", choices=ways, default=list(ways))
     args = parser.parse_args()
     if args.quick:
         file, names, runs = HOME / "quick.json", NAMES[:1], 1
     else:
-        file, names, runs = HOME / "results.json", args.project, RUNS
+        file, names, runs = HOME / "results.json", args.project, args.runs
     try:
         results = compare(file, names, [ways[name] for name in args.way], runs, args.limit)
     except Failure as failure:
