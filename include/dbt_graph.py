@@ -41,10 +41,13 @@ NODE_TASK = re.compile(
 class Graph(DbtGraph):
     def load(self, *args, **kwargs) -> None:
         task_id = get_parsing_context().task_id
-        if task_id and self._recall(task_id):
+        # Without a fresh manifest Cosmos asks dbt, and keeps the answer itself.
+        keeps = bool(self.project.manifest_path)
+        if keeps and task_id and self._recall(task_id):
             return
         super().load(*args, **kwargs)
-        self._keep()
+        if keeps:
+            self._keep()
 
     def update_node_dependency(self) -> None:
         @cache
@@ -65,22 +68,29 @@ class Graph(DbtGraph):
 
     def _kept(self) -> Path:
         # Not in Cosmos's own folder in /tmp: whoever can write a pickle runs code as its reader.
-        name = f"{self.cache_key}-{cosmos.__version__}.pickle"
-        return Path(AIRFLOW_HOME, "dbt_graphs", name)
+        return Path(AIRFLOW_HOME, "dbt_graphs", f"{self.cache_key}.pickle")
+
+    def _origin(self) -> tuple:
+        """Return what the graph is made from: another DAG file or manifest, another graph."""
+        manifest = Path(self.project.manifest_path.path)
+        chosen = (self.render_config.select, self.render_config.exclude, TESTS_AS_TASKS)
+        return str(manifest), manifest.stat().st_mtime_ns, *chosen, cosmos.__version__
 
     def _keep(self) -> None:
         kept = self._kept()
         kept.parent.mkdir(parents=True, exist_ok=True)
+        graph = (self.filtered_nodes, self.tests_per_model, self.render_config.test_behavior)
         with NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            graph = (self.filtered_nodes, self.tests_per_model, self.render_config.test_behavior)
-            pickle.dump(graph, file)
+            pickle.dump((self._origin(), graph), file)
         os.replace(file.name, kept)
 
     def _recall(self, task_id: str) -> bool:
         """Take the task's node, its parents and its tests; return whether it is a kept one."""
         try:
-            graph = pickle.loads(self._kept().read_bytes())  # noqa: S301
+            origin, graph = pickle.loads(self._kept().read_bytes())  # noqa: S301
         except FileNotFoundError:
+            return False
+        if origin != self._origin():
             return False
         nodes, self.tests_per_model, self.render_config.test_behavior = graph
         self.nodes = self.filtered_nodes = {}

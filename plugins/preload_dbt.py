@@ -1,7 +1,7 @@
 """Import Cosmos and dbt once, in the process that forks the tasks.
 
 Every task is a fork. What its parent has imported costs it nothing; otherwise each one imports
-Cosmos, and the one that runs dbt imports dbt too, which took seconds. The price is about 60 MB of
+Cosmos, and the one that runs dbt imports dbt too, which took seconds. The price is about 70 MB of
 memory in the parent. An AirflowPlugin is not needed: the scheduler imports every file in plugins/.
 A Celery worker imports none, its children do; deploy/astro.yaml makes it import this one.
 """

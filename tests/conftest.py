@@ -41,9 +41,6 @@ os.environ |= {
     "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-    # The defaults of 300 and 90 s are long to wait for what test_kills.py kills.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "40",
-    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
     # Without a place for the docs no task makes them.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
         {"nyc_flights": {"dir": str(HOME / "docs"), "index": "static_index.html"}}

@@ -112,6 +112,16 @@ def test_a_task_that_is_not_in_the_kept_graph_is_still_found(parsed):
         assert render("second").get_task("late_run").model_unique_id == "model.second.late"
 
 
+def test_the_graph_of_an_older_manifest_is_forgotten(parsed):
+    assert "apart_run" in render("second").task_ids
+    (parsed / "models" / "more.yml").write_text(
+        "models: [{name: apart, columns: [{name: id, data_tests: [unique]}]}]"
+    )
+    assert dbt("parse", project=str(parsed)).returncode == 0
+    with in_the_process_of("second", "apart.test"):
+        assert render("second").get_task("apart.test").is_test_sensor
+
+
 def test_in_a_large_project_a_models_task_covers_its_tests(parsed, monkeypatch):
     monkeypatch.setattr(dbt_graph, "TESTS_AS_TASKS", 2)
     dag = render("second")
