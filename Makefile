@@ -67,5 +67,5 @@ $(VENV)/installed: requirements-dev.txt
 	echo "Installing into $(VENV) with $$($$python --version)"; \
 	$$python -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
-	@$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes requirements-dev.txt
+	@$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements-dev.txt
 	@touch $@

@@ -19,6 +19,8 @@ def main() -> None:
         "PORT": os.environ.get("PORT") or "8090",
         "WAREHOUSE_PORT": os.environ.get("WAREHOUSE_PORT") or "5443",
     }
+    # With it every process would compile what it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     from bench import picture, report
     from bench.compare import compare
     from bench.projects import NAMES

@@ -1,8 +1,9 @@
 """The task of a model together with its tests, for projects with many models."""
 
 import cosmos.operators.watcher
+from cosmos.operators._watcher import base
 from cosmos.operators._watcher.aggregation import get_tests_status_xcom_key
-from cosmos.operators._watcher.state import get_xcom_val, is_dbt_node_status_success
+from cosmos.operators._watcher.state import is_dbt_node_status_success
 from cosmos.operators.watcher import DbtConsumerWatcherSensor
 
 
@@ -16,7 +17,7 @@ class DbtBuildWatcherOperator(DbtConsumerWatcherSensor):
         producer = self.dag.get_task(self.producer_task_id)
         if self.model_unique_id in producer.tests_per_model and is_dbt_node_status_success(status):
             tests = get_tests_status_xcom_key(self.model_unique_id)
-            return get_xcom_val(ti, self.producer_task_id, tests)
+            return base.get_xcom_val(ti, self.producer_task_id, tests)
         return status
 
 

@@ -16,7 +16,7 @@ from cosmos.operators._watcher.state import DBT_SUCCESS_STATUSES
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
 from include import dbt_graph, warehouse  # noqa: F401  dbt_graph sets Cosmos up
-from include.dbt_log import one_event_per_node
+from include.dbt_log import one_xcom_per_task
 
 # A dbt in an environment of its own, for a dbt that conflicts with Airflow. Unset: the dbt
 # next to Airflow runs inside the task's process, which saves its start-up at every task.
@@ -138,7 +138,7 @@ def execution_config() -> ExecutionConfig:
     return ExecutionConfig(
         execution_mode=ExecutionMode.WATCHER,
         setup_operator_args={
-            "dbt_runner_callbacks": [one_event_per_node()],
+            "dbt_runner_callbacks": [one_xcom_per_task()],
             # Its retry runs no dbt, and until then the retry of a model's task only reads the
             # same failure again. After it that task runs dbt.
             "retry_delay": timedelta(0),
@@ -154,9 +154,11 @@ def _forget_failures(context) -> None:
     What one `dbt build` said about each node outlives that build's own task. A task behind the
     failure would still read that dbt had skipped its node, and fail once more.
     """
-    kept = context["ti"]._cosmos_xcom_backup_buffer
+    # Not there after a killed worker, for which the dag-processor calls this.
+    kept = getattr(context["ti"], "_cosmos_xcom_backup_buffer", {})
     for key, value in list(kept.items()):
-        status = value.get("status") if isinstance(value, dict) else value
+        told = value["value"] if "along" in value else value
+        status = told.get("status") if isinstance(told, dict) else told
         about_a_node = key.endswith(("_status", "_dbt_event")) and key != "task_status"
         if about_a_node and status not in DBT_SUCCESS_STATUSES:
             del kept[key]

@@ -22,7 +22,7 @@ import cosmos.converter
 from airflow.configuration import AIRFLOW_HOME
 from airflow.sdk import get_parsing_context
 from cosmos import settings
-from cosmos.constants import DbtResourceType, TestBehavior
+from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 from cosmos.dbt.graph import DbtGraph
 
 from include import dbt_build  # noqa: F401  for TestBehavior.BUILD
@@ -30,7 +30,7 @@ from include import dbt_build  # noqa: F401  for TestBehavior.BUILD
 # Up to so many models the tests of each have a task of their own. With more, a model's task ends
 # after its tests and fails with them: that halves the tasks, and with them most of what a run
 # costs besides dbt. What failed is then in the task's log, no longer in the grid.
-TESTS_AS_TASKS = 200
+TESTS_AS_TASKS = int(os.environ.get("DBT_TESTS_AS_TASKS", "100"))
 
 # How Cosmos names the task of a node: dbt.stg_flights.run, dbt.airports_seed, m_model_build.
 NODE_TASK = re.compile(
@@ -40,10 +40,9 @@ NODE_TASK = re.compile(
 
 class Graph(DbtGraph):
     def load(self, *args, **kwargs) -> None:
-        task_id = get_parsing_context().task_id
         # Without a fresh manifest Cosmos asks dbt, and keeps the answer itself.
         keeps = bool(self.project.manifest_path)
-        if keeps and task_id and self._recall(task_id):
+        if keeps and self._recall(get_parsing_context().task_id):
             return
         super().load(*args, **kwargs)
         if keeps:
@@ -84,8 +83,8 @@ class Graph(DbtGraph):
             pickle.dump((self._origin(), graph), file)
         os.replace(file.name, kept)
 
-    def _recall(self, task_id: str) -> bool:
-        """Take the task's node, its parents and its tests; return whether it is a kept one."""
+    def _recall(self, task_id: str | None) -> bool:
+        """Take a task's node, its parents and its tests, or all; return whether they are kept."""
         try:
             origin, graph = pickle.loads(self._kept().read_bytes())  # noqa: S301
         except FileNotFoundError:
@@ -93,9 +92,13 @@ class Graph(DbtGraph):
         if origin != self._origin():
             return False
         nodes, self.tests_per_model, self.render_config.test_behavior = graph
-        self.nodes = self.filtered_nodes = {}
+        self.load_method = LoadMode.DBT_MANIFEST
+        self.nodes = self.filtered_nodes = nodes
+        if not task_id:
+            return True
         # For the versions of a DAG, which the dag-processor makes: it hashes the whole project.
         settings.enable_dag_versioning = False
+        self.nodes = self.filtered_nodes = {}
         named = NODE_TASK.fullmatch(task_id)
         if not named:
             return True

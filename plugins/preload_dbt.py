@@ -6,6 +6,8 @@ memory in the parent. An AirflowPlugin is not needed: the scheduler imports ever
 A Celery worker imports none, its children do; deploy/astro.yaml makes it import this one.
 """
 
+# ruff: noqa: F401
+
 import sys
 
 from airflow.configuration import conf
@@ -21,7 +23,15 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):
-    # Airflow itself imports these when a DAG file is parsed.
+    # By Airflow, when it looks for a task's DAG file and parses it.
+    import airflow.dag_processing.bundles.local
+    import cosmos.airflow.dag
+    import cosmos.operators.watcher
+    import cosmos.profiles
+
+    # By dbt, when it builds.
     import dbt.adapters.postgres
-    import dbt.cli.main  # noqa: F401
-    import openlineage.common.provider.dbt.local  # noqa: F401  after each dbt
+    import dbt.cli.main
+    import dbt.task.build
+    import openlineage.common.provider.dbt.local
+    import upath.implementations.local

@@ -30,7 +30,7 @@ def log_nodes(ti) -> None:
     # From the second try on, the task runs dbt itself.
     if not hasattr(task, "is_test_sensor") or ti.try_number > 1:
         return
-    from cosmos.operators._watcher.state import get_dbt_event_xcom_key
+    from cosmos.operators._watcher.base import get_dbt_event_xcom_key, get_xcom_val
 
     nodes = []
     if not task.is_test_sensor:
@@ -41,7 +41,7 @@ def log_nodes(ti) -> None:
     # Listeners run in a group of the log that Airflow's UI shows folded: leave it.
     task.log.info("::endgroup::")
     for node in nodes:
-        event = ti.xcom_pull(task.producer_task_id, key=get_dbt_event_xcom_key(node))
+        event = get_xcom_val(ti, task.producer_task_id, get_dbt_event_xcom_key(node))
         # With dbt in a process of its own, Cosmos hears of failures only.
         if event:
             task.log.log(LEVELS.get(event["status"], logging.ERROR), "%s", event["msg"])

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,9 @@ os.environ |= {
     "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+    # For test_kills.py, not to wait for minutes.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
     # Without a place for the docs no task makes them.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
         {"nyc_flights": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
@@ -155,13 +159,17 @@ def drop_schemas(connection) -> None:
         connection.execute(f"drop schema {name} cascade")
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.2)
+
+
 def wait_for_blocked(connection, sessions: int) -> None:
     """Wait until so many sessions of the database wait for another one's lock."""
     blocked = """
         select count(*) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock'
     """
-    deadline = time.monotonic() + 120
-    while connection.execute(blocked).fetchone()[0] < sessions:
-        assert time.monotonic() < deadline, f"{sessions} sessions never came to wait"
-        time.sleep(0.05)
+    wait_until(lambda: connection.execute(blocked).fetchone()[0] >= sessions, seconds=120)

@@ -4,7 +4,7 @@ import pytest
 from dbt.events.types import JinjaLogInfo, LogTestResult, NodeFinished, NodeStart
 from dbt_common.events.base_types import EventLevel, msg_from_base_event
 
-from include.dbt_log import one_event_per_node
+from include.dbt_log import one_xcom_per_task
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_last_event_tells_all(status, last):
             (NodeFinished(node_info=node, run_result=result), EventLevel.DEBUG),
         )
     ]
-    gather = one_event_per_node()
+    gather = one_xcom_per_task()
     for event in events:
         gather(event)
 

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from tests.conftest import HAS_POSTGRES, connect, local
+from tests.integration.helpers import tasks_of
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,7 @@ def run_daily(api):
         with contextlib.suppress(pipeline.Failure):
             pipeline.follow(api, "flights_daily", run_id)
         path = f"/dags/flights_daily/dagRuns/{run_id}"
-        tasks = api("GET", f"{path}/taskInstances", params={"limit": 1000})["task_instances"]
-        return api("GET", path)["state"], {task["task_id"]: task["state"] for task in tasks}
+        tasks = tasks_of(api, "flights_daily", run_id)
+        return api("GET", path)["state"], {name: task["state"] for name, task in tasks.items()}
 
     return run

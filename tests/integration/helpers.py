@@ -3,7 +3,7 @@
 import csv
 import gzip
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -73,8 +73,33 @@ def broken_stg_flights(project: Path) -> Iterator[None]:
         (project / "target" / "manifest.json").touch()
 
 
+@contextmanager
+def impossible_rain(warehouse) -> Iterator[Callable[[], None]]:
+    """A reading that fails a test of stg_weather, on a day no run replaces. Call it to mend."""
+
+    def mend():
+        warehouse.execute("delete from raw.weather where precip < 0")
+
+    warehouse.execute(
+        """
+        insert into raw.weather (observed_at, time_hour, origin, precip)
+        values ('2020-02-29 12:00', '2020-02-29 17:00+00', 'JFK', -1)
+        """
+    )
+    try:
+        yield mend
+    finally:
+        mend()
+
+
 def rows(warehouse, table: str) -> list:
     return sorted(warehouse.execute(f"select t::text from marts.{table} t").fetchall())  # noqa: S608
+
+
+def tasks_of(api, dag_id: str, run_id: str) -> dict[str, dict]:
+    """The task instances of a run, by their task's id."""
+    found = api.all(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
+    return {task["task_id"]: task for task in found}
 
 
 def clear_with_downstream(api, dag_id: str, run_id: str, task_id: str) -> None:
