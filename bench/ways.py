@@ -24,7 +24,6 @@ from local.settings import HOME, LOGS, PORT, Failure, airflow_env, shared_settin
 HERE = Path(__file__).parent
 # dbt in an environment of its own, without Airflow.
 DBT_BIN = HOME / "dbt" / "bin"
-BUILD = ["build", "--target", "prod"]
 WARM_UP = "warm_up"
 
 
@@ -56,7 +55,7 @@ class Dbt:
         started = time.monotonic()
         try:
             done = subprocess.run(
-                [self.programs / "dbt", "--quiet", *BUILD],
+                [self.programs / "dbt", "--quiet", "build", *projects.words(self.project)],
                 cwd=self.project,
                 env={**os.environ, **projects.env()},
                 stdout=subprocess.DEVNULL,
@@ -79,7 +78,7 @@ class Warm(Dbt):
     def __enter__(self):
         with (LOGS / "warm.log").open("w") as log:
             self._process = subprocess.Popen(
-                [self.programs / "python", HERE / "warm.py", *BUILD],
+                [self.programs / "python", HERE / "warm.py", *projects.words(self.project)],
                 cwd=self.project,
                 env={**os.environ, **projects.env()},
                 stdin=subprocess.PIPE,

@@ -168,11 +168,12 @@ def operator_args(**more) -> dict:
     """Return the arguments of every dbt task of a DAG, with those of this DAG added."""
     return {
         "poke_interval": POKE_INTERVAL,
-        # A deferred task that resumes within a second or two can count as killed, since Airflow
-        # hears late that its first process has ended (apache/airflow#67287); and it starts twice.
-        # The price is a worker slot for each model whose turn it is.
-        "deferrable": False,
         **more,
+        # Always: Cosmos's trigger knows nothing of the XComs that include/dbt_log.py writes. And a
+        # deferred task that resumes within a second or two can count as killed, since Airflow hears
+        # late that its first process has ended (apache/airflow#67287); and it starts twice. The
+        # price is a worker slot for each model whose turn it is.
+        "deferrable": False,
     }
 
 

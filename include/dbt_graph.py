@@ -29,7 +29,7 @@ from include import dbt_build  # noqa: F401  for TestBehavior.BUILD
 
 # Up to so many models the tests of each have a task of their own. With more, a model's task ends
 # after its tests and fails with them: that halves the tasks, and with them most of what a run
-# costs besides dbt. What failed is then in the task's log, no longer in the grid.
+# costs besides dbt. Which of the two failed is then in the task's log, no longer in the grid.
 TESTS_AS_TASKS = int(os.environ.get("DBT_TESTS_AS_TASKS", "100"))
 
 # How Cosmos names the task of a node: dbt.stg_flights.run, dbt.airports_seed, m_model_build.

@@ -11,6 +11,6 @@ PROJECT = Path(os.environ["DBT_PROJECTS_DIR"], os.environ["BENCH_PROJECT"])
 with DAG("bash", schedule=None):
     BashOperator(
         task_id="dbt_build",
-        bash_command=f"{os.environ['BENCH_DBT']} build --target prod",
+        bash_command=f"{os.environ['BENCH_DBT']} build --profile {PROJECT.name} --target prod",
         cwd=str(PROJECT),
     )

@@ -16,6 +16,7 @@ from tests.integration.helpers import (
     figures_in,
     figures_of,
     rows,
+    tasks_of,
 )
 from tests.integration.pages import first_run
 
@@ -80,6 +81,21 @@ def test_the_asset_carries_the_days_figures(api, yesterday):
 def test_reporting_is_started_by_the_asset(api):
     runs = api.all("/dags/flights_reporting/dagRuns", "dag_runs")
     assert {run["run_type"] for run in runs} == {"asset_triggered"}
+
+
+def test_each_task_is_told_in_one_xcom(api):
+    run_id = first_run(api, "flights_daily")
+    waiting = [
+        name
+        for name in tasks_of(api, "flights_daily", run_id)
+        if name.startswith("dbt.") and "dbt_producer_watcher" not in name
+    ]
+    producer = f"/dags/flights_daily/dagRuns/{run_id}/taskInstances/dbt.dbt_producer_watcher"
+    keys = [entry["key"] for entry in api.all(f"{producer}/xcomEntries", "xcom_entries")]
+    # Three are about `dbt build` itself.
+    assert len(set(keys) - {"producer_cmd_flags", "dbt_startup_events", "task_status"}) == len(
+        waiting
+    )
 
 
 def test_the_same_day_twice_gives_the_same_rows(api, warehouse, run_daily):

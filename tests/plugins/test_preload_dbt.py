@@ -1,0 +1,33 @@
+"""A task's process has nothing left to import of Cosmos and dbt."""
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+# What the scheduler does before it forks, and then what a task's process does first.
+SCRIPT = """
+import runpy, sys
+sys.argv = ["airflow", "scheduler"]
+runpy.run_path("plugins/preload_dbt.py")
+before = set(sys.modules)
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag("dags", bundle_path=".")
+assert len(bag.dags) == 2, bag.import_errors
+libraries = {"cosmos", "dbt", "openlineage"}
+print(*(name for name in set(sys.modules) - before if name.split(".")[0] in libraries))
+assert "dbt.task.build" in before
+"""
+
+
+def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(project):
+    parsed = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"},
+        capture_output=True,
+        text=True,
+    )
+    assert parsed.returncode == 0, parsed.stderr
+    assert parsed.stdout.strip() == ""
