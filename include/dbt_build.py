@@ -1,6 +1,7 @@
 """The task of a model together with its tests, for projects with many models."""
 
 import cosmos.operators.watcher
+from cosmos.constants import TestBehavior
 from cosmos.operators._watcher import base
 from cosmos.operators._watcher.aggregation import get_tests_status_xcom_key
 from cosmos.operators._watcher.state import is_dbt_node_status_success
@@ -19,6 +20,12 @@ class DbtBuildWatcherOperator(DbtConsumerWatcherSensor):
             tests = get_tests_status_xcom_key(self.model_unique_id)
             return base.get_xcom_val(ti, self.producer_task_id, tests)
         return status
+
+
+def covers_tests(producer) -> bool:
+    """Return whether the tasks that watch this `dbt build` are of this kind."""
+    graph = getattr(producer.dag, "dbt_graph", None) or producer.task_group.dbt_graph
+    return graph.render_config.test_behavior is TestBehavior.BUILD
 
 
 # Cosmos names this class for TestBehavior.BUILD, and has none of its own when it watches.

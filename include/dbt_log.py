@@ -1,12 +1,12 @@
 """What dbt says about each node, on its way from `dbt build` to the task of that node.
 
 Each value that a task writes or reads goes through the API server, which takes about 10 ms of CPU
-time for it. Cosmos writes and reads ten for a model with a test. Here it is one for the model and
-one for its tests: a node's status, with all that Cosmos keeps about the node beside it.
+time for it. Cosmos writes five for a model with a test, and reads seven. Here it is one for each
+task: a status, with all that Cosmos keeps about the task's nodes beside it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,8 @@ from cosmos.operators._watcher.state import (
     get_status_xcom_key,
     safe_xcom_push,
 )
+
+from include import dbt_build
 
 # By these two Cosmos tells that dbt skipped a node because one before it failed.
 SKIPS = {"SkippingDetails", "LogSkipBecauseError"}
@@ -47,21 +49,28 @@ def one_xcom_per_task() -> Callable:
         told[key] = value
 
     def node_is_done(task_instance, project_dir, unique_id, node_path, resource_type) -> None:
-        if resource_type == "test":
-            for model, tests in task_instance.task.tests_per_model.items():
-                if unique_id in tests:
-                    status = get_tests_status_xcom_key(model)
-                    write(task_instance, status, map(get_dbt_event_xcom_key, tests))
+        tests_per_model = task_instance.task.tests_per_model
+        together = dbt_build.covers_tests(task_instance.task)
+        if resource_type != "test":
+            compiled = base._extract_compiled_sql(project_dir, unique_id, node_path, resource_type)
+            told[get_compiled_sql_xcom_key(unique_id)] = compiled
+            if not (together and unique_id in tests_per_model):
+                write(task_instance, *keys_of(unique_id))
             return
-        compiled = get_compiled_sql_xcom_key(unique_id)
-        told[compiled] = base._extract_compiled_sql(
-            project_dir, unique_id, node_path, resource_type
-        )
-        along = [get_dbt_event_xcom_key(unique_id), compiled]
-        write(task_instance, get_status_xcom_key(unique_id), along)
+        for model, tests in tests_per_model.items():
+            result = get_tests_status_xcom_key(model)
+            # There after the last of the model's tests.
+            if unique_id in tests and result in told:
+                events = map(get_dbt_event_xcom_key, tests)
+                first = keys_of(model) if together else []
+                write(task_instance, *first, result, *events)
 
-    def write(task_instance, key: str, along: Iterable[str]) -> None:
-        # Of several threads of dbt only one takes it. A model's tests have none before the last.
+    def keys_of(unique_id: str) -> list[str]:
+        keys = get_status_xcom_key, get_dbt_event_xcom_key, get_compiled_sql_xcom_key
+        return [key(unique_id) for key in keys]
+
+    def write(task_instance, key: str, *along: str) -> None:
+        # Of several threads of dbt only one takes it.
         if (status := told.pop(key, None)) is None:
             return
         value = {"value": status, "along": {key: told.pop(key, None) for key in along}}

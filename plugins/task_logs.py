@@ -24,8 +24,8 @@ for name in ("cosmos.airflow.graph", "openlineage.common"):
 LEVELS = {"success": logging.INFO, "pass": logging.INFO, "warn": logging.WARNING}
 
 
-def log_nodes(ti) -> None:
-    """Log what dbt said about the node of a watching task, or about each test of a test's task."""
+def log_nodes(ti, failed: bool = False) -> None:
+    """Log what dbt said about each node of a watching task."""
     task = ti.task
     # From the second try on, the task runs dbt itself.
     if not hasattr(task, "is_test_sensor") or ti.try_number > 1:
@@ -33,13 +33,15 @@ def log_nodes(ti) -> None:
     from cosmos.operators._watcher.base import get_dbt_event_xcom_key, get_xcom_val
 
     nodes = []
-    if not task.is_test_sensor:
+    # Cosmos logs a model's error itself.
+    if not task.is_test_sensor and not failed:
         nodes += [task.model_unique_id]
     if task.is_test_sensor or task.base_cmd == ["build"]:
         producer = task.dag.get_task(task.producer_task_id)
         nodes += producer.tests_per_model.get(task.model_unique_id, [])
     # Listeners run in a group of the log that Airflow's UI shows folded: leave it.
-    task.log.info("::endgroup::")
+    if nodes:
+        task.log.info("::endgroup::")
     for node in nodes:
         event = get_xcom_val(ti, task.producer_task_id, get_dbt_event_xcom_key(node))
         # With dbt in a process of its own, Cosmos hears of failures only.
@@ -54,9 +56,7 @@ class TaskLogs:
 
     @hookimpl
     def on_task_instance_failed(self, previous_state, task_instance, error):
-        # Cosmos logs a model's error itself.
-        if getattr(task_instance.task, "is_test_sensor", False):
-            log_nodes(task_instance)
+        log_nodes(task_instance, failed=True)
 
 
 class TaskLogsPlugin(AirflowPlugin):

@@ -102,6 +102,14 @@ def tasks_of(api, dag_id: str, run_id: str) -> dict[str, dict]:
     return {task["task_id"]: task for task in found}
 
 
+def told_about_nodes(api, dag_id: str, run_id: str, producer: str) -> list[str]:
+    """The keys of the XComs by which a `dbt build` told its tasks about their nodes."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{producer}/xcomEntries"
+    about_itself = {"producer_cmd_flags", "dbt_startup_events", "task_status"}
+    keys = [entry["key"] for entry in api.all(path, "xcom_entries")]
+    return [key for key in keys if key not in about_itself]
+
+
 def clear_with_downstream(api, dag_id: str, run_id: str, task_id: str) -> None:
     api(
         "POST",

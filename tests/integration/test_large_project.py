@@ -6,7 +6,12 @@ import shutil
 import pytest
 
 from tests.conftest import HAS_POSTGRES, HOME, connect, free_port, local
-from tests.integration.helpers import clear_with_downstream, impossible_rain, tasks_of
+from tests.integration.helpers import (
+    clear_with_downstream,
+    impossible_rain,
+    tasks_of,
+    told_about_nodes,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,14 +60,13 @@ def log(run_id: str, task_id: str, attempt: int) -> str:
 
 
 def test_every_node_is_one_task_whose_log_has_its_tests(api):
-    reports = tasks_of(api, "flights_reporting", latest(api, "flights_reporting"))
+    run_id = latest(api, "flights_reporting")
+    reports = tasks_of(api, "flights_reporting", run_id)
     built = [name for name in reports if name.endswith("_model_build")]
     assert len(built) == 4
-    assert set(reports) - set(built) == {
-        "dbt_producer_watcher",
-        "dbt_producer_watcher_done",
-        "make_docs",
-    }
+    assert set(reports) - set(built) == {"dbt_producer_watcher", "make_docs"}
+    told = told_about_nodes(api, "flights_reporting", run_id, "dbt_producer_watcher")
+    assert len(told) == len(built)
     said = log(latest(api, "flights_daily"), "dbt.stg_weather_model_build", 1)
     assert "OK created sql" in said
     assert "PASS stg_weather_readings_are_plausible" in said

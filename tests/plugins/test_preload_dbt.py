@@ -16,7 +16,7 @@ from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("dags", bundle_path=".")
 assert len(bag.dags) == 2, bag.import_errors
 libraries = {"cosmos", "dbt", "openlineage"}
-print(*(name for name in set(sys.modules) - before if name.split(".")[0] in libraries))
+print("new:", *(name for name in set(sys.modules) - before if name.split(".")[0] in libraries))
 assert "dbt.task.build" in before
 """
 
@@ -30,4 +30,5 @@ def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(project):
         text=True,
     )
     assert parsed.returncode == 0, parsed.stderr
-    assert parsed.stdout.strip() == ""
+    # Airflow writes its warnings there too.
+    assert parsed.stdout.splitlines()[-1].split() == ["new:"]
