@@ -26,6 +26,7 @@ if forks_tasks(sys.argv, conf.get("core", "executor")):
     # By Airflow, when it looks for a task's DAG file and parses it.
     import airflow.dag_processing.bundles.local
     import cosmos.airflow.dag
+    import cosmos.airflow.task_group
     import cosmos.operators.watcher
     import cosmos.profiles
 

@@ -8,9 +8,10 @@ from tests.conftest import ROOT
 
 # What the scheduler does before it forks, and then what a task's process does first.
 SCRIPT = """
-import runpy, sys
+import sys
 sys.argv = ["airflow", "scheduler"]
-runpy.run_path("plugins/preload_dbt.py")
+from airflow.plugins_manager import ensure_plugins_loaded
+ensure_plugins_loaded()
 before = set(sys.modules)
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("dags", bundle_path=".")
