@@ -31,7 +31,7 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
 
-bench: $(VENV)/installed ## Compare ways to run dbt, in an hour; QUICK=1 for the sample only
+bench: $(VENV)/installed ## Compare ways to run dbt, in two to three hours; QUICK=1 for the sample only
 	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files

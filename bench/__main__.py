@@ -30,7 +30,7 @@ def main() -> None:
     ways = {way.name: way for way in WAYS}
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--quick", action="store_true", help="one run each, of the sample only")
-    parser.add_argument("--limit", type=float, default=300, help="seconds that a run may take")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take")
     parser.add_argument("--runs", type=int, default=RUNS, help="of each way on each project")
     parser.add_argument("--project", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--way", nargs="+", choices=ways, help="all; with --quick, not celery")

@@ -19,12 +19,13 @@ PRODUCER = "dbt.dbt_producer_watcher"
 RUNS = "/dags/flights_daily/dagRuns"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nothing_else_runs(api):
     """Keep the reports from starting: they read the locked table, and take places for tasks."""
     reporting = "/dags/flights_reporting"
-    api("PATCH", reporting, json={"is_paused": True})
+    # Before the pause, which would leave a run where it is.
     wait_until(lambda: not api.all(f"{reporting}/dagRuns", "dag_runs", state=["running", "queued"]))
+    api("PATCH", reporting, json={"is_paused": True})
     yield
     api("PATCH", reporting, json={"is_paused": False})
 
