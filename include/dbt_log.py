@@ -49,6 +49,9 @@ def one_xcom_per_task() -> Callable:
         told[key] = value
 
     def node_is_done(task_instance, project_dir, unique_id, node_path, resource_type) -> None:
+        # No task waits for it. If it fails, dbt skips the model, whose task fails.
+        if resource_type == "unit_test":
+            return
         tests_per_model = task_instance.task.tests_per_model
         together = dbt_build.covers_tests(task_instance.task)
         if resource_type != "test":
