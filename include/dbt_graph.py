@@ -70,10 +70,11 @@ class Graph(DbtGraph):
         return Path(AIRFLOW_HOME, "dbt_graphs", f"{self.cache_key}.pickle")
 
     def _origin(self) -> tuple:
-        """Return what the graph is made from: another DAG file or manifest, another graph."""
+        """Return what the graph is made from: other files or other settings, another graph."""
         manifest = Path(self.project.manifest_path.path)
+        files = [(str(file), file.stat().st_mtime_ns) for file in (manifest, Path(__file__))]
         chosen = (self.render_config.select, self.render_config.exclude, TESTS_AS_TASKS)
-        return str(manifest), manifest.stat().st_mtime_ns, *chosen, cosmos.__version__
+        return *files, *chosen, cosmos.__version__
 
     def _keep(self) -> None:
         kept = self._kept()

