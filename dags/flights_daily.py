@@ -9,11 +9,13 @@
 **A run** covers its data interval, one day in UTC. A manual run without a logical date covers
 yesterday. Any run can be repeated: it replaces its day.
 
-**full_refresh** in the trigger form rebuilds `fct_flights` from the first day in `raw`.
+**full_refresh** in the trigger form rebuilds `fct_flights` for every day that `raw` holds when dbt
+starts, whichever day's run it is.
 
-**When it fails**, open the log of the red model's or test's task: it has dbt's message, and the tab
-Rendered Templates the compiled SQL. Mend the cause, then clear that task with its downstream tasks:
-each runs dbt for its own node only.
+**When it fails**, open the log of the red task: it says what dbt said about that model or test.
+Mend the cause, then clear that task *with its downstream tasks*: each runs dbt for its own node
+only. Airflow judges a run by its last tasks: one that is cleared alone and fails is red in a run
+that stays green.
 """
 
 from datetime import datetime, timedelta
@@ -22,15 +24,22 @@ from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
 from cosmos import DbtTaskGroup
 
 from include.assets import FLIGHTS_MARTS
-from include.dbt_config import (
-    execution_config,
-    operator_args,
-    profile_config,
-    project_config,
-    render_config,
-)
+from include.dbt_build import CONN_ID, add_dbt_build, cosmos_args
 
-INTERVAL = "{{ ti.xcom_pull(task_ids='load_day')['%s'] }}"
+
+def days_to_build(ti, params) -> dict[str, str]:
+    """Return the interval for dbt: what load_day loaded, or with full_refresh all that raw holds.
+
+    Not from load_day, as the dbt tasks of an old run can be cleared when raw holds more days.
+    """
+    if not params["full_refresh"]:
+        return ti.xcom_pull(task_ids="load_day")
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    from include import warehouse
+
+    with PostgresHook(CONN_ID).get_conn() as connection:
+        return warehouse.loaded_days(connection)
 
 
 @dag(
@@ -42,16 +51,15 @@ INTERVAL = "{{ ti.xcom_pull(task_ids='load_day')['%s'] }}"
     default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
     params={
         "full_refresh": Param(
-            False, type="boolean", description="Rebuild fct_flights from the first loaded day on."
+            False, type="boolean", description="Rebuild fct_flights for all days that raw holds."
         )
     },
+    user_defined_macros={"days_to_build": days_to_build},
     tags=["nyc_flights", "dbt"],
 )
 def flights_daily():
     @task
-    def load_day(
-        data_interval_start=None, data_interval_end=None, dag_run=None, params=None
-    ) -> dict:
+    def load_day(data_interval_start=None, data_interval_end=None, dag_run=None) -> dict:
         """Load the interval into raw; return what was loaded and the interval for dbt."""
         from airflow.providers.postgres.hooks.postgres import PostgresHook
 
@@ -61,32 +69,27 @@ def flights_daily():
             data_interval_end = dag_run.run_after.replace(hour=0, minute=0, second=0, microsecond=0)
             data_interval_start = data_interval_end - timedelta(days=1)
 
-        with PostgresHook(warehouse.CONN_ID).get_conn() as connection:
+        with PostgresHook(CONN_ID).get_conn() as connection:
             loaded = warehouse.load(connection, data_interval_start, data_interval_end)
 
-        first_day = loaded["first_flight_date"] if params["full_refresh"] else None
         return {
             **loaded,
-            "start": first_day or data_interval_start.date().isoformat(),
+            "start": data_interval_start.date().isoformat(),
             "end": data_interval_end.date().isoformat(),
         }
 
-    project = project_config(
-        "nyc_flights",
-        # dbt's --event-time-start and --event-time-end as the variables that dbt reads them
-        # from: a seed, a snapshot or a test that runs on its own has no such option.
-        env_vars={
-            "DBT_EVENT_TIME_START": INTERVAL % "start",
-            "DBT_EVENT_TIME_END": INTERVAL % "end",
-        },
-    )
     dbt = DbtTaskGroup(
         group_id="dbt",
-        project_config=project,
-        profile_config=profile_config("nyc_flights"),
-        render_config=render_config(project, exclude=["tag:reporting"]),
-        execution_config=execution_config(),
-        operator_args=operator_args(full_refresh="{{ params.full_refresh }}"),
+        **cosmos_args(
+            "nyc_flights",
+            exclude=["tag:reporting"],
+            # As variables: a seed or a test that runs on its own has no option for them.
+            env_vars={
+                "DBT_EVENT_TIME_START": "{{ days_to_build(ti, params)['start'] }}",
+                "DBT_EVENT_TIME_END": "{{ days_to_build(ti, params)['end'] }}",
+            },
+            full_refresh="{{ params.full_refresh }}",
+        ),
     )
 
     @task(outlets=[FLIGHTS_MARTS])
@@ -97,13 +100,13 @@ def flights_daily():
         from include import warehouse
 
         day = datetime.fromisoformat(loaded["end"]).date() - timedelta(days=1)
-        with PostgresHook(warehouse.CONN_ID).get_conn() as connection:
+        with PostgresHook(CONN_ID).get_conn() as connection:
             figures = warehouse.day_figures(connection, day)
         print(figures)
         yield Metadata(FLIGHTS_MARTS, extra=figures)
 
     loaded = load_day()
-    loaded >> dbt >> publish_figures(loaded)
+    loaded >> add_dbt_build(dbt) >> dbt >> publish_figures(loaded)
 
 
 flights_daily()

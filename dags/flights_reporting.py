@@ -15,21 +15,12 @@ with its downstream tasks. Nothing else depends on this DAG.
 from datetime import datetime, timedelta
 
 # Airflow only parses files that name both airflow and dag.
-from cosmos import DbtDag, settings
+from cosmos import DbtDag
 from cosmos.operators.local import DbtDocsLocalOperator
 
 from include.assets import FLIGHTS_MARTS
-from include.dbt_config import (
-    docs_args,
-    docs_place,
-    execution_config,
-    operator_args,
-    profile_config,
-    project_config,
-    render_config,
-)
+from include.dbt_build import add_dbt_build, cosmos_args, docs_args, docs_place
 
-project = project_config("nyc_flights")
 flights_reporting = DbtDag(
     dag_id="flights_reporting",
     doc_md=__doc__,
@@ -39,21 +30,14 @@ flights_reporting = DbtDag(
     max_active_runs=1,
     default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
     tags=["nyc_flights", "dbt", "reporting"],
-    project_config=project,
-    profile_config=profile_config("nyc_flights"),
-    render_config=render_config(project, select=["tag:reporting"]),
-    execution_config=execution_config(),
-    operator_args=operator_args(),
+    **cosmos_args("nyc_flights", select=["tag:reporting"]),
 )
+add_dbt_build(flights_reporting)
 
 if docs_place("nyc_flights"):
     built = flights_reporting.leaves
     make_docs = DbtDocsLocalOperator(
-        task_id="make_docs",
-        dag=flights_reporting,
-        # Where Cosmos keeps what dbt parsed for this DAG.
-        cache_dir=settings.cache_dir / flights_reporting.dag_id,
-        **docs_args("nyc_flights"),
+        task_id="make_docs", dag=flights_reporting, **docs_args("nyc_flights")
     )
     # As a teardown, whose failure does not fail the run.
     built >> make_docs.as_teardown()

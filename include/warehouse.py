@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     # import the driver itself.
     from psycopg import Connection, Cursor
 
-# The Airflow connection.
-CONN_ID = "warehouse"
 
 # The names and types of the source, unchanged: what they mean is the business of dbt's staging.
 RAW = """
@@ -71,11 +69,10 @@ create table if not exists raw.planes (
 """
 
 
-def load(connection: Connection, start: datetime, end: datetime) -> dict[str, int | str | None]:
+def load(connection: Connection, start: datetime, end: datetime) -> dict[str, int]:
     """Replace the interval [start, end) in raw by what the source says now, in one transaction.
 
-    Returns the rows copied per table and, as `first_flight_date`, the first day that raw.flights
-    holds: a full refresh has to start there.
+    Returns the rows copied per table.
     """
     interval = {"start": start.date(), "end": end.date()}
     with connection.transaction(), connection.cursor() as cursor:
@@ -91,13 +88,18 @@ def load(connection: Connection, start: datetime, end: datetime) -> dict[str, in
             interval,
         )
         cursor.execute("delete from raw.planes")
-        loaded = {
+        return {
             "flights": _copy(cursor, "flights", source.FLIGHTS, source.flights(start, end)),
             "weather": _copy(cursor, "weather", source.WEATHER, source.weather(start, end)),
             "planes": _copy(cursor, "planes", source.PLANES, source.planes()),
         }
-        cursor.execute("select min(flight_date)::text from raw.flights")
-        return {**loaded, "first_flight_date": cursor.fetchone()[0]}
+
+
+def loaded_days(connection: Connection) -> dict[str, str]:
+    """Return the first day that raw.flights holds and the day after its last, as start and end."""
+    with connection.cursor() as cursor:
+        cursor.execute("select min(flight_date)::text, (max(flight_date) + 1)::text from raw.flights")
+        return dict(zip(("start", "end"), cursor.fetchone(), strict=True))
 
 
 def day_figures(connection: Connection, day: date) -> dict[str, str | int | float | None]:

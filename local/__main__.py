@@ -111,30 +111,20 @@ def backfill(args) -> None:
 
 
 def parse_projects() -> None:
-    """Make each project's manifest, from which Cosmos builds the DAGs without running dbt."""
-    for project in sorted(path.parent for path in PROJECTS.glob("*/dbt_project.yml")):
-        console.print(f"Parsing the dbt project {project.name}")
-        with live():
-            if any((project / name).exists() for name in ("packages.yml", "dependencies.yml")):
-                run_dbt("deps", project, quiet=True)
-            # As Cosmos names them, or dbt would parse everything again in the first run.
-            run_dbt("parse", project, "--profile", project.name, "--target", "prod", quiet=True)
-
-
-def run_dbt(command: str, project: Path, *args: str, quiet: bool = False) -> None:
-    flags = ["--quiet", "--no-use-colors"] if quiet else []
-    # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
-    done = subprocess.run(
-        [BIN / "dbt", *flags, command, *args],
-        env={**os.environ, **dbt_env()},
-        cwd=project,
-        # What it writes itself would run into the live line.
-        stdout=subprocess.PIPE if quiet else None,
-        text=True,
-    )
-    if done.returncode:
-        print(done.stdout or "", end="", flush=True)
-        raise Failure(f"dbt {command} failed in {project}: see above.")
+    """Parse each dbt project, as the image's build does, so that no DAG file waits for dbt."""
+    console.print("Parsing the dbt projects")
+    settings = {**shared_settings(), **os.environ, **machine_settings(), **dbt_env()}
+    with live():
+        parsed = subprocess.run(
+            [sys.executable, "-m", "include.dbt_build.config"],
+            cwd=ROOT,
+            env={**settings, "AIRFLOW_HOME": str(HOME / "airflow")},
+            capture_output=True,
+            text=True,
+        )
+    if parsed.returncode:
+        # Its last lines are what dbt said.
+        raise Failure(parsed.stderr.strip().rpartition("RuntimeError: ")[2])
 
 
 def dbt(args) -> None:
@@ -142,8 +132,11 @@ def dbt(args) -> None:
         raise Failure(
             'Say what dbt shall do, for example: make dbt ARGS="build --select stg_flights"'
         )
-    command, *words = args.words
-    run_dbt(command, PROJECTS / args.project, *words)
+    # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
+    project = PROJECTS / args.project
+    env = {**os.environ, **dbt_env()}
+    if subprocess.run([BIN / "dbt", *args.words], env=env, cwd=project).returncode:
+        raise Failure(f"dbt {args.words[0]} failed in {project}: see above.")
 
 
 def psql(args) -> None:

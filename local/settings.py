@@ -81,6 +81,7 @@ def machine_settings() -> dict[str, str]:
             }
         ),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
         # The default of 32 processes would only wait for each other on a laptop. Half as many make
         # the scheduler look for work twice as often.
         "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),

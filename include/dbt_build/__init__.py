@@ -1,0 +1,26 @@
+"""One `dbt build` whose nodes are Airflow tasks: see, retry and alert on each, at dbt's own speed.
+
+    dbt = DbtTaskGroup(group_id="dbt", **cosmos_args("my_project"))
+    load() >> add_dbt_build(dbt) >> dbt >> publish()
+
+Cosmos renders the project; `add_dbt_build` adds the task that runs `dbt build`, before all others:
+
+    dbt_build ─┬─> stg_a.run ─> stg_a.test ─> mart.run ─> mart.test
+               └─> every one of them, so that none is due while dbt runs
+
+While dbt builds, each task whose nodes are built and tested is set green, with dbt's own times and
+words: no process waits for dbt or starts. What failed starts, and fails with what dbt said. A task
+that is retried or cleared runs `dbt build` for exactly its own nodes.
+
+config.py     which project, connection, selection: what a DAG file calls
+graph.py      the tasks of a project's nodes, and the one build before them
+operators.py  what those two kinds of tasks do
+events.py     what dbt says about each node
+telling.py    how Airflow hears of it, through plugins/dbt_build_api.py
+project.py    where a project is, and the manifest that Cosmos renders
+"""
+
+from include.dbt_build.config import CONN_ID, cosmos_args, docs_args, docs_place
+from include.dbt_build.graph import add_dbt_build
+
+__all__ = ["CONN_ID", "add_dbt_build", "cosmos_args", "docs_args", "docs_place"]

@@ -1,0 +1,83 @@
+"""What dbt says about each node: while it builds, and in its run_results.json."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+GOOD = {"success", "pass", "warn"}
+# Of nodes that dbt did not run; what stopped them is among the bad.
+NOT_RUN = {"skipped", "no-op"}
+
+
+@dataclass
+class Node:
+    """What is known of a node. Times are dbt's, in UTC, as ISO 8601; status is dbt's."""
+
+    status: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    lines: list[str] = field(default_factory=list)
+    # A microbatch model and each of its batches start and end under the same id.
+    open: int = 0
+
+
+class Events:
+    """Hears dbt. The tasks of Airflow are copies of an operator: all share its Events."""
+
+    def __init__(self):
+        self.nodes: dict[str, Node] = defaultdict(Node)
+        self.trouble: Exception | None = None
+
+    def hear(self, event) -> None:
+        """Take an event of dbtRunner. What this raised would become an error of the node."""
+        try:
+            self._hear(event)
+        except Exception as error:
+            self.trouble = error
+
+    def _hear(self, event) -> None:
+        info = getattr(event.data, "node_info", None)
+        if info is None or not info.unique_id:
+            return
+        node = self.nodes[info.unique_id]
+        if event.info.name == "NodeStart":
+            node.open += 1
+        elif event.info.name == "NodeFinished":
+            node.open -= 1
+            if not node.open:
+                node.started, node.ended = info.node_started_at, info.node_finished_at
+                # Last: it says that the rest is there.
+                node.status = event.data.run_result.status
+        elif event.info.level != "debug":
+            node.lines.append(event.info.msg)
+
+    def read(self, project_dir: str, **_) -> None:
+        """Take run_results.json, as Cosmos's callback after dbt: all that a dbt apart tells."""
+        file = Path(project_dir, "target", "run_results.json")
+        for result in json.loads(file.read_text())["results"] if file.exists() else []:
+            node = self.nodes[result["unique_id"]]
+            if not node.ended and result["timing"]:
+                node.started = result["timing"][0]["started_at"]
+                node.ended = result["timing"][-1]["completed_at"]
+            if not node.lines and result["message"]:
+                node.lines = [result["message"]]
+            node.status = result["status"]
+
+    def outcome(self, nodes) -> str | None:
+        """Return what became of some nodes together.
+
+        "success": dbt built all. "fail": of those that failed, each is a test, whose answer another
+        try would not change. "error": one failed otherwise. None: dbt has not built all.
+        """
+        states = {self.nodes[node].status if node in self.nodes else None for node in nodes}
+        if bad := states - GOOD - NOT_RUN - {None}:
+            return "fail" if bad == {"fail"} else "error"
+        return None if states - GOOD else "success"
+
+    def bad(self) -> set[str]:
+        """Return the nodes that failed, hooks among them."""
+        return {node for node in [*self.nodes] if self.outcome([node]) in ("fail", "error")}
+
+    def said(self, nodes) -> list[str]:
+        return [line for node in nodes if node in self.nodes for line in self.nodes[node].lines]
