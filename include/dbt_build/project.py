@@ -149,14 +149,15 @@ def reduce(known: dict) -> dict:
         parents = built[unique_id]["depends_on"].get("nodes", [])
         return 1 + max((depth(parent) for parent in parents if parent in built), default=0)
 
-    tasks = {"run": {}, "test": defaultdict(dict)}
+    tasks = {"run": {unique_id: {} for unique_id in built}, "test": defaultdict(dict)}
     reads = defaultdict(set)
-    for unique_id, node in built.items():
-        # dbt runs no ephemeral model: it is a part of those that read it.
-        ephemeral = node["config"].get("materialized") == "ephemeral"
-        tasks["run"][unique_id] = {} if ephemeral else {unique_id: _selector(node)}
+    # In dbt's order: a model after its unit tests.
     for unique_id, node in known.get("unit_tests", {}).items():
         tasks["run"][node["depends_on"]["nodes"][0]][unique_id] = _selector(node)
+    for unique_id, node in built.items():
+        # dbt runs no ephemeral model: it is a part of those that read it.
+        if node["config"].get("materialized") != "ephemeral":
+            tasks["run"][unique_id][unique_id] = _selector(node)
     owners = {}
     for unique_id, node in tests.items():
         parents = node["depends_on"].get("nodes", [])
@@ -167,7 +168,7 @@ def reduce(known: dict) -> dict:
         tasks["test"][owner][unique_id] = _selector(node)
         reads[owner] |= set(parents)
 
-    resources = {**known["nodes"], **known["sources"]}
+    resources = {**built, **tests, **known["sources"]}
     small = {k: {key: n[key] for key in READ if key in n} for k, n in resources.items()}
     for unique_id, owner in owners.items():
         small[unique_id]["depends_on"] = {"nodes": owner}

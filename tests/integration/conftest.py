@@ -15,7 +15,6 @@ def started(project):
     """The outcome of `make start` on an empty folder. Everything is stopped at the end."""
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
-    (project / "target" / "manifest.json").unlink()
     yield local("start")
     stopped = local("stop")
     assert stopped.returncode == 0, stopped.stderr

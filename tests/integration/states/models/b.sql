@@ -1,0 +1,1 @@
+select id * {{ unless_broken('b') }} as id from {{ ref('a') }}

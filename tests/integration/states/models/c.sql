@@ -1,0 +1,1 @@
+select id * {{ unless_broken('c') }} as id from {{ source('raw_states', 'events') }}

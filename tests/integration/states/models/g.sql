@@ -1,0 +1,1 @@
+select id * {{ unless_broken('g') }} as id from {{ ref('part') }}

@@ -1,0 +1,1 @@
+select 'broken' as why where {{ is_broken('reads_nothing') }}
