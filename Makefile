@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone test bench lint lock logs psql dbt backfill screenshots containers
+.PHONY: help start stop clean warehouse standalone test test-all bench lint lock logs psql dbt backfill screenshots containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 	@$(PYTHON) -m local standalone
 
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
+	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "not slow" $(ARGS)
+
+test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
 
 bench: $(VENV)/installed ## Compare ways to run dbt, in two to three hours; QUICK=1 for the sample only

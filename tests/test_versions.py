@@ -126,7 +126,7 @@ def test_versions_agree(check):
         (check_lock, "requirements-dev.txt", r"\nuv==\S+", "\nuv==0.0.1"),
         (check_hooks, ".pre-commit-config.yaml", r"uv==[\d.]+", "uv==0.0.1"),
         (check_hooks, ".pre-commit-config.yaml", r"ruff==", "ruff>="),
-        (check_dbt_projects, "requirements.txt", r"dbt-core==.*", "dbt-core==1.12.6"),
+        (check_dbt_projects, "requirements.txt", r"dbt-core==.*", "dbt-core==2.0.0"),
         (check_postgres, ".astro/config.yaml", r'tag: "\d+"', 'tag: "18"'),
     ],
 )

@@ -1,6 +1,7 @@
 """How Cosmos finds, renders and runs the dbt projects in dbt/: the one place for it."""
 
 import json
+import os
 
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.configuration import conf
@@ -27,6 +28,8 @@ CONN_ID = "warehouse"
 TARGET = "prod"
 SCHEMA = "analytics"
 THREADS = 4
+# The worker queue of every task that may run dbt: deploy/astro.yaml has one for them.
+QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue")
 
 
 def cosmos_args(
@@ -68,7 +71,7 @@ def cosmos_args(
             # Cosmos ignores the path as long as it can import dbt, unless told to use a subprocess.
             **(apart if DBT_EXECUTABLE else {}),
         ),
-        "operator_args": operator_args,
+        "operator_args": {"queue": QUEUE, **operator_args},
     }
 
 

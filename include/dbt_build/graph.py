@@ -24,7 +24,7 @@ def node_converters(manifest: Path) -> dict:
 
     def converter(kind: str):
         def dbt_node(*, node, task_id, task_group, dag, task_args, **more):
-            given = {name: value for name, value in task_args.items() if name in OF_AIRFLOW}
+            given = _of_airflow(task_args)
             if node.owner and more["enable_owner_inheritance"]:
                 given["owner"] = node.owner
             task = DbtNode(
@@ -68,7 +68,13 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
     for owner, tests in known["test"].items():
         if owner.split(".")[0] not in BUILT and owner in graph.filtered_nodes:
             name = graph.filtered_nodes[owner].name if owner not in tests else owner.split(".")[2]
-            test[owner] = DbtNode(task_id=f"{name}_test", task_group=group, dag=dag, nodes=tests)
+            test[owner] = DbtNode(
+                task_id=f"{name}_test",
+                task_group=group,
+                dag=dag,
+                nodes=tests,
+                **_of_airflow(task_args),
+            )
     for owner, task in test.items():
         reads = {*known["reads"].get(owner, [])}
         if owner in run:
@@ -100,3 +106,8 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
         task.build = build.task_id
     build >> [*tasks, ended]
     return build
+
+
+def _of_airflow(task_args: dict) -> dict:
+    """Return those of Cosmos's arguments of a task that every operator has, as its queue."""
+    return {name: value for name, value in task_args.items() if name in OF_AIRFLOW}

@@ -17,7 +17,7 @@ from cosmos import settings
 DBT_EXECUTABLE = os.environ.get("DBT_EXECUTABLE")
 
 # What dbt or an editor writes into a project; it says nothing about the age of what was parsed.
-GENERATED = {"target", "logs", "dbt_packages", "__pycache__"}
+GENERATED = {"target", "logs", "dbt_packages", "__pycache__", ".user.yml"}
 PACKAGES = ("packages.yml", "dependencies.yml")
 BUILT = ("model", "seed", "snapshot")
 # What Cosmos reads of a node. Without the rest the file is a tenth of dbt's.
@@ -92,7 +92,8 @@ def _is_older(made: Path, project: Path) -> bool:
         return True
     for folder, subfolders, files in os.walk(project):
         subfolders[:] = [name for name in subfolders if name not in GENERATED]
-        if any(Path(folder, name).stat().st_mtime > age for name in (*files, *subfolders)):
+        written = {*files, *subfolders} - GENERATED
+        if any(Path(folder, name).stat().st_mtime > age for name in written):
             return True
     return False
 
@@ -104,11 +105,11 @@ def needs_packages(project: Path) -> bool:
 
 
 def _parse(project: Path, target: str, made: Path) -> None:
-    # An edit while dbt parses must count as younger.
-    begun = time.time()
     where = ["--profiles-dir", str(project), "--profile", project.name, "--target", target]
     if needs_packages(project):
         _dbt(["deps", *where], project)
+    # An edit while dbt parses must count as younger.
+    begun = time.time()
     _dbt(["parse", *where, "--target-path", str(made.parent / "target")], project)
     known = json.loads((made.parent / "target" / "manifest.json").read_text())
     partial = made.with_suffix(".partial")

@@ -52,17 +52,21 @@ class Teller:
             raise self._trouble
 
     def _run(self) -> None:
-        try:
-            with httpx.Client(timeout=60) as api:
-                over = False
-                while not over:
-                    over = self._over.wait(SECONDS)
+        with httpx.Client(timeout=60) as api:
+            while not self._over.wait(SECONDS):
+                try:
                     self._look()
                     self._tell(api)
-            if self.green:
-                self._leave({name: ["success", self.said[name]] for name in self.green})
-        except Exception as error:
-            self._trouble = error
+                except Exception as error:
+                    log.warning("Airflow can't be told now: %s", error)
+            try:
+                self._look()
+                self._tell(api)
+                # Each accepts, in a process of its own, what could not be told.
+                if self.left or self.green:
+                    self._leave({name: ["success", self.said[name]] for name in self.green})
+            except Exception as error:
+                self._trouble = error
 
     def _look(self) -> None:
         """Move what has ended from `waiting` to `green` or `failed`."""
@@ -102,7 +106,7 @@ class Teller:
         try:
             tries = api.post(self.url).raise_for_status().json()
         except httpx.HTTPError as error:
-            log.warning("Airflow can't be told now, so tasks end after dbt: %s", error)
+            log.warning("Airflow can't be told now, so tasks start after dbt: %s", error)
             return
         for name, attempt in tries.items():
             self._write_log(name, attempt)

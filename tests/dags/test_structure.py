@@ -5,15 +5,14 @@ from collections import defaultdict
 
 import pytest
 
+from include.dbt_build.operators import DbtBuild, DbtNode
+from include.dbt_build.project import BUILT, cache_path
 from tests.conftest import dbt
-
-PRODUCER = "dbt_producer_watcher"
-BUILT = ("model", "seed", "snapshot")
 
 
 @pytest.fixture(scope="module")
 def manifest(project) -> dict:
-    return json.loads((project / "target" / "manifest.json").read_text())
+    return json.loads((cache_path(project.name) / "target" / "manifest.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def selections(dag_bag) -> dict[str, list[str]]:
     found = {}
     for dag in dag_bag.dags.values():
         for task in dag.tasks:
-            if task.task_id.split(".")[-1] != PRODUCER:
+            if not isinstance(task, DbtBuild):
                 continue
             words = ["--select", task.select] if task.select else []
             words += ["--exclude", task.exclude] if task.exclude else []
@@ -80,10 +79,26 @@ def test_tasks_and_edges_are_those_of_the_manifest(dag_bag, manifest, selections
 def test_the_rest_of_flights_daily(dag_bag):
     dag = dag_bag.dags["flights_daily"]
     dbt_tasks = {task.task_id for task in dag.tasks if task.task_id.startswith("dbt.")}
-    assert {task.task_id for task in dag.tasks} - dbt_tasks == {"load_day", "publish_figures"}
-    assert f"dbt.{PRODUCER}" in dag.get_task("load_day").downstream_task_ids
+    own = {"load_day", "dbt_build", "publish_figures"}
+    assert {task.task_id for task in dag.tasks} - dbt_tasks == own
+    assert "dbt_build" in dag.get_task("load_day").downstream_task_ids
     upstream = dag.get_task("publish_figures").get_flat_relative_ids(upstream=True)
-    assert upstream == dbt_tasks | {"load_day"}
+    assert upstream == dbt_tasks | {"load_day", "dbt_build"}
+
+
+@pytest.mark.parametrize("dag_id", ["flights_daily", "flights_reporting"])
+def test_every_node_waits_for_the_one_build(dag_bag, dag_id):
+    tasks = dag_bag.dags[dag_id].tasks
+    (build,) = (task for task in tasks if isinstance(task, DbtBuild))
+    nodes = {task.task_id for task in tasks if isinstance(task, DbtNode)}
+    (ended,) = build.downstream_task_ids - nodes
+    assert ended.split(".")[-1] == "dbt_build_ended"
+    assert build.downstream_task_ids >= nodes != set()
+
+
+def test_every_node_is_run_by_one_task(dag_bag, manifest):
+    run = [node for dag in dag_bag.dags.values() for t in dag.tasks for node in getattr(t, "nodes", [])]
+    assert sorted(run) == sorted({*manifest["nodes"], *manifest["unit_tests"]})
 
 
 def test_reporting_runs_on_the_asset_that_daily_updates(dag_bag):
@@ -97,14 +112,15 @@ def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set
     """Return the task ids, and the edges between them, that the manifest calls for.
 
     A node with tests is a group of two tasks. Its children wait for its tests. A test that reads
-    several nodes is shown at the one furthest downstream.
+    several nodes is shown at the one furthest downstream, and waits for all. One on a source has a
+    task that what reads the source waits for.
     """
     nodes = {n: manifest["nodes"][n] for n in selected if n.split(".")[0] != "unit_test"}
-    tested = {
-        max(node["depends_on"]["nodes"], key=lambda parent: (depth(manifest, parent), parent))
-        for node in nodes.values()
-        if node["resource_type"] == "test"
-    }
+    tested = defaultdict(set)
+    for node in nodes.values():
+        if node["resource_type"] == "test":
+            reads = node["depends_on"]["nodes"]
+            tested[max(reads, key=lambda n: (depth(manifest, n), n))] |= {*reads}
     first, last, edges = {}, {}, set()
     for unique_id, node in nodes.items():
         kind = {"model": "run"}.get(node["resource_type"], node["resource_type"])
@@ -115,6 +131,12 @@ def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set
         if unique_id in tested:
             first[unique_id], last[unique_id] = f"{name}.{kind}", f"{name}.test"
             edges.add((first[unique_id], last[unique_id]))
+    for owner, reads in tested.items():
+        if owner in first:
+            edges |= {(first[read], last[owner]) for read in reads if read in first}
+        else:
+            _, _, source, table = owner.split(".")
+            last[owner] = f"{prefix}{source}_{table}_test"
     for unique_id in first:
         # A seed depends on nothing and has no list of nodes.
         for parent in nodes[unique_id]["depends_on"].get("nodes", []):

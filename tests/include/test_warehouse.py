@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from include import flights_archive
-from include.warehouse import load
+from include.warehouse import load, loaded_days
 from tests.conftest import connect, drop_schemas, wait_for_blocked
 from tests.integration.helpers import archived
 
@@ -45,7 +45,6 @@ def test_a_day_loaded_again_is_as_after_the_first_load(warehouse):
         "flights": len(flights),
         "weather": 3 * 24,
         "planes": 3322,
-        "first_flight_date": "2026-03-14",
     }
 
 
@@ -90,5 +89,11 @@ def test_two_first_loads_at_once_wait_for_each_other(postgres, warehouse):
 def test_a_day_without_flights_is_an_empty_day(warehouse):
     day = datetime(2024, 2, 29, tzinfo=UTC)
     loaded = load(warehouse, day, day + timedelta(days=1))
-    assert loaded == {"flights": 0, "weather": 0, "planes": 3322, "first_flight_date": None}
+    assert loaded == {"flights": 0, "weather": 0, "planes": 3322}
     assert rows(warehouse)["flights"] == []
+
+
+def test_the_loaded_days_are_the_first_and_the_day_after_the_last(warehouse):
+    for day in (NEXT, DAY - timedelta(days=3)):
+        load(warehouse, day, day + timedelta(days=1))
+    assert loaded_days(warehouse) == {"start": "2026-03-11", "end": "2026-03-16"}

@@ -45,8 +45,8 @@ def check_image() -> None:
     expect(in_scheduler("whoami").strip() == "astro", "tasks run as user astro")
     files = in_scheduler("ls", "-A", "/usr/local/airflow").split()
     expect(not set(KEPT_OUT) & set(files), f"the image lacks {', '.join(KEPT_OUT)}")
-    manifests = in_scheduler("ls", "/usr/local/airflow/manifests").split()
-    expect(manifests == ["nyc_flights.json"], "the image holds the manifest made at its build")
+    parsed = in_scheduler("ls", "/usr/local/airflow/cosmos_cache/dbt_projects").split()
+    expect(parsed == ["nyc_flights"], "the image holds what its build made of the dbt project")
 
 
 def check_edit(api: pipeline.Api) -> None:

@@ -94,7 +94,6 @@ def broken_stg_flights(project: Path) -> Iterator[None]:
         yield
     finally:
         model.write_text(good)
-        (project / "target" / "manifest.json").touch()
 
 
 @contextmanager
@@ -124,14 +123,6 @@ def tasks_of(api, dag_id: str, run_id: str) -> dict[str, dict]:
     """The task instances of a run, by their task's id."""
     found = api.all(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
     return {task["task_id"]: task for task in found}
-
-
-def told_about_nodes(api, dag_id: str, run_id: str, producer: str) -> list[str]:
-    """The keys of the XComs by which a `dbt build` told its tasks about their nodes."""
-    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{producer}/xcomEntries"
-    about_itself = {"producer_cmd_flags", "dbt_startup_events", "task_status"}
-    keys = [entry["key"] for entry in api.all(path, "xcom_entries")]
-    return [key for key in keys if key not in about_itself]
 
 
 def clear_with_downstream(api, dag_id: str, run_id: str, task_id: str) -> None:

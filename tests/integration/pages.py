@@ -64,12 +64,11 @@ def open_graph(page: Page, dag_id: str, run_id: str) -> Locator:
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Collapse Details Panel").click()
     graph = page.get_by_test_id("rf__wrapper")
-    producer = graph.get_by_text("dbt_producer_watcher", exact=True)
+    graph.get_by_text("dbt_build", exact=True).wait_for()
     group = page.get_by_test_id("rf__node-dbt")
-    producer.or_(group).wait_for()
     if group.is_visible():
         group.get_by_role("button").click()
-        producer.wait_for()
+        graph.get_by_text("dbt_build_ended", exact=True).wait_for()
     page.get_by_role("button", name="Fit View").click()
     page.wait_for_function(
         """() => {

@@ -164,7 +164,7 @@ def test_both_dags_run_green_and_fill_the_marts(standalone, shell):
 
 def test_the_plugins_are_loaded(standalone):
     plugins = {plugin["name"] for plugin in standalone.api("GET", "/plugins")["plugins"]}
-    assert plugins >= {"task_logs", "cosmos"}
+    assert plugins >= {"dbt_build_api", "cosmos"}
 
 
 def test_only_this_machine_reaches_airflow(standalone):

@@ -14,7 +14,11 @@ for mode in (ExecutionMode.LOCAL, ExecutionMode.WATCHER):
         dag_id=f"plain_{mode.value}",
         schedule=None,
         start_date=datetime(2026, 1, 1),
-        project_config=ProjectConfig(project_path("states"), manifest("states", TARGET)),
+        project_config=ProjectConfig(
+            project_path("states"),
+            manifest_path=manifest("states", TARGET),
+            install_dbt_deps=False,
+        ),
         profile_config=profile_config("states"),
         execution_config=ExecutionConfig(execution_mode=mode),
         render_config=RenderConfig(

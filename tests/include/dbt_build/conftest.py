@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cosmos import DbtDag
 
-from include import dbt_config
+from include.dbt_build import add_dbt_build, cosmos_args
 
 FILES = {
     "dbt_project.yml": "{name: second, version: 1.0.0, profile: second}",
@@ -48,20 +48,12 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 @pytest.fixture
 def second(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path / "dbt"))
-    # Cosmos keeps the answers of `dbt ls` in Airflow's database, which is not set up here.
-    monkeypatch.setattr("cosmos.settings.enable_cache_dbt_ls", False)
+    monkeypatch.setattr("cosmos.settings.cache_dir", tmp_path / "cosmos")
     return write(tmp_path / "dbt" / "second", FILES)
 
 
 def render(name: str) -> DbtDag:
     """A DAG of a dbt project, made as the project's own DAGs are."""
-    project = dbt_config.project_config(name)
-    return DbtDag(
-        dag_id=name,
-        start_date=datetime(2026, 1, 1),
-        project_config=project,
-        profile_config=dbt_config.profile_config(name),
-        render_config=dbt_config.render_config(project),
-        execution_config=dbt_config.execution_config(),
-        operator_args=dbt_config.operator_args(),
-    )
+    dag = DbtDag(dag_id=name, start_date=datetime(2026, 1, 1), **cosmos_args(name))
+    add_dbt_build(dag)
+    return dag

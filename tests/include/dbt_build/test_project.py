@@ -1,0 +1,159 @@
+"""Where dbt projects are found, when they are parsed, and what the reduced manifest says."""
+
+import os
+import re
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import run
+
+import pytest
+from dbt.cli.main import dbtRunner
+
+from include.dbt_build import project
+from tests.conftest import PROJECTS, ROOT
+from tests.include.dbt_build.conftest import render, write
+
+TASKS = {
+    "dbt_build",
+    "dbt_build_ended",
+    "apart_run",
+    "base.run",
+    "base.test",
+    "all_of_it.run",
+    "all_of_it.test",
+}
+
+
+def test_the_named_folder_comes_before_the_one_beside_include(tmp_path, monkeypatch):
+    beside = ROOT / "dbt" / "nyc_flights"
+    monkeypatch.delenv("DBT_PROJECTS_DIR")
+    assert project.project_path("nyc_flights") == beside
+    monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path))
+    assert project.project_path("nyc_flights") == beside
+    write(tmp_path, {"nyc_flights/dbt_project.yml": ""})
+    assert project.project_path("nyc_flights") == tmp_path / "nyc_flights"
+
+
+def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path))
+    message = f"No dbt project 'lost' in {tmp_path}/lost, {ROOT}/dbt/lost, "
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}.*set DBT_PROJECTS_DIR"):
+        project.project_path("lost")
+
+
+@pytest.mark.parametrize(
+    ("change", "parsed_anew"),
+    [
+        pytest.param(lambda p: None, False, id="nothing"),
+        pytest.param(
+            lambda p: write(p, {"target/run_results.json": "", "logs/dbt.log": ""}), False, id="runs"
+        ),
+        pytest.param(lambda p: (p / "models/base.sql").touch(), True, id="edit"),
+        pytest.param(lambda p: (p / "dbt_project.yml").touch(), True, id="settings"),
+        pytest.param(lambda p: (p / "models/extra.sql").unlink(), True, id="delete"),
+        pytest.param(
+            lambda p: (p / "models/extra.sql").rename(p / "models/new.sql"), True, id="rename"
+        ),
+        pytest.param(
+            lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"
+        ),
+    ],
+)
+def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
+    write(second, {"models/extra.sql": "select 1 as id"})
+    made = project.manifest("second", "prod")
+    before = made.stat()
+    change(second)
+    assert project.manifest("second", "prod") == made
+    assert (made.stat().st_ino != before.st_ino) == parsed_anew
+    # Once.
+    after = made.stat().st_ino
+    project.manifest("second", "prod")
+    assert made.stat().st_ino == after
+
+
+def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
+    counted = tmp_path / "calls"
+    dbt = tmp_path / "dbt.sh"
+    dbt.write_text(f"#!/bin/sh\necho x >> {counted}\nexec {Path(sys.executable).parent}/dbt \"$@\"\n")
+    dbt.chmod(dbt.stat().st_mode | stat.S_IXUSR)
+    code = "from include.dbt_build.project import manifest; manifest('second', 'prod')"
+    env = {
+        **os.environ,
+        "DBT_EXECUTABLE": str(dbt),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos"),
+    }
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(run, [sys.executable, "-c", code], cwd=ROOT, env=env) for _ in range(3)]
+    assert [call.result().returncode for call in calls] == [0, 0, 0]
+    assert counted.read_text().split() == ["x"]
+
+
+def test_what_dbt_says_of_a_broken_project_is_the_error(second):
+    write(second, {"models/base.sql": "select * from {{ ref('nowhere') }}"})
+    with pytest.raises(RuntimeError, match="dbt parse failed in .*second") as raised:
+        project.manifest("second", "prod")
+    assert "'model.second.base' (models/base.sql) depends on a node named 'nowhere'" in str(
+        raised.value
+    )
+
+
+def test_another_project_with_packages_needs_no_change(second):
+    write(second, {"packages.yml": "packages: [{local: ../../package}]"})
+    write(
+        second.parents[1] / "package",
+        {
+            "dbt_project.yml": "{name: package, version: 1.0.0}",
+            "models/packed.sql": "select 1 as id",
+        },
+    )
+    assert set(render("second").task_ids) == {*TASKS, "packed_run"}
+
+
+def test_a_test_of_two_models_is_shown_at_the_last_and_waits_for_both(second):
+    dag = render("second")
+    assert set(dag.task_ids) == TASKS
+    names = {t: sorted(n.split(".")[2].split("_")[0] for n in dag.get_task(t).nodes)
+             for t in ("base.test", "all_of_it.test")}
+    assert names == {"base.test": ["unique"], "all_of_it.test": ["relationships"] * 2}
+    waits = dag.get_task("all_of_it.test").upstream_task_ids
+    assert waits == {"dbt_build", "all_of_it.run", "base.run", "apart_run"}
+
+
+TRAPS = {
+    # A model named as its project, as a folder beside it, as a test and as a part of another name.
+    "models/second.sql": "select 1 as id",
+    "models/base/deep.sql": "select 1 as id",
+    "models/base/base_of.sql": "select 1 as id",
+    "tests/apart.sql": "select * from {{ ref('apart') }} where id > 1",
+    "seeds/grown.csv": "id\n1\n",
+    "snapshots/kept.yml": """
+        snapshots:
+          - {name: kept, relation: ref('base'), config: {strategy: check, unique_key: id, check_cols: all}}
+    """,
+    "models/more.yml": """
+        models:
+          - {name: many, latest_version: 2, versions: [{v: 1}, {v: 2}]}
+        unit_tests:
+          - {name: base, model: all_of_it, given: [{input: ref('base'), rows: [{id: 1}]}], expect: {rows: [{id: 1}]}}
+    """,
+    "models/many_v1.sql": "select 1 as id",
+    "models/many_v2.sql": "select 2 as id",
+}
+
+
+def test_a_selector_names_exactly_its_node(second):
+    write(second, TRAPS)
+    made = project.manifest("second", "prod")
+    tasks = project.json.loads(made.read_text())["tasks"]
+    selectors = {n: s for kind in ("run", "test") for t in tasks[kind].values() for n, s in t.items()}
+    assert len(selectors) == 15
+    where = ["--project-dir", str(second), "--profiles-dir", str(second), "--target", "prod"]
+    words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id", *where]
+    for unique_id, selector in selectors.items():
+        found = dbtRunner().invoke(
+            [*words, "--indirect-selection", "empty", "--select", selector]
+        ).result
+        assert [project.json.loads(line)["unique_id"] for line in found] == [unique_id]
