@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone test test-all bench lint lock logs psql dbt backfill screenshots containers
+.PHONY: help start stop clean warehouse standalone test test-all canary bench lint lock logs psql dbt backfill screenshots containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/d
 
 test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
+
+canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/canary $(ARGS)
 
 bench: $(VENV)/installed ## Compare ways to run dbt, in two to three hours; QUICK=1 for the sample only
 	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)

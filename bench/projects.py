@@ -12,7 +12,11 @@ from include import warehouse
 from local.settings import ROOT, Failure, dbt_env
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
-NAMES = [SAMPLE.name, "models_50", "models_200", "models_1000"]
+NAMES = [SAMPLE.name, "models_50", "models_200", "slow_200", "failing_200", "models_1000"]
+THREADS = {"slow_200": 8}
+# What a model of slow_200 waits for in the warehouse, and how many are behind the one that fails.
+SLEEP_SECONDS = 0.5
+BEHIND = 20
 
 # The day of the archive that the sample is run for.
 START = datetime(2013, 3, 14)
@@ -53,10 +57,21 @@ def write(folder: Path, name: str) -> None:
     (folder / "profiles.yml").write_text(profiles.replace(f"\n{SAMPLE.name}:", f"\n{name}:"))
     # One of them is the lock without which dbt processes that start at once can fail.
     shutil.copytree(SAMPLE / "macros", folder / "macros")
-    _write_models(folder / "models", int(name.removeprefix("models_")))
+    kind, count = name.split("_")
+    _write_models(folder / "models", int(count), sleep=kind == "slow")
+    if kind == "failing":
+        _write_failing(folder / "models" / "failing")
 
 
-def _write_models(folder: Path, count: int) -> None:
+def _write_failing(folder: Path) -> None:
+    """Write a model that fails, and models that read it."""
+    folder.mkdir()
+    (folder / "failing.sql").write_text("select 1 / 0 as id from {{ ref('layer_1_model_1') }}\n")
+    for number in range(1, BEHIND + 1):
+        (folder / f"behind_{number}.sql").write_text("select id from {{ ref('failing') }}\n")
+
+
+def _write_models(folder: Path, count: int, sleep: bool) -> None:
     """Write models in layers, each of ten rows and with one test.
 
     A model reads two of the layer before. What the warehouse does for it costs next to nothing, so
@@ -73,6 +88,8 @@ def _write_models(folder: Path, count: int) -> None:
             parents = [above[n % len(above)] for n in (number, number + 1)] if above else []
             reads = [f"select id from {{{{ ref('{name}') }}}}\n" for name in parents]  # noqa: S608
             sql = "union\n".join(reads) or "select generate_series(1, 10) as id\n"
+            if sleep:
+                sql = f"select id from ({sql}) as rows, pg_sleep({SLEEP_SECONDS})\n"  # noqa: S608
             (place / f"{model}.sql").write_text(sql)
         columns = [{"name": "id", "data_tests": ["unique"]}]
         properties = [{"name": model, "columns": columns} for model in models]
@@ -102,13 +119,24 @@ def parse(folder: Path, dbt: Path) -> Project:
             f"{node['schema']}.{node['alias']}"
             for node in nodes
             if node["resource_type"] in ("model", "seed", "snapshot")
+            and "failing" not in node["fqn"]
         ),
     )
 
 
 def words(folder: Path) -> list[str]:
     """Return what every call of dbt names, as Cosmos does: others make dbt parse all again."""
-    return ["--profile", folder.name, "--target", "prod"]
+    return ["--profile", folder.name, "--target", "prod", *threads(folder.name)]
+
+
+def expected_code(folder: Path) -> int:
+    """Return what `dbt build` of a project ends with: 1 where a model is made to fail."""
+    return int(folder.name.startswith("failing_"))
+
+
+def threads(name: str) -> list[str]:
+    """Return dbt's option for a project's threads, if they are not the profile's."""
+    return ["--threads", str(THREADS[name])] if name in THREADS else []
 
 
 def env() -> dict[str, str]:

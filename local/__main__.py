@@ -134,7 +134,13 @@ def dbt(args) -> None:
         )
     # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
     project = PROJECTS / args.project
-    env = {**os.environ, **dbt_env()}
+    # Of microbatch models, the last month: without an interval a first build goes back to `begin`.
+    today = datetime.now(UTC).date()
+    interval = {
+        "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
+        "DBT_EVENT_TIME_END": str(today),
+    }
+    env = {**interval, **os.environ, **dbt_env()}
     if subprocess.run([BIN / "dbt", *args.words], env=env, cwd=project).returncode:
         raise Failure(f"dbt {args.words[0]} failed in {project}: see above.")
 

@@ -85,11 +85,11 @@ def dbt(*words: str, project: str = "nyc_flights", env: dict | None = None):
     )
 
 
-def local(*words: str, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run a command of the runner, as make does."""
+def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a command of the runner, as make does in a clone."""
     return subprocess.run(
         [sys.executable, "-m", "local", *words],
-        cwd=ROOT,
+        cwd=root,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,

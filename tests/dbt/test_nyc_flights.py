@@ -1,6 +1,7 @@
 """The dbt project on a real Postgres, by dbt alone."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,14 @@ def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
         ("dbt_ada_seeds", "airlines"),
         ("dbt_ada_staging", "stg_airlines"),
     }
+
+
+def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
+    own = {name: value for name, value in env.items() if not name.startswith("DBT_EVENT_TIME")}
+    words = ["dbt", "nyc_flights", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]
+    assert "DBT_EVENT_TIME_START" not in os.environ
+    done = local(*words, env={**own, "USER": "bo", "DBT_TARGET_PATH": str(tmp_path)})
+    assert "Batch 31 of 31" in done.stdout, done.stdout
 
 
 def test_two_dbt_that_create_a_schema_at_once_both_pass(built, postgres, warehouse, env, tmp_path):

@@ -64,8 +64,10 @@ def figures_in(warehouse, query: str, day: date) -> dict:
 
 
 @contextmanager
-def started_apart(project: Path, folder: Path, **env: str) -> Iterator[dict[str, str]]:
-    """A `make start` on an empty folder, beside that of the other tests; its environment."""
+def started_apart(
+    project: Path, folder: Path, root: Path = ROOT, **env: str
+) -> Iterator[dict[str, str]]:
+    """A `make start` of a clone on an empty folder, beside that of the other tests; its environment."""
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
     # The project too: an Airflow of the other tests may be reading theirs.
@@ -75,12 +77,12 @@ def started_apart(project: Path, folder: Path, **env: str) -> Iterator[dict[str,
         "DBT_PROJECTS_DIR": str(folder / "dbt"),
         **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
     }
-    done = local("start", env=env)
+    done = local("start", env=env, root=root)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
         yield env
     finally:
-        stopped = local("stop", env=env)
+        stopped = local("stop", env=env, root=root)
     assert stopped.returncode == 0, stopped.stderr
 
 
