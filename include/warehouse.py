@@ -98,7 +98,9 @@ def load(connection: Connection, start: datetime, end: datetime) -> dict[str, in
 def loaded_days(connection: Connection) -> dict[str, str]:
     """Return the first day that raw.flights holds and the day after its last, as start and end."""
     with connection.cursor() as cursor:
-        cursor.execute("select min(flight_date)::text, (max(flight_date) + 1)::text from raw.flights")
+        cursor.execute(
+            "select min(flight_date)::text, (max(flight_date) + 1)::text from raw.flights"
+        )
         return dict(zip(("start", "end"), cursor.fetchone(), strict=True))
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 from rich.table import Table
 

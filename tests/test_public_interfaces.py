@@ -39,9 +39,9 @@ def offences(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: assigns to {ast.unparse(node)}"
             elif node.attr.startswith("_") and not node.attr.endswith("__"):
                 yield f"{node.lineno}: uses {ast.unparse(node)}"
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
-            if root(node.args[0]) in bound:
-                yield f"{node.lineno}: assigns by {ast.unparse(node)}"
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else None
+        if called in ("setattr", "delattr") and root(node.args[0]) in bound:
+            yield f"{node.lineno}: assigns by {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])

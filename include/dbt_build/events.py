@@ -1,7 +1,7 @@
 """What dbt says about each node: while it builds, and in its run_results.json."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def node_converters(manifest: Path) -> dict:
 
         return dbt_node
 
-    kinds = {kind: "run" for kind in BUILT} | {"test": "test"}
+    kinds = dict.fromkeys(BUILT, "run") | {"test": "test"}
     return {DbtResourceType(kind): converter(task) for kind, task in kinds.items()}
 
 
@@ -100,11 +100,11 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
         },
     )
     # A leaf: without it a run would be green whose nodes all were, when a hook after them failed.
-    ended = EmptyOperator(task_id="dbt_build_ended", dag=dag, task_group=group)
+    dbt_build_ended = EmptyOperator(task_id="dbt_build_ended", dag=dag, task_group=group)
     tasks = [*run.values(), *test.values()]
     for task in tasks:
         task.build = build.task_id
-    build >> [*tasks, ended]
+    build >> [*tasks, dbt_build_ended]
     return build
 
 

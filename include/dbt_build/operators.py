@@ -29,7 +29,7 @@ class DbtBuild(DbtBuildLocalOperator):
         left = [task for task in tasks if states.get(task.task_id) != "success"]
         # All are green when a hook after them failed: dbt runs its hooks with nodes only.
         if left and len(left) < len(tasks):
-            self.log.info("%s of %s tasks are green and stay it", len(tasks) - len(left), len(tasks))
+            self.log.info("%s tasks are green and stay so", len(tasks) - len(left))
             self.only({node: one for task in left for node, one in task.nodes.items()})
         with Teller(ti, left, self.events):
             self.run_dbt(context)

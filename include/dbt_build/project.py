@@ -21,7 +21,15 @@ GENERATED = {"target", "logs", "dbt_packages", "__pycache__", ".user.yml"}
 PACKAGES = ("packages.yml", "dependencies.yml")
 BUILT = ("model", "seed", "snapshot")
 # What Cosmos reads of a node. Without the rest the file is a tenth of dbt's.
-READ = ("resource_type", "package_name", "original_file_path", "depends_on", "tags", "config", "fqn")
+READ = (
+    "resource_type",
+    "package_name",
+    "original_file_path",
+    "depends_on",
+    "tags",
+    "config",
+    "fqn",
+)
 
 
 def project_path(name: str) -> Path:
@@ -45,7 +53,9 @@ def project_path(name: str) -> Path:
 
 def project_names() -> list[str]:
     """Return the folder names of all dbt projects."""
-    return sorted({file.parent.name for root in _roots() for file in root.glob("*/dbt_project.yml")})
+    return sorted(
+        {file.parent.name for root in _roots() for file in root.glob("*/dbt_project.yml")}
+    )
 
 
 def _roots() -> list[Path]:

@@ -12,8 +12,9 @@ import httpx
 from airflow.sdk.configuration import conf
 from jinja2 import Template
 
-# The XComs of a DbtBuild. What the plugin shall apply now, in JSON: {"green": {task id: {"start",
-# "end", "note"}}, "failed": [task ids]}. And what is left to the tasks: {task id: [outcome, lines]}.
+# The XComs of a DbtBuild. What the plugin shall apply now, in JSON:
+# {"green": {task id: {"start", "end", "note"}}, "failed": [task ids]};
+# and what is left to the tasks: {task id: [outcome, lines]}.
 TOLD, LEFT = "told", "left"
 # Between two looks at what dbt has built. Each time it tells costs the API server two requests.
 SECONDS = 1

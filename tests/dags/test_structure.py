@@ -97,7 +97,9 @@ def test_every_node_waits_for_the_one_build(dag_bag, dag_id):
 
 
 def test_every_node_is_run_by_one_task(dag_bag, manifest):
-    run = [node for dag in dag_bag.dags.values() for t in dag.tasks for node in getattr(t, "nodes", [])]
+    run = [
+        node for dag in dag_bag.dags.values() for t in dag.tasks for node in getattr(t, "nodes", [])
+    ]
     assert sorted(run) == sorted({*manifest["nodes"], *manifest["unit_tests"]})
 
 

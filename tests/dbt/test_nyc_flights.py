@@ -126,7 +126,15 @@ def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
 
 def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
     own = {name: value for name, value in env.items() if not name.startswith("DBT_EVENT_TIME")}
-    words = ["dbt", "nyc_flights", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]
+    words = [
+        "dbt",
+        "nyc_flights",
+        "run",
+        "--select",
+        "+fct_flights",
+        "--exclude",
+        "resource_type:seed",
+    ]
     assert "DBT_EVENT_TIME_START" not in os.environ
     done = local(*words, env={**own, "USER": "bo", "DBT_TARGET_PATH": str(tmp_path)})
     assert "Batch 31 of 31" in done.stdout, done.stdout

@@ -67,7 +67,10 @@ def figures_in(warehouse, query: str, day: date) -> dict:
 def started_apart(
     project: Path, folder: Path, root: Path = ROOT, **env: str
 ) -> Iterator[dict[str, str]]:
-    """A `make start` of a clone on an empty folder, beside that of the other tests; its environment."""
+    """A `make start` of a clone, on an empty folder beside that of the other tests.
+
+    Yields its environment.
+    """
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
     # The project too: an Airflow of the other tests may be reading theirs.

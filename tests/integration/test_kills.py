@@ -70,6 +70,15 @@ def test_a_killed_scheduler(states, running):
     assert ends_green_with_each_model_built_once(states)
 
 
+def test_a_run_that_is_cleared_while_dbt_builds(states, running):
+    states.clear()
+    assert states.end() == "success"
+    assert states.not_green() == {}
+    # All of it, after what the first dbt had built.
+    assert states.built()["e"] == 2
+    assert not running.is_running()
+
+
 @pytest.mark.parametrize("kill", [False, True], ids=["restarted", "killed"])
 def test_an_api_server_that_goes_away(states, running, kill):
     replace("api-server", kill)

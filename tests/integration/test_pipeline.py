@@ -18,7 +18,6 @@ from tests.integration.helpers import (
     figures_in,
     figures_of,
     rows,
-    tasks_of,
 )
 from tests.integration.pages import first_run
 

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, connect, wait_until
+from tests.conftest import HAS_POSTGRES, wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States
@@ -222,7 +222,7 @@ def test_a_killed_build_builds_the_rest_in_its_retry(states):
     assert states.tasks()[BUILD]["try_number"] == 2
     # Nothing that was green; of two dbt only the second came to the end of g.
     assert states.built() == dict.fromkeys(MODELS, 1)
-    assert "tasks are green and stay it" in states.log(BUILD, 2)
+    assert "tasks are green and stay so" in states.log(BUILD, 2)
 
 
 def test_a_dbt_dag_without_a_group_is_as_right(api, warehouse, states):

@@ -12,7 +12,7 @@ import pytest
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build import project
-from tests.conftest import PROJECTS, ROOT
+from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import render, write
 
 TASKS = {
@@ -48,7 +48,9 @@ def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
     [
         pytest.param(lambda p: None, False, id="nothing"),
         pytest.param(
-            lambda p: write(p, {"target/run_results.json": "", "logs/dbt.log": ""}), False, id="runs"
+            lambda p: write(p, {"target/run_results.json": "", "logs/dbt.log": ""}),
+            False,
+            id="runs",
         ),
         pytest.param(lambda p: (p / "models/base.sql").touch(), True, id="edit"),
         pytest.param(lambda p: (p / "dbt_project.yml").touch(), True, id="settings"),
@@ -56,9 +58,7 @@ def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
         pytest.param(
             lambda p: (p / "models/extra.sql").rename(p / "models/new.sql"), True, id="rename"
         ),
-        pytest.param(
-            lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"
-        ),
+        pytest.param(lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"),
     ],
 )
 def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
@@ -77,7 +77,7 @@ def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
 def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
     counted = tmp_path / "calls"
     dbt = tmp_path / "dbt.sh"
-    dbt.write_text(f"#!/bin/sh\necho x >> {counted}\nexec {Path(sys.executable).parent}/dbt \"$@\"\n")
+    dbt.write_text(f'#!/bin/sh\necho x >> {counted}\nexec {Path(sys.executable).parent}/dbt "$@"\n')
     dbt.chmod(dbt.stat().st_mode | stat.S_IXUSR)
     code = "from include.dbt_build.project import manifest; manifest('second', 'prod')"
     env = {
@@ -86,14 +86,16 @@ def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
         "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos"),
     }
     with ThreadPoolExecutor() as pool:
-        calls = [pool.submit(run, [sys.executable, "-c", code], cwd=ROOT, env=env) for _ in range(3)]
+        calls = [
+            pool.submit(run, [sys.executable, "-c", code], cwd=ROOT, env=env) for _ in range(3)
+        ]
     assert [call.result().returncode for call in calls] == [0, 0, 0]
     assert counted.read_text().split() == ["x"]
 
 
 def test_what_dbt_says_of_a_broken_project_is_the_error(second):
     write(second, {"models/base.sql": "select * from {{ ref('nowhere') }}"})
-    with pytest.raises(RuntimeError, match="dbt parse failed in .*second") as raised:
+    with pytest.raises(RuntimeError, match=r"dbt parse failed in .*second") as raised:
         project.manifest("second", "prod")
     assert "'model.second.base' (models/base.sql) depends on a node named 'nowhere'" in str(
         raised.value
@@ -115,8 +117,10 @@ def test_another_project_with_packages_needs_no_change(second):
 def test_a_test_of_two_models_is_shown_at_the_last_and_waits_for_both(second):
     dag = render("second")
     assert set(dag.task_ids) == TASKS
-    names = {t: sorted(n.split(".")[2].split("_")[0] for n in dag.get_task(t).nodes)
-             for t in ("base.test", "all_of_it.test")}
+    names = {
+        t: sorted(n.split(".")[2].split("_")[0] for n in dag.get_task(t).nodes)
+        for t in ("base.test", "all_of_it.test")
+    }
     assert names == {"base.test": ["unique"], "all_of_it.test": ["relationships"] * 2}
     waits = dag.get_task("all_of_it.test").upstream_task_ids
     assert waits == {"dbt_build", "all_of_it.run", "base.run", "apart_run"}
@@ -131,13 +135,18 @@ TRAPS = {
     "seeds/grown.csv": "id\n1\n",
     "snapshots/kept.yml": """
         snapshots:
-          - {name: kept, relation: ref('base'), config: {strategy: check, unique_key: id, check_cols: all}}
+          - name: kept
+            relation: ref('base')
+            config: {strategy: check, unique_key: id, check_cols: all}
     """,
     "models/more.yml": """
         models:
           - {name: many, latest_version: 2, versions: [{v: 1}, {v: 2}]}
         unit_tests:
-          - {name: base, model: all_of_it, given: [{input: ref('base'), rows: [{id: 1}]}], expect: {rows: [{id: 1}]}}
+          - name: base
+            model: all_of_it
+            given: [{input: ref('base'), rows: [{id: 1}]}]
+            expect: {rows: [{id: 1}]}
     """,
     "models/many_v1.sql": "select 1 as id",
     "models/many_v2.sql": "select 2 as id",
@@ -148,12 +157,16 @@ def test_a_selector_names_exactly_its_node(second):
     write(second, TRAPS)
     made = project.manifest("second", "prod")
     tasks = project.json.loads(made.read_text())["tasks"]
-    selectors = {n: s for kind in ("run", "test") for t in tasks[kind].values() for n, s in t.items()}
+    selectors = {
+        n: s for kind in ("run", "test") for t in tasks[kind].values() for n, s in t.items()
+    }
     assert len(selectors) == 15
     where = ["--project-dir", str(second), "--profiles-dir", str(second), "--target", "prod"]
     words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id", *where]
     for unique_id, selector in selectors.items():
-        found = dbtRunner().invoke(
-            [*words, "--indirect-selection", "empty", "--select", selector]
-        ).result
+        found = (
+            dbtRunner()
+            .invoke([*words, "--indirect-selection", "empty", "--select", selector])
+            .result
+        )
         assert [project.json.loads(line)["unique_id"] for line in found] == [unique_id]
