@@ -16,12 +16,16 @@ def draw(results: dict, file: Path) -> None:
 
     A way that never succeeded on a project has its cross above the upper edge.
     """
-    rows = sorted(results["rows"], key=lambda row: row["models"])
+    # The others are the same projects under other conditions.
+    shown = [r for r in results["rows"] if r["project"].startswith(("models_", SAMPLE.name))]
+    rows = sorted(shown, key=lambda row: row["models"])
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
         for number, (way, label) in enumerate(results["ways"].items()):
             colour = f"C{number}"
             of_way = [row for row in rows if row["way"] == way]
+            if not of_way:
+                continue
             done = [row for row in of_way if row["median_seconds"] is not None]
             generated = [row for row in done if row["project"] != SAMPLE.name]
             axes.plot(*points(generated), color=colour)

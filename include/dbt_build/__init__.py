@@ -9,8 +9,9 @@ Cosmos renders the project; `add_dbt_build` adds the task that runs `dbt build`,
                └─> every one of them, so that none is due while dbt runs
 
 While dbt builds, each task whose nodes are built and tested is set green, with dbt's own times and
-words: no process waits for dbt or starts. What failed starts, and fails with what dbt said. A task
-that is retried or cleared runs `dbt build` for exactly its own nodes.
+words: no process waits for dbt or starts, so there is no success callback, listener or asset event
+of such a task either. What failed starts, and fails with what dbt said; its failure callbacks run.
+A task that is retried or cleared runs `dbt build` for exactly its own nodes.
 
 config.py     which project, connection, selection: what a DAG file calls
 graph.py      the tasks of a project's nodes, and the one build before them

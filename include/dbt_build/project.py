@@ -116,6 +116,8 @@ def needs_packages(project: Path) -> bool:
 
 def _parse(project: Path, target: str, made: Path) -> None:
     where = ["--profiles-dir", str(project), "--profile", project.name, "--target", target]
+    # dbt makes the folder of its log even where it writes none; the project may be read-only.
+    where += ["--log-path", str(made.parent / "logs")]
     if needs_packages(project):
         _dbt(["deps", *where], project)
     # An edit while dbt parses must count as younger.
@@ -138,7 +140,7 @@ def _dbt(words: list[str], project: Path) -> None:
         text=True,
     )
     if done.returncode:
-        said = (done.stdout + done.stderr).strip()
+        said = (done.stdout + done.stderr).strip() or f"it ended with code {done.returncode}"
         raise RuntimeError(f"dbt {words[0]} failed in {project}:\n{said}")
 
 

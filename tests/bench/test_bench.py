@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
+from include.dbt_build.project import cache_path
 from tests.conftest import HAS_POSTGRES, ROOT
 
 pytestmark = pytest.mark.skipif(not HAS_POSTGRES, reason="the image has no bench/")
@@ -100,6 +102,7 @@ def test_a_run_over_the_limit_is_stopped_and_fails_the_row(generated, outcome):
 def test_every_way_on_airflow_has_a_dag(project, monkeypatch):
     from airflow.dag_processing.dagbag import DagBag
 
+    from bench import projects
     from bench.ways import WARM_UP, WAYS, Airflow
     from local.settings import BIN
 
@@ -107,6 +110,12 @@ def test_every_way_on_airflow_has_a_dag(project, monkeypatch):
     monkeypatch.setattr("cosmos.settings.enable_cache_dbt_ls", False)
     monkeypatch.setenv("BENCH_PROJECT", project.name)
     monkeypatch.setenv("BENCH_DBT", str(BIN / "dbt"))
+    monkeypatch.setenv("BENCH_FLAGS", "")
+    for name, value in projects.env().items():
+        monkeypatch.setenv(name, value)
+    # Where `dbt parse` leaves it, which goes before every comparison.
+    (project / "target").mkdir(exist_ok=True)
+    shutil.copy(cache_path(project.name) / "target" / "manifest.json", project / "target")
     bag = DagBag(ROOT / "bench" / "dags", bundle_path=ROOT)
     assert bag.import_errors == {}
     on_airflow = [way.on for way in WAYS if isinstance(way.on, partial)]

@@ -88,6 +88,14 @@ def open_grid(page: Page, dag_id: str, run_id: str) -> Locator:
     return page.locator(f"[data-testid^='grid-{run_id}-']")
 
 
+def open_gantt(page: Page, dag_id: str, run_id: str, *task_ids: str) -> list[Locator]:
+    """Show the Gantt chart of a run, with every task, and return the bars of some."""
+    page.goto(f"/dags/{dag_id}/runs/{run_id}")
+    page.get_by_role("button", name="Show Gantt").click()
+    page.get_by_role("button", name="Expand all task groups").click()
+    return [page.locator(f"a[style*='block'][href*='/tasks/{task_id}?']") for task_id in task_ids]
+
+
 def open_log(page: Page, dag_id: str, run_id: str, task_id: str) -> Locator:
     """Show a task's log in the whole window."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}")

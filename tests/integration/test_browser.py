@@ -5,12 +5,15 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HAS_POSTGRES, ROOT
 from tests.integration import pages
 
 expect = pytest.importorskip(
     "playwright.sync_api", reason="needs Playwright, which the image does not have: run `make test`"
 ).expect
+
+if HAS_POSTGRES:
+    from tests.integration.states import States
 
 # Pictures of what each test saw last, also of a failed one.
 PICTURES = ROOT / ".local" / "screenshots"
@@ -47,7 +50,8 @@ def models(project) -> dict[str, set[str]]:
 def test_the_list_shows_both_dags_and_no_import_error(page):
     with page.expect_response("**/api/v2/importErrors*") as errors:
         page.goto("/dags")
-    expect(page.get_by_role("heading", name="2 Dags")).to_be_visible()
+    # Those of tests/integration/dags are there as well.
+    expect(page.get_by_role("heading", name=re.compile(r"^\d+ Dags$"))).to_be_visible()
     for dag_id in ("flights_daily", "flights_reporting"):
         expect(page.get_by_role("link", name=dag_id, exact=True)).to_be_visible()
     assert errors.value.finished() is None
@@ -86,6 +90,37 @@ def test_the_log_of_a_task_says_what_dbt_said(page, api, task_id, line):
     run_id = pages.first_run(api, "flights_daily")
     log = pages.open_log(page, "flights_daily", run_id, task_id)
     expect(log.get_by_text(line)).to_be_visible()
+
+
+def test_a_green_task_shows_its_state_and_dbts_seconds(page, api):
+    run_id = pages.first_run(api, "flights_daily")
+    task = api("GET", f"/dags/flights_daily/dagRuns/{run_id}/taskInstances/dbt.fct_flights.run")
+    page.goto(f"/dags/flights_daily/runs/{run_id}/tasks/dbt.fct_flights.run")
+    card = page.get_by_test_id("header-card")
+    expect(card.get_by_text("Success", exact=True)).to_be_visible()
+    expect(card.get_by_text(f"00:00:0{task['duration']:.3f}")).to_be_visible()
+
+
+def test_a_red_task_shows_what_dbt_said(page, api, warehouse):
+    states = States(api, warehouse)
+    states.broken("d")
+    assert states.run() == "failed"
+    states.broken()
+    page.goto(f"/dags/states_between/runs/{states.run_id}/tasks/dbt.d.run")
+    card = page.get_by_test_id("header-card")
+    expect(card.get_by_text("Failed", exact=True)).to_be_visible()
+    log = pages.open_log(page, "states_between", states.run_id, "dbt.d.run")
+    expect(log.get_by_text("division by zero").first).to_be_visible()
+
+
+def test_the_gantt_chart_has_dbts_times(page, api):
+    run_id = pages.first_run(api, "flights_daily")
+    tasks = ("dbt_build", "dbt.stg_flights.run", "dbt.fct_flights.run")
+    bars = pages.open_gantt(page, "flights_daily", run_id, *tasks)
+    build, first, last = (bar.bounding_box() for bar in bars)
+    # The build is the longest, and what it built lies within it, one after the other.
+    assert build["width"] > first["width"] > 0
+    assert build["x"] <= first["x"] < last["x"] < build["x"] + build["width"]
 
 
 def test_the_asset_links_the_dags(page):

@@ -122,7 +122,7 @@ def test_a_warning_is_green_and_in_the_log(states):
     assert "WARN 1" in states.log("dbt.d.test")
 
 
-@pytest.mark.parametrize("hook", ["start_hook", "end_hook"])
+@pytest.mark.parametrize("hook", [pytest.param("start_hook", marks=pytest.mark.slow), "end_hook"])
 def test_a_failing_hook_fails_the_build_and_the_run(states, hook):
     states.broken(hook)
     assert states.run() == "failed"
@@ -151,7 +151,9 @@ def day_rows(states) -> dict[date, int]:
     return dict(states.warehouse.execute(query).fetchall())
 
 
-@pytest.mark.parametrize("day", [1, 2, 3])
+@pytest.mark.parametrize(
+    "day", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_failing_batch_is_red_named_and_keeps_the_days_rows(states, day):
     assert states.run() == "success"
     before = day_rows(states)
@@ -175,8 +177,9 @@ def test_a_failing_batch_is_red_named_and_keeps_the_days_rows(states, day):
         states.warehouse.execute(again)
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_late_is_red_too(states):
-    states.warehouse.execute("insert into raw_states.broken values ('by_day', true, 4)")
+    states.broken("by_day", seconds=10)
     assert states.run() == "failed"
     assert states.not_green() == {"dbt.by_day_run": "failed", **AFTER}
 

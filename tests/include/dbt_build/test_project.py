@@ -74,6 +74,14 @@ def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
     assert made.stat().st_ino == after
 
 
+def test_parsing_writes_nothing_into_the_project(second):
+    # In containers it is mounted read-only.
+    write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
+    before = {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]}
+    project.manifest("second", "prod")
+    assert {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]} == before
+
+
 def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
     counted = tmp_path / "calls"
     dbt = tmp_path / "dbt.sh"

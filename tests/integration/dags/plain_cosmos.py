@@ -9,8 +9,9 @@ from cosmos.constants import ExecutionMode, LoadMode
 from include.dbt_build.config import TARGET, profile_config
 from include.dbt_build.project import manifest, project_path
 
-for mode in (ExecutionMode.LOCAL, ExecutionMode.WATCHER):
-    DbtDag(
+
+def plain(mode: ExecutionMode) -> DbtDag:
+    return DbtDag(
         dag_id=f"plain_{mode.value}",
         schedule=None,
         start_date=datetime(2026, 1, 1),
@@ -25,3 +26,6 @@ for mode in (ExecutionMode.LOCAL, ExecutionMode.WATCHER):
             load_method=LoadMode.DBT_MANIFEST, select=["a", "b"], emit_datasets=False
         ),
     )
+
+
+plain_local, plain_watcher = plain(ExecutionMode.LOCAL), plain(ExecutionMode.WATCHER)
