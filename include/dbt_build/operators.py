@@ -48,6 +48,8 @@ class DbtBuild(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt failed, and not at a node.
         """
+        # Where one process runs several tasks, as dag.test() does, another may have filled them.
+        self.events.nodes.clear()
         self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
         if self.events.trouble:
             raise self.events.trouble
