@@ -106,6 +106,9 @@ def project() -> Path:
     for source in (ROOT / "dbt" / "nyc_flights", ROOT / "tests" / "integration" / "states"):
         ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
         shutil.copytree(source, PROJECTS / source.name, ignore=ignored)
+        # What every project on Postgres needs.
+        for macro in (ROOT / "dbt" / "nyc_flights" / "macros").glob("postgres__*.sql"):
+            shutil.copy(macro, PROJECTS / source.name / "macros")
         manifest(source.name, TARGET)
     return PROJECTS / "nyc_flights"
 
