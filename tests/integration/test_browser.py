@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from include.dbt_build.project import cache_path
 from tests.conftest import HAS_POSTGRES, ROOT
 from tests.integration import pages
 
@@ -38,7 +39,8 @@ def page(request, browser, api):
 @pytest.fixture
 def models(project) -> dict[str, set[str]]:
     """The models' names by the DAG that builds them, as dbt knows them."""
-    nodes = json.loads((project / "target" / "manifest.json").read_text())["nodes"].values()
+    made = cache_path(project.name) / "target" / "manifest.json"
+    nodes = json.loads(made.read_text())["nodes"].values()
     found = {"flights_daily": set(), "flights_reporting": set()}
     for node in nodes:
         if node["resource_type"] == "model":

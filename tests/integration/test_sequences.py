@@ -49,6 +49,7 @@ def fresh_build() -> tuple[bool, dict[str, str]]:
         for name, value in env.items():
             patch.setenv(name, value)
         done = dbtRunner().invoke(["--quiet", "build", "--target", "dev", *map(str, where)])
+    assert done.result, done.exception
     return done.success, {r.node.unique_id: str(r.status) for r in done.result.results}
 
 
