@@ -9,6 +9,8 @@ ENV AIRFLOW__COSMOS__ENABLE_TELEMETRY=False
 ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True
 # What is made from the dbt projects. Cosmos's default is in /tmp, where it is whose comes first.
 ENV AIRFLOW__COSMOS__CACHE_DIR=/usr/local/airflow/cosmos_cache
+# Each process that reads a DAG file would write the selectors of its project to a Variable.
+ENV AIRFLOW__COSMOS__ENABLE_CACHE_DBT_YAML_SELECTORS=False
 # A log is no terminal.
 ENV DBT_USE_COLORS=False
 # Cosmos runs dbt in a temporary folder: nobody could read the file that dbt logs into there.
@@ -17,6 +19,5 @@ ENV DBT_LOG_LEVEL_FILE=none
 ENV AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120
 ENV AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT=150
 
-# The DAG files find each project parsed, for the target that include/dbt_build/config.py names.
-# `dbt parse` needs no database.
-RUN python -m include.dbt_build.config && mkdir dbt_docs
+# The DAG files find their dbt projects parsed and with packages. That needs no database.
+RUN python -m include.dbt_build && mkdir dbt_docs

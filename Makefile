@@ -1,11 +1,10 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # PORT=9000 make start, or make start PORT=9000, takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT
+export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT
 
 # Not .venv: `astro dev start --standalone` makes that one for itself.
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
-PROJECT = nyc_flights
 
 .DEFAULT_GOAL := help
 .PHONY: help start stop clean warehouse standalone test test-all canary bench lint lock logs psql dbt backfill screenshots containers
@@ -13,7 +12,7 @@ PROJECT = nyc_flights
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-start: $(VENV)/installed ## Start Postgres and Airflow, and run the pipeline for yesterday
+start: $(VENV)/installed ## Start Postgres and Airflow, and run the DAG of local.toml
 	@$(PYTHON) -m local start
 
 stop: $(VENV)/installed ## End all of it; the data stays
@@ -58,10 +57,10 @@ logs: $(VENV)/installed ## Follow the logs of Airflow's processes
 psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
 	@$(PYTHON) -m local psql $(ARGS)
 
-dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select stg_flights"
-	@$(PYTHON) -m local dbt $(PROJECT) $(ARGS)
+dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select my_model"
+	@$(PYTHON) -m local dbt $(ARGS)
 
-backfill: $(VENV)/installed ## Run flights_daily for each day; FROM=2026-03-01 TO=2026-03-07
+backfill: $(VENV)/installed ## Run the DAG for each day; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"
 
 # Python's own venv first, so that git, make and Python are all that a machine needs.

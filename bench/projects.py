@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
-from include import warehouse
+from include.nyc_flights import warehouse
 from local.settings import ROOT, Failure, dbt_env
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
@@ -19,7 +19,7 @@ SLEEP_SECONDS = 0.5
 BEHIND = 20
 
 # The day of the archive that the sample is run for.
-START = datetime(2013, 3, 14)
+START = date(2013, 3, 14)
 END = START + timedelta(days=1)
 
 LAYERS = 5
@@ -30,9 +30,27 @@ config-version: 2
 profile: {name}
 flags:
   send_anonymous_usage_stats: false
+dispatch:
+  - macro_namespace: dbt
+    search_order: [{name}, airflow_postgres, dbt]
 models:
   {name}:
     +materialized: table
+"""
+# As the shipped DAG's.
+PROFILES_YML = """\
+{name}:
+  target: prod
+  outputs:
+    prod:
+      type: postgres
+      host: "{{{{ env_var('WAREHOUSE_HOST') }}}}"
+      port: "{{{{ env_var('WAREHOUSE_PORT') | as_number }}}}"
+      user: "{{{{ env_var('WAREHOUSE_USER') }}}}"
+      password: "{{{{ env_var('WAREHOUSE_PASSWORD') }}}}"
+      dbname: "{{{{ env_var('WAREHOUSE_DB') }}}}"
+      schema: {name}
+      threads: 4
 """
 
 
@@ -47,16 +65,18 @@ class Project:
 
 def write(folder: Path, name: str) -> None:
     """Write a project to a folder that is not there yet."""
+    shutil.copytree(SAMPLE.parent / "packages", folder.parent / "packages", dirs_exist_ok=True)
     if name == SAMPLE.name:
         ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
         shutil.copytree(SAMPLE, folder, ignore=ignored)
+    else:
+        folder.mkdir(parents=True)
+        (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
+        # One of its macros is the lock without which dbt processes that start at once can fail.
+        shutil.copy(SAMPLE / "packages.yml", folder)
+    (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name))
+    if name == SAMPLE.name:
         return
-    folder.mkdir(parents=True)
-    (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
-    profiles = (SAMPLE / "profiles.yml").read_text()
-    (folder / "profiles.yml").write_text(profiles.replace(f"\n{SAMPLE.name}:", f"\n{name}:"))
-    # One of them is the lock without which dbt processes that start at once can fail.
-    shutil.copytree(SAMPLE / "macros", folder / "macros")
     kind, count = name.split("_")
     _write_models(folder / "models", int(count), sleep=kind == "slow")
     if kind == "failing":
@@ -100,15 +120,16 @@ def _write_models(folder: Path, count: int, sleep: bool) -> None:
 
 def parse(folder: Path, dbt: Path) -> Project:
     """Parse a project and return what is in it. Every run finds what this leaves in target/."""
-    done = subprocess.run(
-        [dbt, "--quiet", "parse", *words(folder)],
-        cwd=folder,
-        env={**os.environ, **env()},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise Failure(f"dbt can't parse {folder}: {done.stdout}")
+    for command in ("deps", "parse"):
+        done = subprocess.run(
+            [dbt, "--quiet", command, *words(folder)[: None if command == "parse" else 4]],
+            cwd=folder,
+            env={**os.environ, **env()},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            raise Failure(f"dbt {command} failed in {folder}: {done.stdout}")
     nodes = json.loads((folder / "target" / "manifest.json").read_text())["nodes"].values()
     types = [node["resource_type"] for node in nodes]
     return Project(
@@ -143,8 +164,8 @@ def env() -> dict[str, str]:
     """Return the variables that dbt reads, in whichever process it runs."""
     return {
         **dbt_env(),
-        "DBT_EVENT_TIME_START": START.date().isoformat(),
-        "DBT_EVENT_TIME_END": END.date().isoformat(),
+        "DBT_EVENT_TIME_START": START.isoformat(),
+        "DBT_EVENT_TIME_END": END.isoformat(),
     }
 
 

@@ -3,10 +3,10 @@
 
 1. `load_day` replaces the day's flights and weather in the schema `raw`.
 2. `dbt` builds and tests every model of `nyc_flights` but the reporting ones.
-3. `publish_figures` reads the day's figures from `marts.fct_flights` and updates the asset
-   `nyc_flights_marts`, which starts `flights_reporting`.
+3. `publish_figures` reads the day's figures from `nyc_flights_marts.fct_flights` and updates the asset
+   `nyc_flights`, which starts `flights_reporting`.
 
-**A run** covers its data interval, one day in UTC. A manual run without a logical date covers
+**A run** covers its data interval, one day in New York. A manual run without a logical date covers
 yesterday. Any run can be repeated: it replaces its day.
 
 **full_refresh** in the trigger form rebuilds `fct_flights` for every day that `raw` holds when dbt
@@ -18,13 +18,18 @@ only. Airflow judges a run by its last tasks: one that is cleared alone and fail
 that stays green.
 """
 
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 
 from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
 from cosmos import DbtTaskGroup
+from pendulum import datetime
 
-from include.assets import FLIGHTS_MARTS
-from include.dbt_build import CONN_ID, add_dbt_build, cosmos_args
+from include.dbt_build import add_dbt_build, cosmos_args
+from include.defaults import DEFAULT_ARGS
+from include.nyc_flights.archive import TIMEZONE, local_date
+from include.nyc_flights.assets import FLIGHTS_MARTS
+
+CONN_ID = "warehouse"
 
 
 def days_to_build(ti, params) -> dict[str, str]:
@@ -36,7 +41,7 @@ def days_to_build(ti, params) -> dict[str, str]:
         return ti.xcom_pull(task_ids="load_day")
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from include import warehouse
+    from include.nyc_flights import warehouse
 
     with PostgresHook(CONN_ID).get_conn() as connection:
         return warehouse.loaded_days(connection)
@@ -44,11 +49,12 @@ def days_to_build(ti, params) -> dict[str, str]:
 
 @dag(
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=datetime(2013, 1, 1),
+    # A day of the source, whatever the clock says where Airflow runs.
+    schedule=CronDataIntervalTimetable("@daily", timezone=TIMEZONE),
+    start_date=datetime(2013, 1, 1, tz=TIMEZONE),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
+    default_args=DEFAULT_ARGS,
     params={
         "full_refresh": Param(
             False, type="boolean", description="Rebuild fct_flights for all days that raw holds."
@@ -63,20 +69,13 @@ def flights_daily():
         """Load the interval into raw; return what was loaded and the interval for dbt."""
         from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-        from include import warehouse
+        from include.nyc_flights import warehouse
 
-        if data_interval_start is None:
-            data_interval_end = dag_run.run_after.replace(hour=0, minute=0, second=0, microsecond=0)
-            data_interval_start = data_interval_end - timedelta(days=1)
-
+        end = local_date(data_interval_end or dag_run.run_after)
+        start = local_date(data_interval_start) if data_interval_start else end - timedelta(days=1)
         with PostgresHook(CONN_ID).get_conn() as connection:
-            loaded = warehouse.load(connection, data_interval_start, data_interval_end)
-
-        return {
-            **loaded,
-            "start": data_interval_start.date().isoformat(),
-            "end": data_interval_end.date().isoformat(),
-        }
+            loaded = warehouse.load(connection, start, end)
+        return {**loaded, "start": start.isoformat(), "end": end.isoformat()}
 
     dbt = DbtTaskGroup(
         group_id="dbt",
@@ -97,9 +96,9 @@ def flights_daily():
         """Attach the figures of the interval's last day to the asset's event."""
         from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-        from include import warehouse
+        from include.nyc_flights import warehouse
 
-        day = datetime.fromisoformat(loaded["end"]).date() - timedelta(days=1)
+        day = date.fromisoformat(loaded["end"]) - timedelta(days=1)
         with PostgresHook(CONN_ID).get_conn() as connection:
             figures = warehouse.day_figures(connection, day)
         print(figures)

@@ -2,7 +2,7 @@
 ### Reports on flights, whenever the marts have changed
 
 Builds and tests the models of `nyc_flights` that carry the tag `reporting`, as a DAG made by
-Cosmos alone. It is started by the asset `nyc_flights_marts`, which `flights_daily` updates.
+Cosmos alone. It is started by the asset `nyc_flights`, which `flights_daily` updates.
 
 Where AIRFLOW__COSMOS__DBT_DOCS_PROJECTS names a folder or bucket for the docs of `nyc_flights`,
 `make_docs` then puts them there, and Airflow shows them under Browse. If it fails, the run does
@@ -12,14 +12,17 @@ not, and the last docs stay.
 with its downstream tasks. Nothing else depends on this DAG.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 # Airflow only parses files that name both airflow and dag.
 from cosmos import DbtDag
 from cosmos.operators.local import DbtDocsLocalOperator
 
-from include.assets import FLIGHTS_MARTS
 from include.dbt_build import add_dbt_build, cosmos_args, docs_args, docs_place
+from include.defaults import DEFAULT_ARGS
+from include.nyc_flights.assets import FLIGHTS_MARTS
+
+DBT = cosmos_args("nyc_flights", select=["tag:reporting"])
 
 flights_reporting = DbtDag(
     dag_id="flights_reporting",
@@ -28,16 +31,16 @@ flights_reporting = DbtDag(
     start_date=datetime(2013, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "data-team", "retries": 1, "retry_delay": timedelta(seconds=30)},
+    default_args=DEFAULT_ARGS,
     tags=["nyc_flights", "dbt", "reporting"],
-    **cosmos_args("nyc_flights", select=["tag:reporting"]),
+    **DBT,
 )
 add_dbt_build(flights_reporting)
 
 if docs_place("nyc_flights"):
     built = flights_reporting.leaves
     make_docs = DbtDocsLocalOperator(
-        task_id="make_docs", dag=flights_reporting, **docs_args("nyc_flights")
+        task_id="make_docs", dag=flights_reporting, **docs_args(DBT)
     )
     # As a teardown, whose failure does not fail the run.
     built >> make_docs.as_teardown()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
@@ -16,6 +17,7 @@ from local.settings import (
     BIN,
     HOME,
     LOGS,
+    OWN,
     PORT,
     PROJECTS,
     ROOT,
@@ -27,15 +29,6 @@ from local.settings import (
     machine_settings,
     shared_settings,
 )
-
-SAMPLE = """
-    select carrier_name, flights, cancelled, on_time_percent
-    from marts.carrier_performance_daily
-    where flight_date = %s
-    order by flights desc
-    limit 5
-"""
-
 
 def start(args) -> None:
     running = airflow.port_in_use()
@@ -51,7 +44,7 @@ def start(args) -> None:
             airflow.require_free(REDIS_PORT, "Redis", "REDIS_PORT")
     start_warehouse(args)
     if not running:
-        parse_projects()
+        prepare_projects()
         try:
             airflow.start(port, airflow_env(port), DEPLOYMENT)
         except BaseException:
@@ -59,8 +52,8 @@ def start(args) -> None:
             raise
     api = pipeline.Api(port)
     console.print(f"Airflow is on {api.url} and reads the DAGs\n")
-    pipeline.run_both_dags(api)
-    print_sample(datetime.now(UTC).date() - timedelta(days=1))
+    pipeline.run(api, OWN["dag"], OWN["then"])
+    show(OWN["show"])
     console.print(f"\nAirflow goes on running on {api.url}; `make stop` ends it.")
 
 
@@ -85,7 +78,7 @@ def start_warehouse(args) -> None:
 def standalone(args) -> None:
     """Prepare what `astro dev start --standalone` lacks, since it builds no image."""
     start_warehouse(args)
-    parse_projects()
+    prepare_projects()
     settings = {**shared_settings(), **machine_settings()}
     lines = [f"{name}={value}" for name, value in settings.items()]
     # The CLI reads one file only, and of two lines with the same name the last.
@@ -104,35 +97,41 @@ def backfill(args) -> None:
         raise Failure(f"FROM={first} is after TO={last}.")
     api = pipeline.Api(airflow.require_running())
     # The scheduler only works off the runs of a DAG that is not paused.
-    pipeline.unpause(api, "flights_daily")
-    for run_id in pipeline.backfill(api, "flights_daily", first, last):
-        pipeline.follow(api, "flights_daily", run_id)
+    pipeline.unpause(api, OWN["dag"])
+    zone = ZoneInfo(OWN["timezone"])
+    for run_id in pipeline.backfill(api, OWN["dag"], first, last, zone):
+        pipeline.follow(api, OWN["dag"], run_id)
 
 
-def parse_projects() -> None:
-    """Parse each dbt project, as the image's build does, so that no DAG file waits for dbt."""
+def prepare_projects() -> None:
+    """Parse the dbt projects, as the image's build does, so that no DAG file waits for dbt.
+
+    One that can't be parsed takes down nothing but its own DAGs.
+    """
     console.print("Parsing the dbt projects")
-    settings = {**shared_settings(), **os.environ, **machine_settings(), **dbt_env()}
+    settings = {
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    }
     with live():
-        parsed = subprocess.run(
-            [sys.executable, "-m", "include.dbt_build.config"],
+        done = subprocess.run(
+            [sys.executable, "-m", "include.dbt_build"],
             cwd=ROOT,
-            env={**settings, "AIRFLOW_HOME": str(HOME / "airflow")},
-            capture_output=True,
+            env={**shared_settings(), **os.environ, **machine_settings(), **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
-    if parsed.returncode:
-        # Its last lines are what dbt said.
-        raise Failure(parsed.stderr.strip().rpartition("RuntimeError: ")[2])
+    if done.returncode:
+        console.print(done.stdout.strip(), style="red", markup=False)
 
 
 def dbt(args) -> None:
+    project = PROJECTS / (os.environ.get("PROJECT") or OWN["project"])
+    if not (project / "dbt_project.yml").is_file():
+        raise Failure(f"PROJECT={project.name} is no dbt project: there is no {project}.")
     if not args.words:
-        raise Failure(
-            'Say what dbt shall do, for example: make dbt ARGS="build --select stg_flights"'
-        )
-    # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
-    project = PROJECTS / args.project
+        raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select my_model"')
     # Of microbatch models, the last month: without an interval a first build goes back to `begin`.
     today = datetime.now(UTC).date()
     interval = {
@@ -140,8 +139,13 @@ def dbt(args) -> None:
         "DBT_EVENT_TIME_END": str(today),
     }
     env = {**interval, **os.environ, **dbt_env()}
-    if subprocess.run([BIN / "dbt", *args.words], env=env, cwd=project).returncode:
-        raise Failure(f"dbt {args.words[0]} failed in {project}: see above.")
+    commands = [args.words]
+    if (project / "packages.yml").is_file() and not (project / "dbt_packages").is_dir():
+        commands.insert(0, ["deps"])
+    # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
+    for words in commands:
+        if subprocess.run([BIN / "dbt", *words], env=env, cwd=project).returncode:
+            raise Failure(f"dbt {words[0]} failed in {project}: see above.")
 
 
 def psql(args) -> None:
@@ -164,10 +168,10 @@ def clean(args) -> None:
         shutil.rmtree(generated)
 
 
-def print_sample(day: date) -> None:
+def show(query: str) -> None:
     with postgres.connect() as connection:
-        cursor = connection.execute(SAMPLE, [day])
-        table = Table(title=f"marts.carrier_performance_daily, {day}", title_justify="left")
+        cursor = connection.execute(query)
+        table = Table()
         for column in cursor.description:
             table.add_column(column.name)
         for row in cursor:
@@ -208,7 +212,6 @@ def main() -> None:
     psql_command = add("psql", psql, prefix_chars="\0", add_help=False)
     psql_command.add_argument("words", nargs=argparse.REMAINDER)
     dbt_command = add("dbt", dbt)
-    dbt_command.add_argument("project")
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)
     backfill_command = add("backfill", backfill)
     backfill_command.add_argument("first")

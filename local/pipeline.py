@@ -1,7 +1,8 @@
 """Runs of the DAGs: triggered and followed through Airflow's REST API."""
 
-import time
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time
+from time import monotonic, sleep
+from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -32,7 +33,7 @@ class Api:
         answer = self._client.request(method, path, **kwargs)
         if method == "GET" and answer.is_server_error:
             # A run that is being made can't be read yet.
-            time.sleep(1)
+            sleep(1)
             answer = self._client.request(method, path, **kwargs)
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
@@ -51,64 +52,64 @@ class Api:
         return not self._client.get(path).is_error
 
 
-def run_both_dags(api: Api) -> None:
-    """Run flights_daily for yesterday, and follow it and the flights_reporting that it starts."""
-    wait_for_dags(api, "flights_daily", "flights_reporting")
-    unpause(api, "flights_reporting")
-    daily = run_for_yesterday(api, "flights_daily")
-    # Not before: the scheduler would make a run for yesterday too, and dies if ours comes first.
-    unpause(api, "flights_daily")
-    follow(api, "flights_daily", daily)
-    reporting = run_started_by(api, "flights_reporting", "flights_daily", daily)
-    follow(api, "flights_reporting", reporting)
+def run(api: Api, dag_id: str, then: list[str]) -> None:
+    """Run a DAG for the last interval of its schedule; follow it and the DAGs that it starts."""
+    wait_for_dags(api, dag_id, *then)
+    for follower in then:
+        unpause(api, follower)
+    run_id = run_last_interval(api, dag_id)
+    # Not before: the scheduler would make that run too, and dies if ours comes first.
+    unpause(api, dag_id)
+    follow(api, dag_id, run_id)
+    for follower in then:
+        follow(api, follower, run_started_by(api, follower, dag_id, run_id))
 
 
 def wait_for_dags(api: Api, *dag_ids: str) -> None:
     """Wait until the dag-processor has read the DAGs."""
-    deadline = time.monotonic() + PARSE_SECONDS
+    deadline = monotonic() + PARSE_SECONDS
     with live() as show:
         while missing := [dag_id for dag_id in dag_ids if not api.exists(f"/dags/{dag_id}")]:
             if errors := api("GET", "/importErrors")["import_errors"]:
-                last = errors[0]["stack_trace"].strip().splitlines()[-1]
-                raise Failure(f"{errors[0]['filename']} can't be imported: {last}")
-            if time.monotonic() > deadline:
+                raise Failure(
+                    f"{errors[0]['filename']} can't be imported: "
+                    f"see {api.url}, or what was said above."
+                )
+            if monotonic() > deadline:
                 raise Failure(f"Airflow did not find {missing[0]}: see `make logs`.")
             show(f"waiting for {', '.join(missing)}")
-            time.sleep(0.5)
+            sleep(0.5)
 
 
 def unpause(api: Api, dag_id: str) -> None:
     api("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
 
-def run_for_yesterday(api: Api, dag_id: str) -> str:
-    """Start a run for yesterday and return its id.
+def run_last_interval(api: Api, dag_id: str) -> str:
+    """Start a run for the last interval of a DAG's schedule that is over; return its id.
 
-    The first takes the place of the scheduled run. Afterwards that logical date is taken, and
-    a run without one covers yesterday too.
+    The first takes the place of the scheduled run. Afterwards that logical date is taken, and a
+    run without one shall cover the same: the DAG's tasks see to it.
     """
-    end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    start = end - timedelta(days=1)
-    taken = api(
-        "GET",
-        f"/dags/{dag_id}/dagRuns",
-        params={"logical_date_gte": start.isoformat(), "logical_date_lte": start.isoformat()},
-    )["total_entries"]
+    dag = api("GET", f"/dags/{dag_id}")
+    date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]
     body = {"logical_date": None}
-    if not taken:
-        body = {
-            "logical_date": start.isoformat(),
-            "data_interval_start": start.isoformat(),
-            "data_interval_end": end.isoformat(),
-        }
+    if end and datetime.fromisoformat(end) <= datetime.now(UTC):
+        dates = {"logical_date_gte": date, "logical_date_lte": date}
+        if not api("GET", f"/dags/{dag_id}/dagRuns", params=dates)["total_entries"]:
+            body = {
+                "logical_date": date,
+                "data_interval_start": dag["next_dagrun_data_interval_start"],
+                "data_interval_end": end,
+            }
     return api("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"]
 
 
 def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str) -> str:
     """Wait for the run of `dag_id` that an asset event of another DAG's run started."""
-    deadline = time.monotonic() + FOLLOW_UP_SECONDS
+    deadline = monotonic() + FOLLOW_UP_SECONDS
     with live(f"waiting for {dag_id}"):
-        while time.monotonic() < deadline:
+        while monotonic() < deadline:
             runs = api("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after"})
             for run in runs["dag_runs"]:
                 path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"
@@ -118,7 +119,7 @@ def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str
                         source_run_id,
                     ):
                         return run["dag_run_id"]
-            time.sleep(0.5)
+            sleep(0.5)
     raise Failure(f"No run of {dag_id} followed from {source_dag_id} {source_run_id}.")
 
 
@@ -147,7 +148,7 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
                 break
             active = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred")]
             show(f"{len(shown)} of {len(tasks)} tasks done, now: {', '.join(active[:3]) or '-'}")
-            time.sleep(0.5)
+            sleep(0.5)
     if run["state"] == "failed":
         raise Failure(
             f"{dag_id} failed in {', '.join(failed) or 'no task'}: read the task's log on "
@@ -156,9 +157,10 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     console.print(f"[green]success[/green]  {dag_id} in {run['duration']:.0f} s\n")
 
 
-def backfill(api: Api, dag_id: str, first: date, last: date) -> list[str]:
+def backfill(api: Api, dag_id: str, first: date, last: date, zone: ZoneInfo) -> list[str]:
     """Start a run for each day in [first, last], and return their ids in the days' order."""
-    interval = {"from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}
+    first, last = (datetime.combine(day, time.min, zone).isoformat() for day in (first, last))
+    interval = {"from_date": first, "to_date": last}
     api(
         "POST",
         "/backfills",

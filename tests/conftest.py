@@ -1,4 +1,4 @@
-"""Gives the tests an Airflow, a dbt project and ports of their own, before anything imports them.
+"""Gives the tests an Airflow, dbt projects and ports of their own, before anything imports them.
 
 Inside the image (`astro dev pytest`) there is no embedded Postgres: what needs it is skipped there.
 """
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-os.environ |= {
+OWN = {
     # Where Cosmos looks for dbt.
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "LOCAL_HOME": str(HOME),
@@ -56,13 +57,15 @@ os.environ |= {
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
     # Without a place for the docs no task makes them.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
-        {"nyc_flights": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
+        {"dbt": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
     ),
 }
+os.environ |= OWN
 if HAS_POSTGRES:
+    # In the image they are set already.
     from local.settings import shared_settings
 
-    os.environ |= shared_settings()
+    os.environ |= shared_settings() | OWN
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -72,18 +75,6 @@ def pytest_sessionfinish(session, exitstatus):
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)
-
-
-def dbt(*words: str, project: str = "nyc_flights", env: dict | None = None):
-    """Run dbt in a process of its own on the tests' copy of a project."""
-    folder = PROJECTS / project
-    return subprocess.run(
-        [Path(sys.executable).parent / "dbt", *words, "--profiles-dir", str(folder)],
-        cwd=folder,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-    )
 
 
 def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess.CompletedProcess:
@@ -98,23 +89,16 @@ def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess
 
 
 @pytest.fixture(scope="session")
-def project() -> Path:
-    """A copy of the sample's dbt project, parsed; beside it the one of tests/integration/states."""
-    from include.dbt_build.config import TARGET
-    from include.dbt_build.project import manifest
-
-    for source in (ROOT / "dbt" / "nyc_flights", ROOT / "tests" / "integration" / "states"):
-        ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
-        shutil.copytree(source, PROJECTS / source.name, ignore=ignored)
-        # What every project on Postgres needs.
-        for macro in (ROOT / "dbt" / "nyc_flights" / "macros").glob("postgres__*.sql"):
-            shutil.copy(macro, PROJECTS / source.name / "macros")
-        manifest(source.name, TARGET)
-    return PROJECTS / "nyc_flights"
+def projects() -> Path:
+    """A copy of all dbt projects, and of those of tests/projects, which tests can break."""
+    ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
+    for folder in (ROOT / "dbt", ROOT / "tests" / "projects"):
+        shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
+    return PROJECTS
 
 
 @pytest.fixture(scope="session")
-def dag_bag(project):
+def dag_bag(projects):
     """All DAGs, parsed as the dag-processor does."""
     from airflow.dag_processing.dagbag import DagBag
 
@@ -155,6 +139,61 @@ def connect(env: dict[str, str], **changes):
             **changes,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def started(projects) -> subprocess.CompletedProcess:
+    """The outcome of `make start` on an empty folder: an Airflow that all tests share."""
+    if not HAS_POSTGRES:
+        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
+    yield local("start")
+    stopped = local("stop")
+    assert stopped.returncode == 0, stopped.stderr
+
+
+@contextmanager
+def started_apart(
+    projects: Path, folder: Path, root: Path = ROOT, **env: str
+) -> Iterator[dict[str, str]]:
+    """A `make start` of a clone, on an empty folder beside that of the other tests.
+
+    Yields its environment.
+    """
+    if not HAS_POSTGRES:
+        pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
+    # The projects too: an Airflow of the other tests may be reading theirs.
+    shutil.copytree(projects, folder / "dbt")
+    env |= {
+        "LOCAL_HOME": str(folder),
+        "DBT_PROJECTS_DIR": str(folder / "dbt"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
+    }
+    done = local("start", env=env, root=root)
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield env
+    finally:
+        stopped = local("stop", env=env, root=root)
+    assert stopped.returncode == 0, stopped.stderr
+
+
+@pytest.fixture(scope="session")
+def api(started):
+    """The REST API of the shared Airflow."""
+    from local.pipeline import Api
+
+    assert started.returncode == 0, started.stdout + started.stderr
+    return Api(os.environ["PORT"])
+
+
+@pytest.fixture(scope="session")
+def running_warehouse(started):
+    """A connection to the warehouse of the shared Airflow, as the role that dbt uses."""
+    from local.settings import dbt_env
+
+    with connect(dbt_env()) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")

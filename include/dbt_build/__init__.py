@@ -13,15 +13,16 @@ words: no process waits for dbt or starts, so there is no success callback, list
 of such a task either. What failed starts, and fails with what dbt said; its failure callbacks run.
 A task that is retried or cleared runs `dbt build` for exactly its own nodes.
 
-config.py     which project, connection, selection: what a DAG file calls
+config.py     which project, selection, connection, schema: what a DAG file calls
 graph.py      the tasks of a project's nodes, and the one build before them
 operators.py  what those two kinds of tasks do
 events.py     what dbt says about each node
 telling.py    how Airflow hears of it, through plugins/dbt_build_api.py
-project.py    where a project is, and the manifest that Cosmos renders
+project.py    where a project is, and how it is prepared for Cosmos
+__main__.py   prepares all of them, so that no DAG file waits for dbt
 """
 
-from include.dbt_build.config import CONN_ID, cosmos_args, docs_args, docs_place
+from include.dbt_build.config import cosmos_args, docs_args, docs_place
 from include.dbt_build.graph import add_dbt_build
 
-__all__ = ["CONN_ID", "add_dbt_build", "cosmos_args", "docs_args", "docs_place"]
+__all__ = ["add_dbt_build", "cosmos_args", "docs_args", "docs_place"]

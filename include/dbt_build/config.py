@@ -1,4 +1,4 @@
-"""How Cosmos finds, renders and runs the dbt projects in dbt/: the one place for it."""
+"""How Cosmos renders and runs a dbt project: what a DAG file calls."""
 
 import json
 import os
@@ -15,55 +15,67 @@ from cosmos.constants import (
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
 from include.dbt_build.graph import node_converters
-from include.dbt_build.project import (
-    DBT_EXECUTABLE,
-    cache_path,
-    manifest,
-    project_names,
-    project_path,
-)
+from include.dbt_build.project import DBT_EXECUTABLE, manifest_path, prepared
 
-# The Airflow connection to the warehouse.
-CONN_ID = "warehouse"
-TARGET = "prod"
-SCHEMA = "analytics"
-THREADS = 4
 # The worker queue of every task that may run dbt: deploy/astro.yaml has one for them.
 QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue")
 
 
 def cosmos_args(
     name: str,
+    *,
     select: list[str] | None = None,
     exclude: list[str] | None = None,
+    selector: str | None = None,
+    vars: dict | None = None,
     env_vars: dict[str, str] | None = None,
+    conn_id: str = "warehouse",
+    target: str = "prod",
+    schema: str | None = None,
+    threads: int = 4,
     **operator_args,
 ) -> dict:
-    """Return the arguments of a DbtDag or DbtTaskGroup of a project, named as its folder.
+    """Return the arguments of a DbtDag or DbtTaskGroup of the dbt project in dbt/<name>.
 
-    select and exclude are dbt's. env_vars are what dbt finds in its environment; Airflow renders
-    their templates, as those of operator_args, such as full_refresh and vars.
+    Args:
+        select, exclude, selector: which nodes, as dbt takes them.
+        vars: dbt's, the same in every run. Others would make dbt parse the project in each.
+        env_vars: what dbt finds in its environment. Airflow renders their templates.
+        conn_id: the Airflow connection to the warehouse.
+        target: the name of dbt's target, for what the project does by `target.name`.
+        schema: where dbt builds, `target.schema`. By default the project's name, so that two
+            projects never build the same table.
+        threads: how many nodes dbt builds at once, each on a connection of its own.
+        operator_args: of Cosmos's operators, such as full_refresh. Airflow renders their templates.
     """
-    project = project_path(name)
-    made = manifest(name, TARGET)
+    profile = ProfileConfig(
+        profile_name=name,
+        target_name=target,
+        profile_mapping=PostgresUserPasswordProfileMapping(
+            conn_id=conn_id,
+            profile_args={"schema": schema or name.replace("-", "_"), "threads": threads},
+        ),
+    )
+    place = prepared(name, profile, vars or {})
     apart = {"dbt_executable_path": DBT_EXECUTABLE, "invocation_mode": InvocationMode.SUBPROCESS}
     return {
         "project_config": ProjectConfig(
-            dbt_project_path=project,
-            manifest_path=made,
+            dbt_project_path=place,
+            manifest_path=manifest_path(place),
             env_vars=env_vars,
             # They are: project.py has seen to it.
             install_dbt_deps=False,
         ),
-        "profile_config": profile_config(name),
+        "profile_config": profile,
         "render_config": RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             select=select or [],
             exclude=exclude or [],
-            node_converters=node_converters(made),
+            selector=selector,
+            node_converters=node_converters(manifest_path(place)),
             node_conversion_by_task_group=False,
             source_rendering_behavior=SourceRenderingBehavior.NONE,
-            # Told tasks run no process that could emit them: see include/assets.py.
+            # Told tasks run no process that could emit them.
             emit_datasets=False,
         ),
         "execution_config": ExecutionConfig(
@@ -71,37 +83,38 @@ def cosmos_args(
             # Cosmos ignores the path as long as it can import dbt, unless told to use a subprocess.
             **(apart if DBT_EXECUTABLE else {}),
         ),
-        "operator_args": {"queue": QUEUE, **operator_args},
+        "operator_args": {
+            "queue": QUEUE,
+            **({"vars": vars} if vars else {}),
+            **operator_args,
+        },
     }
 
 
-def profile_config(name: str) -> ProfileConfig:
-    """Return the dbt profile made from the Airflow connection to the warehouse."""
-    return ProfileConfig(
-        profile_name=name,
-        target_name=TARGET,
-        profile_mapping=PostgresUserPasswordProfileMapping(
-            conn_id=CONN_ID, profile_args={"schema": SCHEMA, "threads": THREADS}
-        ),
-    )
-
-
 def docs_place(name: str) -> dict | None:
-    """Return where the project's docs go: where Cosmos's plugin shows them from, if it does."""
-    return json.loads(conf.get("cosmos", "dbt_docs_projects", fallback="{}")).get(name)
+    """Return where the project's docs go: where Cosmos's plugin shows them from, if it does.
+
+    [cosmos] dbt_docs_projects names that by project, or under `dbt` for the only one.
+    """
+    places = json.loads(conf.get("cosmos", "dbt_docs_projects", fallback="{}"))
+    return places.get(name) or places.get("dbt")
 
 
-def docs_args(name: str) -> dict:
-    """Return the arguments of a DbtDocsLocalOperator that makes a project's docs."""
+def docs_args(args: dict) -> dict:
+    """Return the arguments of a DbtDocsLocalOperator that makes the docs of a project.
+
+    args are what `cosmos_args` has returned for it.
+    """
+    place = args["project_config"].dbt_project_path
     return {
-        "project_dir": project_path(name),
-        "profile_config": profile_config(name),
+        "project_dir": place,
+        "profile_config": args["profile_config"],
         "install_deps": False,
-        "cache_dir": cache_path(name),
+        "cache_dir": place,
         # All in one file, which needs nothing from the network.
         "dbt_cmd_flags": ["--static"],
         "callback": _keep_docs,
-        "callback_args": {"place": docs_place(name)},
+        "callback_args": {"place": docs_place(place.name)},
         # Both would be of the whole project.
         "emit_datasets": False,
         "should_store_compiled_sql": False,
@@ -113,9 +126,3 @@ def _keep_docs(project_dir: str, place: dict, **_) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made = ObjectStoragePath(f"file://{project_dir}/target/static_index.html")
     (folder / place["index"]).write_bytes(made.read_bytes())
-
-
-if __name__ == "__main__":
-    # What the image and `make start` run, so that no DAG file has to wait for dbt.
-    for name in project_names():
-        manifest(name, TARGET)

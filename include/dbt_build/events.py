@@ -49,6 +49,10 @@ class Events:
                 result = event.data.run_result
                 if result.status not in GOOD | NOT_RUN:
                     node.lines.append(result.message)
+                    # Of a test with store_failures. The rows themselves are not shown: they can
+                    # hold personal data.
+                    if result.status == "fail" and (stored := info.node_relation.relation_name):
+                        node.lines.append(f"Its rows: select * from {stored}")
                 node.started, node.ended = info.node_started_at, info.node_finished_at
                 # Last: it says that the rest is there.
                 node.status = result.status

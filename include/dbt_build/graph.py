@@ -62,7 +62,7 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
             kind, unique_id, task_args = task.rendered
             (run if kind == "run" else test)[unique_id] = task
     if not run:
-        raise ValueError(f"{dag.dag_id}: no node of {graph.project.dbt_project_path} is selected")
+        raise ValueError(f"{dag.dag_id}: no node of {graph.project.dbt_project_path.name} is selected")
 
     # Cosmos gives no task to a test on sources alone, nor to one that reads nothing.
     for owner, tests in known["test"].items():
@@ -93,8 +93,8 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
         selector=graph.render_config.selector,
         **{
             **task_args,
-            # Where project.py keeps what dbt knows of the project, for all DAGs.
-            "cache_dir": Path(graph.project.manifest_path.path).parent,
+            # In its target/ is what dbt knows of the project, for all DAGs.
+            "cache_dir": graph.project.dbt_project_path,
             # Of all nodes together nobody would read it.
             "should_store_compiled_sql": False,
         },

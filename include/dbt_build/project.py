@@ -1,4 +1,4 @@
-"""A dbt project as a file that Cosmos renders: found, parsed when it has changed, reduced."""
+"""A dbt project as Cosmos renders and runs it: found, prepared when it has changed, reduced."""
 
 import fcntl
 import json
@@ -9,18 +9,21 @@ import sys
 import time
 from collections import defaultdict
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
-from cosmos import settings
+import yaml
+from cosmos import ProfileConfig, settings
 
 # A dbt in an environment of its own, for a dbt that conflicts with Airflow.
 DBT_EXECUTABLE = os.environ.get("DBT_EXECUTABLE")
 
 # What dbt or an editor writes into a project; it says nothing about the age of what was parsed.
 GENERATED = {"target", "logs", "dbt_packages", "__pycache__", ".user.yml"}
-PACKAGES = ("packages.yml", "dependencies.yml")
+PACKAGES = ("packages.yml", "dependencies.yml", "package-lock.yml")
 BUILT = ("model", "seed", "snapshot")
-# What Cosmos reads of a node. Without the rest the file is a tenth of dbt's.
+# What Cosmos reads of a node, and the relation that it makes. Without the rest the file is a tenth
+# of dbt's.
 READ = (
     "resource_type",
     "package_name",
@@ -29,6 +32,7 @@ READ = (
     "tags",
     "config",
     "fqn",
+    "relation_name",
 )
 
 
@@ -41,7 +45,12 @@ def project_path(name: str) -> Path:
     Raises:
         FileNotFoundError: no candidate holds a dbt_project.yml.
     """
-    candidates = [root / name for root in _roots()]
+    roots = (
+        os.environ.get("DBT_PROJECTS_DIR"),
+        Path(__file__).resolve().parents[2] / "dbt",
+        "/usr/local/airflow/dbt",
+    )
+    candidates = [Path(root, name) for root in roots if root]
     for candidate in candidates:
         if (candidate / "dbt_project.yml").is_file():
             return candidate
@@ -51,97 +60,127 @@ def project_path(name: str) -> Path:
     )
 
 
-def project_names() -> list[str]:
-    """Return the folder names of all dbt projects."""
-    return sorted(
-        {file.parent.name for root in _roots() for file in root.glob("*/dbt_project.yml")}
-    )
+def prepared(name: str, profile: ProfileConfig, dbt_vars: dict) -> Path:
+    """Return the folder that a project is run from, prepared anew if a file of it is younger.
 
-
-def _roots() -> list[Path]:
-    roots = (
-        os.environ.get("DBT_PROJECTS_DIR"),
-        Path(__file__).resolve().parents[2] / "dbt",
-        "/usr/local/airflow/dbt",
-    )
-    return [Path(root) for root in roots if root]
-
-
-def cache_path(name: str) -> Path:
-    """Return the folder of what is made from a project; in target/ is what dbt knows of it."""
-    return settings.cache_dir / "dbt_projects" / name
-
-
-def manifest(name: str, target: str) -> Path:
-    """Return the reduced manifest of a project, made anew if a file of it is younger.
-
-    Of several processes that find it old at once, one parses and the others wait for it.
+    It has the project's files, as links, the dbt packages it names, and in target/ what dbt knows
+    of it. The project itself, which may be read-only, stays as it is. Two DAGs share it if they
+    have the same target, schema and vars. Of several processes that find it old at once, one works
+    and the others wait for it.
 
     Raises:
-        RuntimeError: dbt can't parse the project; it says what dbt said.
+        RuntimeError: dbt can't parse the project, or install its packages; its cause says why.
     """
-    project, folder = project_path(name), cache_path(name)
-    made = folder / "manifest.json"
-    if not _is_older(made, project):
-        return made
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_older(made, project):
-            _parse(project, target, made)
-    return made
+    project = project_path(name)
+    told = [DBT_EXECUTABLE, profile.profile_mapping.profile_args["schema"], dbt_vars]
+    digest = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    place = settings.cache_dir / "dbt_projects" / f"{profile.target_name}-{digest}" / name
+    if _is_older(place, project):
+        place.mkdir(parents=True, exist_ok=True)
+        with (place.parent / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_older(place, project):
+                _prepare(place, project, profile, dbt_vars)
+    return place
 
 
-def _is_older(made: Path, project: Path) -> bool:
+def manifest_path(place: Path) -> Path:
+    """Return the reduced manifest in a prepared folder."""
+    return place / "target" / "cosmos.json"
+
+
+def _is_older(place: Path, project: Path) -> bool:
+    made = manifest_path(place)
     if not made.exists():
         return True
     age = made.stat().st_mtime
     # The code that makes it, and what the project is written in. A folder's own time tells of files
     # that were deleted or renamed; the root is left out, as dbt makes target/ and logs/ there.
-    if Path(__file__).stat().st_mtime > age:
+    if Path(__file__).stat().st_mtime > age or _gone(place, project):
         return True
-    for folder, subfolders, files in os.walk(project):
-        subfolders[:] = [name for name in subfolders if name not in GENERATED]
-        written = {*files, *subfolders} - GENERATED
-        if any(Path(folder, name).stat().st_mtime > age for name in written):
-            return True
+    packages = place / "dbt_packages"
+    local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
+    for root in (project, *local):
+        for folder, subfolders, files in os.walk(root):
+            subfolders[:] = [name for name in subfolders if name not in GENERATED]
+            written = {*files, *subfolders} - GENERATED
+            if any(Path(folder, name).stat().st_mtime > age for name in written):
+                return True
     return False
 
 
-def needs_packages(project: Path) -> bool:
-    """Return whether a project names dbt packages that are not installed in it."""
-    named = any((project / name).is_file() for name in PACKAGES)
-    return named and not (project / "dbt_packages").is_dir()
-
-
-def _parse(project: Path, target: str, made: Path) -> None:
-    where = ["--profiles-dir", str(project), "--profile", project.name, "--target", target]
-    # dbt makes the folder of its log even where it writes none; the project may be read-only.
-    where += ["--log-path", str(made.parent / "logs")]
-    if needs_packages(project):
-        _dbt(["deps", *where], project)
+def _prepare(place: Path, project: Path, profile: ProfileConfig, dbt_vars: dict) -> None:
     # An edit while dbt parses must count as younger.
     begun = time.time()
-    _dbt(["parse", *where, "--target-path", str(made.parent / "target")], project)
-    known = json.loads((made.parent / "target" / "manifest.json").read_text())
-    partial = made.with_suffix(".partial")
+    named = _link(place, project)
+    installed = place.parent / f"{place.name}.packages"
+    # What it parses is the same whatever the connection: parsing needs no database.
+    with profile.ensure_profile(use_mock_values=True) as (profiles_yml, _):
+        where = ["--profiles-dir", str(profiles_yml.parent)]
+        where += ["--profile", profile.profile_name, "--target", profile.target_name]
+        if not (installed.exists() and json.loads(installed.read_text()) == named):
+            shutil.rmtree(place / "dbt_packages", ignore_errors=True)
+            if named:
+                _dbt("deps", where, place, project)
+            installed.write_text(json.dumps(named))
+        given = ["--vars", json.dumps(dbt_vars)] if dbt_vars else []
+        _dbt("parse", [*where, *given, "--target-path", "target"], place, project)
+    known = json.loads((place / "target" / "manifest.json").read_text())
+    partial = manifest_path(place).with_suffix(".partial")
     partial.write_text(json.dumps(reduce(known)))
     os.utime(partial, (begun, begun))
-    partial.replace(made)
+    partial.replace(manifest_path(place))
 
 
-def _dbt(words: list[str], project: Path) -> None:
+def _link(place: Path, project: Path) -> dict[str, str]:
+    """Link what is in a project to where it is run; return the files that name its packages."""
+    for entry in _gone(place, project):
+        entry.unlink()
+    named = {}
+    for name in sorted({*os.listdir(project)} - GENERATED):
+        if name in PACKAGES:
+            named[name] = _with_absolute_paths(project / name)
+            (place / name).write_text(named[name])
+        elif not (place / name).is_symlink():
+            (place / name).symlink_to(project / name)
+    return named
+
+
+def _gone(place: Path, project: Path) -> list[Path]:
+    """Return what a project no longer has of what was linked. dbt itself makes a package-lock.yml."""
+    there = os.listdir(project)
+    made = [path for path in place.iterdir() if path.is_symlink() or path.name in PACKAGES[:2]]
+    return [path for path in made if path.name not in there]
+
+
+def _with_absolute_paths(packages_yml: Path) -> str:
+    """Return a file of packages whose local ones are found from another folder too."""
+    text = packages_yml.read_text()
+    known = yaml.safe_load(text) or {}
+    local = [package for package in known.get("packages") or [] if "local" in package]
+    for package in local:
+        package["local"] = str((packages_yml.parent / package["local"]).resolve())
+    return yaml.safe_dump(known) if local else text
+
+
+def _dbt(command: str, words: list[str], place: Path, project: Path) -> None:
     near = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     dbt = DBT_EXECUTABLE or shutil.which("dbt", path=near) or "dbt"
     done = subprocess.run(
-        [dbt, "--quiet", "--no-use-colors", "--log-level-file", "none", *words],
-        cwd=project,
+        [dbt, "--quiet", "--no-use-colors", "--log-level-file", "none", command, *words],
+        cwd=place,
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        said = (done.stdout + done.stderr).strip() or f"it ended with code {done.returncode}"
-        raise RuntimeError(f"dbt {words[0]} failed in {project}:\n{said}")
+        said = (done.stdout + done.stderr).rpartition("Encountered an error:")[2].strip()
+        said = said or f"it ended with code {done.returncode}"
+        # Of the two the cause comes first where Airflow shows an import error.
+        raise RuntimeError(f"dbt {command} failed in {project}") from DbtError(said)
+
+
+class DbtError(Exception):
+    """What dbt said."""
 
 
 def reduce(known: dict) -> dict:

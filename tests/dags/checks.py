@@ -1,8 +1,14 @@
 """What every DAG of the project has to have, as functions that name what is missing."""
 
-from collections.abc import Iterator
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from airflow.sdk import DAG
+
+from include.dbt_build.operators import DbtBuild
+from include.dbt_build.project import manifest_path
 
 
 def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
@@ -22,6 +28,30 @@ def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
             yield f"{dag.dag_id}.{task.task_id}: no retries"
         for conn_id in connection_ids(task) - connections:
             yield f"{dag.dag_id}.{task.task_id}: airflow_settings.yaml has no connection {conn_id}"
+
+
+def misnamed(files: Iterable[Path]) -> Iterator[str]:
+    """Yield a line for each file that dbt would import as a plugin of its own."""
+    for file in files:
+        if file.name.startswith("dbt_"):
+            yield f"{file.name}: dbt imports every module dbt_*, choose another name"
+
+
+def built_twice(dags: Iterable[DAG]) -> Iterator[str]:
+    """Yield a line for each table or view that two nodes build, or one node in two DAGs."""
+    builders = defaultdict(set)
+    for dag in dags:
+        for build in (task for task in dag.tasks if isinstance(task, DbtBuild)):
+            known = json.loads(manifest_path(Path(build.project_dir)).read_text())["nodes"]
+            tasks = [task for task in dag.tasks if getattr(task, "build", None) == build.task_id]
+            for node in {node for task in tasks for node in task.nodes}:
+                # Without the database, which is that of the connection.
+                _, _, name = (known.get(node, {}).get("relation_name") or "").partition(".")
+                if name and not node.startswith("test."):
+                    builders[min(connection_ids(build)), name].add(f"{node} in {dag.dag_id}")
+    for (conn_id, name), found in sorted(builders.items()):
+        if len(found) > 1:
+            yield f"{name} of {conn_id} is built by {' and by '.join(sorted(found))}"
 
 
 def connection_ids(task) -> set[str]:

@@ -9,10 +9,11 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
+from cosmos import DbtDag
 
-from include.dbt_build import CONN_ID
+from include.dbt_build import add_dbt_build, cosmos_args
 from tests.conftest import ROOT
-from tests.dags.checks import problems
+from tests.dags.checks import built_twice, misnamed, problems
 
 SETTINGS = ROOT / "airflow_settings.yaml"
 
@@ -35,11 +36,16 @@ def test_nothing_is_missing(dag_bag, connections):
     assert [line for dag in dag_bag.dags.values() for line in problems(dag, connections)] == []
 
 
-def test_the_loader_uses_a_known_connection(connections):
-    assert CONN_ID in connections
+def test_no_table_is_built_twice(dag_bag):
+    assert list(built_twice(dag_bag.dags.values())) == []
 
 
-def test_no_process_runs_while_a_file_is_parsed(project, dag_bag):
+def test_no_file_has_a_name_that_dbt_takes_for_its_own():
+    assert list(misnamed((ROOT / "dags").glob("*.py"))) == []
+    assert len(list(misnamed([ROOT / "dags" / "dbt_daily.py"]))) == 1
+
+
+def test_no_process_runs_while_a_file_is_parsed(dag_bag):
     """Parse once more, and watch for processes."""
     seen = []
     watching = True
@@ -51,13 +57,9 @@ def test_no_process_runs_while_a_file_is_parsed(project, dag_bag):
     sys.addaudithook(watch)
     try:
         assert DagBag(ROOT / "dags", bundle_path=ROOT).import_errors == {}
-        assert seen == []
-        # The watch itself works: after an edit dbt parses the project, once for both files.
-        (project / "models" / "staging" / "stg_flights.sql").touch()
-        assert DagBag(ROOT / "dags", bundle_path=ROOT).import_errors == {}
-        assert ["parse" in command for command in seen] == [True]
     finally:
         watching = False
+    assert seen == []
 
 
 def good_dag(**changes) -> DAG:
@@ -95,6 +97,28 @@ def test_the_checks_can_fail(changes, known, problem):
     found = list(problems(good_dag(**changes), known))
     assert len(found) == 1
     assert problem in found[0]
+
+
+def states(dag_id: str, **changes) -> DAG:
+    dag = DbtDag(dag_id=dag_id, schedule=None, **cosmos_args("states", **changes))
+    add_dbt_build(dag)
+    return dag
+
+
+@pytest.mark.parametrize(
+    ("changes", "twice"),
+    [
+        ({}, {'"states"."a"', '"states"."b"'}),
+        ({"select": ["b", "c"]}, {'"states"."b"'}),
+        ({"schema": "elsewhere"}, set()),
+        ({"conn_id": "elsewhere"}, set()),
+    ],
+)
+def test_what_two_dags_build_is_named(projects, changes, twice):
+    dags = [states("one", select=["a", "b"]), states("two", **{"select": ["a", "b"], **changes})]
+    lines = list(built_twice(dags))
+    assert {line.split(" of warehouse is built by ")[0] for line in lines} == twice
+    assert all("in one and by model.states." in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -2,112 +2,86 @@
 
 import json
 from collections import defaultdict
+from itertools import chain
+from pathlib import Path
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from dbt.cli.main import dbtRunner
 
 from include.dbt_build.operators import DbtBuild, DbtNode
-from include.dbt_build.project import BUILT, cache_path
-from tests.conftest import dbt
+from include.dbt_build.project import BUILT
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def manifest(project) -> dict:
-    return json.loads((cache_path(project.name) / "target" / "manifest.json").read_text())
+def builds(dag_bag) -> list[tuple[DAG, DbtBuild]]:
+    """Each `dbt build` of the DAGs in dags/, and of those that only tests run."""
+    bag = DagBag(ROOT / "tests" / "integration" / "dags", bundle_path=ROOT)
+    assert bag.import_errors == {}
+    dags = chain(dag_bag.dags.values(), bag.dags.values())
+    return [(dag, task) for dag in dags for task in dag.tasks if isinstance(task, DbtBuild)]
 
 
-@pytest.fixture(scope="module")
-def selections(dag_bag) -> dict[str, list[str]]:
-    """By DAG, the unique ids that its one `dbt build` builds, tests and unit tests included."""
-    found = {}
-    for dag in dag_bag.dags.values():
-        for task in dag.tasks:
-            if not isinstance(task, DbtBuild):
-                continue
-            words = ["--select", task.select] if task.select else []
-            words += ["--exclude", task.exclude] if task.exclude else []
-            listed = dbt(
-                *("--quiet", "ls", "--target", "prod", "--output", "json"),
-                *("--output-keys", "unique_id", "--resource-type", "all"),
-                *words,
-            )
-            assert listed.returncode == 0, listed.stdout
-            nodes = [json.loads(line)["unique_id"] for line in listed.stdout.splitlines()]
-            found[dag.dag_id] = [
-                node for node in nodes if node.split(".")[0] in (*BUILT, "test", "unit_test")
-            ]
-    return found
+def of_build(dag: DAG, build: DbtBuild) -> list[DbtNode]:
+    return [task for task in dag.tasks if getattr(task, "build", None) == build.task_id]
 
 
-def test_every_node_is_built_by_exactly_one_dag(manifest, selections):
-    owners = defaultdict(list)
-    for dag_id, nodes in selections.items():
-        for node in nodes:
-            owners[node].append(dag_id)
-    everything = {*manifest["nodes"], *manifest["unit_tests"]}
-    assert {node: dags for node, dags in owners.items() if len(dags) > 1} == {}
-    assert everything - owners.keys() == set()
+def selected(build: DbtBuild) -> list[str]:
+    """The unique ids that a `dbt build` builds, tests and unit tests included."""
+    words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id"]
+    words += ["--resource-type", "all", "--project-dir", build.project_dir]
+    for option in ("select", "exclude", "selector"):
+        if value := getattr(build, option):
+            words += [f"--{option}", value]
+    with build.profile_config.ensure_profile(use_mock_values=True) as (profiles_yml, _):
+        words += ["--profiles-dir", str(profiles_yml.parent)]
+        words += ["--profile", build.profile_config.profile_name]
+        words += ["--target", build.profile_config.target_name]
+        listed = dbtRunner().invoke([*map(str, words)])
+    nodes = [json.loads(line)["unique_id"] for line in listed.result]
+    return [node for node in nodes if node.split(".")[0] in (*BUILT, "test", "unit_test")]
 
 
-def test_no_data_test_spans_two_dags(manifest, selections):
-    """Its result would arrive in one DAG only, and the other's task would wait for it."""
-    owner = {node: dag_id for dag_id, nodes in selections.items() for node in nodes}
-    spanning = {}
-    for unique_id, node in manifest["nodes"].items():
-        parents = {owner[p] for p in node["depends_on"].get("nodes", []) if p in owner}
-        if node["resource_type"] == "test" and parents - {owner[unique_id]}:
-            spanning[unique_id] = parents
-    assert spanning == {}
+def known(build: DbtBuild) -> dict:
+    return json.loads(Path(build.project_dir, "target", "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("dag_id", ["flights_daily", "flights_reporting"])
-def test_tasks_and_edges_are_those_of_the_manifest(dag_bag, manifest, selections, dag_id):
-    dag = dag_bag.dags[dag_id]
-    prefix = "dbt." if dag_id == "flights_daily" else ""
-    tasks, edges = expected(manifest, selections[dag_id], prefix)
-
-    ours = {task.task_id for task in dag.tasks} & tasks
-    assert ours == tasks
-    rendered = {
-        (task.task_id, child)
-        for task in dag.tasks
-        for child in task.downstream_task_ids
-        if task.task_id in tasks and child in tasks
-    }
-    assert rendered == edges
+def test_every_selected_node_is_run_by_one_task(builds):
+    assert builds
+    for dag, build in builds:
+        nodes = known(build)["nodes"]
+        wanted = {
+            node
+            for node in selected(build)
+            if nodes.get(node, {}).get("config", {}).get("materialized") != "ephemeral"
+        }
+        run = [node for task in of_build(dag, build) for node in task.nodes]
+        assert sorted(run) == sorted(wanted), dag.dag_id
 
 
-def test_the_rest_of_flights_daily(dag_bag):
-    dag = dag_bag.dags["flights_daily"]
-    dbt_tasks = {task.task_id for task in dag.tasks if task.task_id.startswith("dbt.")}
-    own = {"load_day", "dbt_build", "publish_figures"}
-    assert {task.task_id for task in dag.tasks} - dbt_tasks == own
-    assert "dbt_build" in dag.get_task("load_day").downstream_task_ids
-    upstream = dag.get_task("publish_figures").get_flat_relative_ids(upstream=True)
-    assert upstream == dbt_tasks | {"load_day", "dbt_build"}
+def test_tasks_and_edges_are_those_of_the_manifest(builds):
+    for dag, build in builds:
+        group = build.task_id.removesuffix("_build")
+        prefix = f"{group}." if group in dag.task_group_dict else ""
+        tasks, edges = expected(known(build), selected(build), prefix)
+        ours = {task.task_id: task for task in of_build(dag, build)}
+        assert set(ours) == tasks, dag.dag_id
+        rendered = {
+            (name, child)
+            for name, task in ours.items()
+            for child in task.downstream_task_ids & ours.keys()
+        }
+        assert rendered == edges, dag.dag_id
 
 
-@pytest.mark.parametrize("dag_id", ["flights_daily", "flights_reporting"])
-def test_every_node_waits_for_the_one_build(dag_bag, dag_id):
-    tasks = dag_bag.dags[dag_id].tasks
-    (build,) = (task for task in tasks if isinstance(task, DbtBuild))
-    nodes = {task.task_id for task in tasks if isinstance(task, DbtNode)}
-    (ended,) = build.downstream_task_ids - nodes
-    assert ended.split(".")[-1] == "dbt_build_ended"
-    assert build.downstream_task_ids >= nodes != set()
-
-
-def test_every_node_is_run_by_one_task(dag_bag, manifest):
-    run = [
-        node for dag in dag_bag.dags.values() for t in dag.tasks for node in getattr(t, "nodes", [])
-    ]
-    assert sorted(run) == sorted({*manifest["nodes"], *manifest["unit_tests"]})
-
-
-def test_reporting_runs_on_the_asset_that_daily_updates(dag_bag):
-    daily, reporting = dag_bag.dags["flights_daily"], dag_bag.dags["flights_reporting"]
-    updated = {asset.name for asset in daily.get_task("publish_figures").outlets}
-    scheduled_on = {asset.name for asset in reporting.timetable.asset_condition.objects}
-    assert scheduled_on == updated != set()
+def test_every_node_waits_for_the_one_build(builds):
+    for dag, build in builds:
+        nodes = {task.task_id for task in of_build(dag, build)}
+        assert build.downstream_task_ids >= nodes != set(), dag.dag_id
+        others = build.downstream_task_ids - nodes
+        assert [name.split(".")[-1] for name in others] == ["dbt_build_ended"], dag.dag_id
 
 
 def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set]:
@@ -115,20 +89,21 @@ def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set
 
     A node with tests is a group of two tasks. Its children wait for its tests. A test that reads
     several nodes is shown at the one furthest downstream, and waits for all. One on a source has a
-    task that what reads the source waits for.
+    task that what reads the source waits for; one that reads nothing has a task too.
     """
     nodes = {n: manifest["nodes"][n] for n in selected if n.split(".")[0] != "unit_test"}
     tested = defaultdict(set)
-    for node in nodes.values():
+    for unique_id, node in nodes.items():
         if node["resource_type"] == "test":
             reads = node["depends_on"]["nodes"]
-            tested[max(reads, key=lambda n: (depth(manifest, n), n))] |= {*reads}
+            owner = max(reads, key=lambda n: (depth(manifest, n), n), default=unique_id)
+            tested[owner] |= {*reads}
     first, last, edges = {}, {}, set()
     for unique_id, node in nodes.items():
         kind = {"model": "run"}.get(node["resource_type"], node["resource_type"])
         if kind == "test":
             continue
-        name = prefix + node["name"]
+        name = prefix + unique_id.split(".", 2)[2].replace(".", "_")
         first[unique_id] = last[unique_id] = f"{name}_{kind}"
         if unique_id in tested:
             first[unique_id], last[unique_id] = f"{name}.{kind}", f"{name}.test"
@@ -136,6 +111,8 @@ def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set
     for owner, reads in tested.items():
         if owner in first:
             edges |= {(first[read], last[owner]) for read in reads if read in first}
+        elif owner in nodes:
+            last[owner] = f"{prefix}{nodes[owner]['name']}_test"
         else:
             _, _, source, table = owner.split(".")
             last[owner] = f"{prefix}{source}_{table}_test"

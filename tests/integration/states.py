@@ -8,11 +8,10 @@ from pathlib import Path
 
 from local.pipeline import Api, unpause, wait_for_dags
 from tests.conftest import HOME, wait_until
-from tests.integration.helpers import tasks_of
 
 TABLES = """
     drop schema if exists raw_states cascade;
-    drop schema if exists analytics_states cascade;
+    drop schema if exists states cascade;
     create schema raw_states;
     create table raw_states.broken (
         node text, fails boolean not null default true, seconds float not null default 0
@@ -23,6 +22,12 @@ TABLES = """
         select day::date, n from generate_series(1, 3) as n,
             generate_series('2026-01-01'::date, '2026-01-05', interval '1 day') as day;
 """
+
+
+def tasks_of(api: Api, dag_id: str, run_id: str) -> dict[str, dict]:
+    """The task instances of a run, by their task's id."""
+    found = api.all(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
+    return {task["task_id"]: task for task in found}
 
 
 class States:

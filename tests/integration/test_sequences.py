@@ -10,7 +10,7 @@ from airflow.dag_processing.dagbag import DagBag
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.events import GOOD
-from tests.conftest import HAS_POSTGRES, HOME, PROJECTS, ROOT, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, wait_until
 
 if HAS_POSTGRES:
     from local.settings import dbt_env
@@ -28,22 +28,21 @@ def states(api, warehouse):
 
 
 @pytest.fixture(scope="module")
-def nodes(project) -> dict:
+def nodes(projects) -> dict:
     """The operators of the DAG, by their task's id."""
     bag = DagBag(ROOT / "tests" / "integration" / "dags", bundle_path=ROOT)
     return {task.task_id: task for task in bag.dags["states_between"].tasks}
 
 
-def fresh_build() -> tuple[bool, dict[str, str]]:
+def fresh_build(prepared: str) -> tuple[bool, dict[str, str]]:
     """Whether `dbt build` by itself, in a schema of its own, is green; and each node's status."""
-    folder = PROJECTS / "states"
     env = {
         **dbt_env(),
         "USER": "fresh",
         "DBT_EVENT_TIME_START": "2026-01-01",
         "DBT_EVENT_TIME_END": "2026-01-04",
     }
-    where = ["--project-dir", folder, "--profiles-dir", folder, "--target-path", HOME / "fresh"]
+    where = ["--project-dir", prepared, "--profiles-dir", prepared, "--target-path", HOME / "fresh"]
     # In this process, which has imported dbt: a new one would take twice as long.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
@@ -54,7 +53,7 @@ def fresh_build() -> tuple[bool, dict[str, str]]:
 
 
 def compare(states, nodes, state: str) -> None:
-    green, statuses = fresh_build()
+    green, statuses = fresh_build(nodes["dbt_build"].project_dir)
     assert state == ("success" if green else "failed")
     found = states.states()
     for name, task in nodes.items():

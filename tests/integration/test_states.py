@@ -51,7 +51,7 @@ def test_a_good_run_has_one_dbt_and_dbts_own_times(states):
     for task in nodes:
         assert build["start_date"] < task["start_date"] <= task["end_date"] < build["end_date"]
     assert tasks["dbt.a.run"]["end_date"] <= tasks["dbt.b.run"]["start_date"]
-    assert "OK created sql table model analytics_states.a" in states.log("dbt.a.run")
+    assert "OK created sql table model states.a" in states.log("dbt.a.run")
     assert "PASS unique_a_id" in states.log("dbt.a.test")
 
 
@@ -147,7 +147,7 @@ def test_dbt_that_fails_apart_from_its_nodes_is_red_and_nothing_is_green(states)
 
 
 def day_rows(states) -> dict[date, int]:
-    query = "select day, count(*) from analytics_states.by_day group by day"
+    query = "select day, count(*) from states.by_day group by day"
     return dict(states.warehouse.execute(query).fetchall())
 
 

@@ -15,14 +15,14 @@ ensure_plugins_loaded()
 before = set(sys.modules)
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("dags", bundle_path=".")
-assert len(bag.dags) == 2, bag.import_errors
+assert bag.dags, bag.import_errors
 libraries = {"cosmos", "dbt", "openlineage"}
 print("new:", *(name for name in set(sys.modules) - before if name.split(".")[0] in libraries))
 assert "dbt.task.build" in before
 """
 
 
-def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(project):
+def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(projects):
     parsed = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A second dbt project, next to nyc_flights."""
+"""A small dbt project in a folder of its own."""
 
 import textwrap
 from datetime import datetime
@@ -10,7 +10,7 @@ from cosmos import DbtDag
 from include.dbt_build import add_dbt_build, cosmos_args
 
 FILES = {
-    "dbt_project.yml": "{name: second, version: 1.0.0, profile: second}",
+    "dbt_project.yml": "{name: second, version: 1.0.0, profile: any}",
     # By name `base` comes after `all_of_it`: the owner of a test is not the last one by name.
     "models/base.sql": "select 1 as id",
     "models/all_of_it.sql": "select * from {{ ref('base') }}",
@@ -29,12 +29,6 @@ FILES = {
                   - unique
                   - relationships: {arguments: {to: ref('all_of_it'), field: id}}
     """,
-    "profiles.yml": """
-        second:
-          target: prod
-          outputs:
-            prod: {type: postgres, host: h, port: 1, user: u, password: p, dbname: d, schema: s}
-    """,
 }
 
 
@@ -50,6 +44,11 @@ def second(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path / "dbt"))
     monkeypatch.setattr("cosmos.settings.cache_dir", tmp_path / "cosmos")
     return write(tmp_path / "dbt" / "second", FILES)
+
+
+def prepare(name: str = "second", **args) -> Path:
+    """Prepare a dbt project as a DAG file does; return where it is run from."""
+    return cosmos_args(name, **args)["project_config"].dbt_project_path
 
 
 def render(name: str) -> DbtDag:

@@ -7,13 +7,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import run
+from traceback import format_exception
 
 import pytest
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build import project
+from include.dbt_build.project import manifest_path
 from tests.conftest import ROOT
-from tests.include.dbt_build.conftest import render, write
+from tests.include.dbt_build.conftest import prepare, render, write
 
 TASKS = {
     "dbt_build",
@@ -27,13 +29,14 @@ TASKS = {
 
 
 def test_the_named_folder_comes_before_the_one_beside_include(tmp_path, monkeypatch):
-    beside = ROOT / "dbt" / "nyc_flights"
+    name = min(file.parent.name for file in (ROOT / "dbt").glob("*/dbt_project.yml"))
+    beside = ROOT / "dbt" / name
     monkeypatch.delenv("DBT_PROJECTS_DIR")
-    assert project.project_path("nyc_flights") == beside
+    assert project.project_path(name) == beside
     monkeypatch.setenv("DBT_PROJECTS_DIR", str(tmp_path))
-    assert project.project_path("nyc_flights") == beside
-    write(tmp_path, {"nyc_flights/dbt_project.yml": ""})
-    assert project.project_path("nyc_flights") == tmp_path / "nyc_flights"
+    assert project.project_path(name) == beside
+    write(tmp_path, {f"{name}/dbt_project.yml": ""})
+    assert project.project_path(name) == tmp_path / name
 
 
 def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
@@ -63,14 +66,14 @@ def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
 )
 def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
     write(second, {"models/extra.sql": "select 1 as id"})
-    made = project.manifest("second", "prod")
+    made = manifest_path(prepare())
     before = made.stat()
     change(second)
-    assert project.manifest("second", "prod") == made
+    assert manifest_path(prepare()) == made
     assert (made.stat().st_ino != before.st_ino) == parsed_anew
     # Once.
     after = made.stat().st_ino
-    project.manifest("second", "prod")
+    prepare()
     assert made.stat().st_ino == after
 
 
@@ -78,7 +81,7 @@ def test_parsing_writes_nothing_into_the_project(second):
     # In containers it is mounted read-only.
     write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
     before = {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]}
-    project.manifest("second", "prod")
+    prepare()
     assert {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]} == before
 
 
@@ -87,7 +90,7 @@ def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
     dbt = tmp_path / "dbt.sh"
     dbt.write_text(f'#!/bin/sh\necho x >> {counted}\nexec {Path(sys.executable).parent}/dbt "$@"\n')
     dbt.chmod(dbt.stat().st_mode | stat.S_IXUSR)
-    code = "from include.dbt_build.project import manifest; manifest('second', 'prod')"
+    code = "from include.dbt_build import cosmos_args; cosmos_args('second')"
     env = {
         **os.environ,
         "DBT_EXECUTABLE": str(dbt),
@@ -103,23 +106,54 @@ def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
 
 def test_what_dbt_says_of_a_broken_project_is_the_error(second):
     write(second, {"models/base.sql": "select * from {{ ref('nowhere') }}"})
-    with pytest.raises(RuntimeError, match=r"dbt parse failed in .*second") as raised:
-        project.manifest("second", "prod")
-    assert "'model.second.base' (models/base.sql) depends on a node named 'nowhere'" in str(
-        raised.value
-    )
+    with pytest.raises(RuntimeError, match=r"dbt parse failed in .*second$") as raised:
+        prepare()
+    said = str(raised.value.__cause__)
+    assert "'model.second.base' (models/base.sql) depends on a node named 'nowhere'" in said
+    # Where Airflow shows it, that comes first.
+    shown = "".join(format_exception(raised.value))
+    assert shown.startswith("include.dbt_build.project.DbtError: Compilation Error")
 
 
-def test_another_project_with_packages_needs_no_change(second):
+PACKAGE = {
+    "dbt_project.yml": "{name: package, version: 1.0.0}",
+    "models/packed.sql": "select 1 as id",
+}
+
+
+def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, monkeypatch):
+    package = write(tmp_path / "package", PACKAGE)
     write(second, {"packages.yml": "packages: [{local: ../../package}]"})
-    write(
-        second.parents[1] / "package",
-        {
-            "dbt_project.yml": "{name: package, version: 1.0.0}",
-            "models/packed.sql": "select 1 as id",
-        },
-    )
+    called = []
+    dbt = project._dbt
+    monkeypatch.setattr(project, "_dbt", lambda *a: (called.append(a[0]), dbt(*a)))
     assert set(render("second").task_ids) == {*TASKS, "packed_run"}
+    assert called == ["deps", "parse"]
+    assert not (second / "dbt_packages").exists()
+
+    # What changes in a local package is seen, and needs no installation.
+    write(package, {"models/more.sql": "select 1 as id"})
+    assert set(render("second").task_ids) == {*TASKS, "packed_run", "more_run"}
+    assert called == ["deps", "parse", "parse"]
+
+    (second / "packages.yml").unlink()
+    assert set(render("second").task_ids) == TASKS
+
+
+def test_what_is_told_differently_is_prepared_apart(second):
+    write(second, {"models/base.sql": "{{ config(schema=target.name ~ var('told', '')) }} select 1"})
+
+    def prepared(**args) -> tuple[Path, str]:
+        place = prepare(**args)
+        known = project.json.loads((place / "target" / "manifest.json").read_text())
+        return place, known["nodes"]["model.second.base"]["schema"]
+
+    ways = [{}, {"target": "staging"}, {"schema": "other"}, {"vars": {"told": "x"}}]
+    places, schemas = zip(*(prepared(**way) for way in ways), strict=True)
+    assert len({*places}) == len(ways)
+    assert schemas == ("second_prod", "second_staging", "other_prod", "second_prodx")
+    # A connection says nothing about the project.
+    assert prepared(conn_id="another")[0] == places[0]
 
 
 def test_a_test_of_two_models_is_shown_at_the_last_and_waits_for_both(second):
@@ -161,15 +195,24 @@ TRAPS = {
 }
 
 
+PROFILES = """
+    any:
+      target: prod
+      outputs:
+        prod: {type: postgres, host: h, port: 1, user: u, password: p, dbname: d, schema: s}
+"""
+
+
 def test_a_selector_names_exactly_its_node(second):
     write(second, TRAPS)
-    made = project.manifest("second", "prod")
-    tasks = project.json.loads(made.read_text())["tasks"]
+    place = prepare()
+    tasks = project.json.loads(manifest_path(place).read_text())["tasks"]
     selectors = {
         n: s for kind in ("run", "test") for t in tasks[kind].values() for n, s in t.items()
     }
     assert len(selectors) == 15
-    where = ["--project-dir", str(second), "--profiles-dir", str(second), "--target", "prod"]
+    profile = write(second.parent, {"profiles.yml": PROFILES})
+    where = ["--project-dir", str(place), "--profiles-dir", str(profile)]
     words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id", *where]
     for unique_id, selector in selectors.items():
         found = (

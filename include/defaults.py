@@ -1,0 +1,11 @@
+"""What all DAGs share. Yours to edit."""
+
+from datetime import timedelta
+
+DEFAULT_ARGS = {
+    "owner": "data-team",
+    # Of a model, or of a task of your own. A dbt test that fails is not tried again: it is an
+    # answer.
+    "retries": 1,
+    "retry_delay": timedelta(seconds=30),
+}

@@ -1,0 +1,115 @@
+"""The source system of this template, and the part to replace by your own.
+
+Here it is the archive of New York's flights of 2013, replayed on today's calendar: a request for
+14 March of any year returns the flights of 14 March 2013 with their dates moved to that year.
+29 February has none.
+
+What the rest needs from a source: for each table a tuple of column names, and a function that
+yields rows in that order. An interval is of whole days in New York, [start, end).
+"""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+ARCHIVE = Path(__file__).parent / "data"
+TIMEZONE = "America/New_York"
+
+# Without the package's hour and minute, which repeat sched_dep_time, and its time_hour: that is the
+# UTC of 2013, wrong once a flight is moved to a year that changes the clocks on other days.
+FLIGHTS = (
+    "flight_date",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "sched_dep_time",
+    "dep_time",
+    "dep_delay",
+    "sched_arr_time",
+    "arr_time",
+    "arr_delay",
+    "air_time",
+    "distance",
+)
+WEATHER = (
+    "observed_at",
+    "time_hour",
+    "origin",
+    "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
+    "wind_speed",
+    "wind_gust",
+    "precip",
+    "pressure",
+    "visib",
+)
+PLANES = (
+    "tailnum",
+    "year",
+    "type",
+    "manufacturer",
+    "model",
+    "engines",
+    "seats",
+    "speed",
+    "engine",
+)
+
+Row = tuple[str | None, ...]
+
+
+def local_date(moment: datetime) -> date:
+    """Return the day that a moment belongs to in the source."""
+    return moment.astimezone(ZoneInfo(TIMEZONE)).date()
+
+
+def flights(start: date, end: date) -> Iterator[Row]:
+    """Flights scheduled to leave in [start, end)."""
+    for flight_date, row in _replay("flights", FLIGHTS, start, end):
+        yield (flight_date.isoformat(), *row[1:])
+
+
+def weather(start: date, end: date) -> Iterator[Row]:
+    """Hourly readings at the three airports in [start, end)."""
+    for observed_on, row in _replay("weather", WEATHER, start, end):
+        observed_at, time_hour, *readings = row
+        # Moved by as many days as the local date, it keeps the clock change of 2013.
+        moved = observed_on - date.fromisoformat(observed_at[:10])
+        time_hour = datetime.fromisoformat(time_hour.replace("Z", "+00:00")) + moved
+        yield (f"{observed_on}{observed_at[10:]}", time_hour.isoformat(), *readings)
+
+
+def planes() -> Iterator[Row]:
+    """The whole aircraft register: it has no dates."""
+    yield from _read("planes", PLANES)
+
+
+def _replay(
+    table: str, columns: tuple[str, ...], start: date, end: date
+) -> Iterator[tuple[date, Row]]:
+    month = start.replace(day=1)
+    while month < end:
+        for row in _read(f"{table}-{month:%m}", columns):
+            day = month.replace(day=int(row[0][8:10]))
+            if start <= day < end:
+                yield day, row
+        month = (month + timedelta(days=31)).replace(day=1)
+
+
+def _read(name: str, columns: tuple[str, ...]) -> Iterator[Row]:
+    path = ARCHIVE / f"{name}.csv.gz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: include/nyc_flights/make_archive.py makes it")
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows)) != columns:
+            raise ValueError(f"{path} was made by another version of make_archive.py")
+        for row in rows:
+            yield tuple(value or None for value in row)

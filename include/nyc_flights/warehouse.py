@@ -1,0 +1,130 @@
+"""What flights_daily does in the warehouse apart from dbt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from typing import TYPE_CHECKING
+
+from include.nyc_flights import archive as source
+
+if TYPE_CHECKING:
+    # What Airflow's PostgresHook connects with. Every DAG file imports this module, so it doesn't
+    # import the driver itself.
+    from psycopg import Connection, Cursor
+
+
+# The names and types of the source, unchanged: what they mean is the business of dbt's staging.
+RAW = """
+create schema if not exists raw;
+
+create table if not exists raw.flights (
+    flight_date date not null,
+    carrier text not null,
+    flight integer not null,
+    tailnum text,
+    origin text not null,
+    dest text not null,
+    sched_dep_time integer not null,
+    dep_time integer,
+    dep_delay integer,
+    sched_arr_time integer not null,
+    arr_time integer,
+    arr_delay integer,
+    air_time integer,
+    distance integer not null,
+    _loaded_at timestamptz not null default now()
+);
+create index if not exists flights_flight_date on raw.flights (flight_date);
+
+create table if not exists raw.weather (
+    observed_at timestamp not null,
+    time_hour timestamptz not null,
+    origin text not null,
+    temp numeric,
+    dewp numeric,
+    humid numeric,
+    wind_dir integer,
+    wind_speed numeric,
+    wind_gust numeric,
+    precip numeric,
+    pressure numeric,
+    visib numeric,
+    _loaded_at timestamptz not null default now()
+);
+create index if not exists weather_observed_at on raw.weather (observed_at);
+
+create table if not exists raw.planes (
+    tailnum text not null,
+    year integer,
+    type text,
+    manufacturer text,
+    model text,
+    engines integer,
+    seats integer,
+    speed integer,
+    engine text,
+    _loaded_at timestamptz not null default now()
+);
+"""
+
+
+def load(connection: Connection, start: date, end: date) -> dict[str, int]:
+    """Replace the days [start, end) in raw by what the source says now, in one transaction.
+
+    Returns the rows copied per table.
+    """
+    interval = {"start": start, "end": end}
+    with connection.transaction(), connection.cursor() as cursor:
+        # Two loads at once would both create the tables, or both insert the same day.
+        cursor.execute("select pg_advisory_xact_lock(hashtext('raw'))")
+        cursor.execute(RAW)
+        cursor.execute(
+            "delete from raw.flights where flight_date >= %(start)s and flight_date < %(end)s",
+            interval,
+        )
+        cursor.execute(
+            "delete from raw.weather where observed_at >= %(start)s and observed_at < %(end)s",
+            interval,
+        )
+        cursor.execute("delete from raw.planes")
+        return {
+            "flights": _copy(cursor, "flights", source.FLIGHTS, source.flights(start, end)),
+            "weather": _copy(cursor, "weather", source.WEATHER, source.weather(start, end)),
+            "planes": _copy(cursor, "planes", source.PLANES, source.planes()),
+        }
+
+
+def loaded_days(connection: Connection) -> dict[str, str]:
+    """Return the first day that raw.flights holds and the day after its last, as start and end."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select min(flight_date)::text, (max(flight_date) + 1)::text from raw.flights"
+        )
+        return dict(zip(("start", "end"), cursor.fetchone(), strict=True))
+
+
+def day_figures(connection: Connection, day: date) -> dict[str, str | int | float | None]:
+    """What nyc_flights_marts.fct_flights says about one day. A day without flights has zeros and nulls."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            select
+                count(*) as flights,
+                count(*) filter (where status = 'cancelled') as cancelled,
+                count(*) filter (where status = 'diverted') as diverted,
+                round(avg(departure_delay_minutes), 1)::float as mean_departure_delay_minutes
+            from nyc_flights_marts.fct_flights
+            where flight_date = %s
+            """,
+            [day],
+        )
+        names = [column.name for column in cursor.description]
+        return {"flight_date": day.isoformat(), **dict(zip(names, cursor.fetchone(), strict=True))}
+
+
+def _copy(cursor: Cursor, table: str, columns: Iterable[str], rows: Iterable[source.Row]) -> int:
+    with cursor.copy(f"copy raw.{table} ({', '.join(columns)}) from stdin") as copy:
+        for row in rows:
+            copy.write_row(row)
+    return cursor.rowcount

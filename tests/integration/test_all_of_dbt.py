@@ -1,0 +1,88 @@
+"""A project with one of everything that dbt has, from its parse to its tables."""
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, wait_until
+
+if HAS_POSTGRES:
+    from tests.integration.states import States
+
+pytestmark = pytest.mark.timeout(300)
+
+RELATIONS = {
+    "all_of_dbt": {
+        *("customer_orders", "customers_v1", "customers_v2", "days", "orders", "orders_by_day"),
+        *("packed", "revenue", "raw_orders", "customers_snapshot", "stg_orders"),
+    },
+    # A custom schema and an alias.
+    "all_of_dbt_marketing": {"names"},
+    "all_of_dbt_raw": {"raw_customers"},
+    "all_of_dbt_dbt_test__audit": {"unique_orders_order_id"},
+}
+
+
+def relations(warehouse, schemas) -> dict[str, set[str]]:
+    query = "select table_name from information_schema.tables where table_schema = %s"
+    return {name: {n for (n,) in warehouse.execute(query, [name])} for name in schemas}
+
+
+@pytest.fixture(scope="module")
+def whole(api, warehouse) -> States:
+    whole = States(api, warehouse, "all_of_dbt")
+    assert whole.run() == "success"
+    return whole
+
+
+def test_everything_is_built_and_has_a_task(whole, warehouse):
+    assert whole.not_green() == {}
+    assert relations(warehouse, RELATIONS) == RELATIONS
+    tasks = whole.tasks()
+    # Of an ephemeral model there is nothing to build, and a disabled one is not there.
+    assert "stg_customers_run" in tasks
+    assert not [name for name in tasks if "payments" in name]
+    assert {"postgres_pg_settings_test", "postgres_is_recent_test"} <= tasks.keys()
+    assert tasks["customer_orders_run"]["state"] == "success"
+
+
+def test_vars_reach_dbt_and_the_hook_has_run(whole, warehouse):
+    # Of the seed's five orders two are of ten dollars or more.
+    assert warehouse.execute("select count(*) from all_of_dbt.orders").fetchone() == (2,)
+    assert "1 of 1 OK hook" in whole.log("dbt_build")
+
+
+def test_a_warning_is_green_and_in_its_log(whole):
+    assert "WARN 1 not_null_customers_v2_email" in whole.log("customers_v2.test")
+
+
+def test_a_selector_a_target_and_a_schema_of_ones_own(api, warehouse, whole):
+    part = States(api, warehouse, "part_of_dbt")
+    assert part.run() == "success"
+    assert part.not_green() == {}
+    assert "orders_by_day_run" not in part.tasks()
+    built = relations(warehouse, ["staging_of_dbt"])["staging_of_dbt"]
+    assert {"revenue", "customer_orders"} <= built
+    assert "orders_by_day" not in built
+
+
+def test_a_failing_test_says_where_its_rows_are_and_shows_none(whole, projects):
+    seed = projects / "all-of-dbt" / "seeds" / "raw_orders.csv"
+    good = seed.read_text()
+    (order,) = [line for line in good.splitlines() if line.startswith("3,")]
+    seed.write_text(f"{good}{order}\n")
+    try:
+        assert whole.run() == "failed"
+    finally:
+        seed.write_text(good)
+    (red,) = [name for name, state in whole.not_green().items() if state == "failed"]
+    assert red == "orders.test"
+    rows = 'select * from "warehouse"."all_of_dbt_dbt_test__audit"."unique_orders_order_id"'
+    assert f"Its rows: {rows}" in whole.log(red)
+
+
+def test_a_new_model_is_a_task_without_a_restart(api, whole, projects):
+    model = projects / "all-of-dbt" / "models" / "marts" / "written_later.sql"
+    model.write_text("select 1 as id\n")
+    try:
+        wait_until(lambda: api.exists("/dags/all_of_dbt/tasks/written_later_run"), seconds=60)
+    finally:
+        model.unlink()

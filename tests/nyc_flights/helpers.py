@@ -1,0 +1,88 @@
+"""The archive's own figures, and what breaks a run and mends it."""
+
+import csv
+import gzip
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+from include.nyc_flights.archive import ARCHIVE
+
+
+BY_CARRIER = """
+    select
+        carrier_code,
+        count(*) as flights,
+        count(*) filter (where status = 'cancelled') as cancelled,
+        count(*) filter (where status = 'diverted') as diverted,
+        coalesce(sum(departure_delay_minutes), 0) as departure_delay
+    from nyc_flights_marts.fct_flights
+    where flight_date = %s
+    group by carrier_code
+"""
+REPORTED = """
+    select carrier_code, flights, cancelled, diverted
+    from nyc_flights_marts.carrier_performance_daily
+    where flight_date = %s
+"""
+
+
+def archived(day: date) -> list[dict]:
+    """The archive's own rows of a day of the year, read without the loader and without dbt."""
+    with gzip.open(ARCHIVE / f"flights-{day:%m}.csv.gz", "rt", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["flight_date"] == f"2013-{day:%m-%d}"]
+
+
+def figures_of(rows: list[dict]) -> Counter:
+    """Figures by carrier that fct_flights and carrier_performance_daily must agree with."""
+    figures = Counter()
+    for row in rows:
+        carrier = row["carrier"]
+        figures[carrier, "flights"] += 1
+        figures[carrier, "cancelled"] += not row["dep_time"]
+        figures[carrier, "diverted"] += bool(row["dep_time"]) and not row["arr_delay"]
+        figures[carrier, "departure_delay"] += int(row["dep_delay"] or 0)
+    return Counter({key: value for key, value in figures.items() if value})
+
+
+def figures_in(warehouse, query: str, day: date) -> dict:
+    """Figures by carrier in a mart on a day, from the columns after the first, without zeros."""
+    cursor = warehouse.execute(query, [day])
+    names = [column.name for column in cursor.description][1:]
+    return {
+        (carrier, name): value
+        for carrier, *values in cursor
+        for name, value in zip(names, values, strict=True)
+        if value
+    }
+
+
+@contextmanager
+def broken_stg_flights(projects: Path) -> Iterator[None]:
+    """Let the model select a column that does not exist."""
+    model = projects / "nyc_flights" / "models" / "staging" / "stg_flights.sql"
+    good = model.read_text()
+    model.write_text(good.replace("select * from renamed", "select no_such_column from renamed"))
+    try:
+        yield
+    finally:
+        model.write_text(good)
+
+
+def rows(warehouse, table: str) -> list:
+    return sorted(warehouse.execute(f"select t::text from nyc_flights_marts.{table} t").fetchall())  # noqa: S608
+
+
+def clear_with_downstream(api, dag_id: str, run_id: str, task_id: str) -> None:
+    api(
+        "POST",
+        f"/dags/{dag_id}/clearTaskInstances",
+        json={
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [task_id],
+            "include_downstream": True,
+        },
+    )

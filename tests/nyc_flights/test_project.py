@@ -1,0 +1,185 @@
+"""The dbt project on a real Postgres, by dbt alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from include.dbt_build import cosmos_args
+from include.nyc_flights import archive
+from include.nyc_flights.warehouse import day_figures, load
+from tests.conftest import connect, drop_schemas, local, wait_for_blocked
+from tests.nyc_flights.helpers import archived
+
+# Both have cancelled and diverted flights.
+FIRST, DAY = date(2026, 3, 12), date(2026, 3, 13)
+END = DAY + timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def prepared(projects) -> Path:
+    """Where the DAGs run the project from, with its packages."""
+    return cosmos_args("nyc_flights")["project_config"].dbt_project_path
+
+
+@pytest.fixture(scope="module")
+def dbt(prepared, env, tmp_path_factory):
+    """A function that runs dbt in a process of its own, into the schemas of the DAGs."""
+    profiles = tmp_path_factory.mktemp("profiles")
+    text = (prepared / "profiles.yml").read_text()
+    schema = "dbt_{{ env_var('USER', 'dev') }}_nyc_flights"
+    assert schema in text
+    (profiles / "profiles.yml").write_text(text.replace(schema, "nyc_flights"))
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [Path(sys.executable).with_name("dbt"), *words, "--profiles-dir", profiles],
+            cwd=prepared,
+            env={**os.environ, **env, **more},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def env(postgres, tmp_path_factory) -> dict[str, str]:
+    """What dbt is told; what it writes stays away from what the DAGs read."""
+    return {
+        **postgres,
+        "DBT_TARGET_PATH": str(tmp_path_factory.mktemp("target")),
+        "DBT_LOG_PATH": str(tmp_path_factory.mktemp("logs")),
+        "DBT_EVENT_TIME_START": f"{FIRST:%F}",
+        "DBT_EVENT_TIME_END": f"{END:%F}",
+    }
+
+
+@pytest.fixture(scope="module")
+def built(dbt, warehouse, env, tmp_path_factory) -> Path:
+    """Two days loaded and built, as a folder with what dbt wrote."""
+    load(warehouse, FIRST, END)
+    done = dbt("build")
+    assert done.returncode == 0, done.stdout
+    # Later commands write their own results there.
+    return shutil.copytree(env["DBT_TARGET_PATH"], tmp_path_factory.mktemp("built") / "target")
+
+
+def relations(warehouse) -> set:
+    """Every table and view with its number, which changes when it is made again or rewritten."""
+    return set(
+        warehouse.execute("""
+            select nspname, relname, pg_class.oid, relfilenode
+            from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+            where nspowner = current_user::regrole and relkind in ('r', 'v')
+        """)
+    )
+
+
+def facts(warehouse) -> set:
+    return set(warehouse.execute("select fct_flights::text from nyc_flights_marts.fct_flights"))
+
+
+def test_everything_is_built_and_every_test_passes(built):
+    manifest = json.loads((built / "manifest.json").read_text())
+    results = json.loads((built / "run_results.json").read_text())["results"]
+    expected = Counter(
+        (node["resource_type"], "pass" if node["resource_type"] == "test" else "success")
+        for node in manifest["nodes"].values()
+    )
+    expected["unit_test", "pass"] = len(manifest["unit_tests"])
+    expected["exposure", "no-op"] = len(manifest["exposures"])
+    found = Counter((result["unique_id"].split(".")[0], result["status"]) for result in results)
+    assert found == expected
+    assert min(expected.values()) > 0
+
+
+def test_day_figures_are_those_of_the_archive(built, warehouse):
+    flights = archived(DAY)
+    delays = [int(flight["dep_delay"]) for flight in flights if flight["dep_delay"]]
+    assert day_figures(warehouse, DAY) == {
+        "flight_date": "2026-03-13",
+        "flights": len(flights),
+        "cancelled": sum(not flight["dep_time"] for flight in flights),
+        "diverted": sum(bool(f["dep_time"]) and not f["arr_delay"] for f in flights),
+        "mean_departure_delay_minutes": pytest.approx(sum(delays) / len(delays), abs=0.05),
+    }
+    assert day_figures(warehouse, END) == {
+        "flight_date": "2026-03-14",
+        "flights": 0,
+        "cancelled": 0,
+        "diverted": 0,
+        "mean_departure_delay_minutes": None,
+    }
+
+
+def test_the_sources_are_fresh_after_a_load(built, dbt, env):
+    done = dbt("source", "freshness")
+    assert done.returncode == 0, done.stdout
+    written = Path(env["DBT_TARGET_PATH"]) / "sources.json"
+    results = json.loads(written.read_text())["results"]
+    assert [result["status"] for result in results] == ["pass"] * 3
+
+
+def test_a_flight_gone_from_the_source_is_gone_from_the_facts(built, dbt, warehouse, monkeypatch):
+    before = facts(warehouse)
+    flights = archive.flights
+    monkeypatch.setattr(archive, "flights", lambda *days: list(flights(*days))[:-1])
+    load(warehouse, DAY, END)
+    done = dbt("build", "--select", "fct_flights", DBT_EVENT_TIME_START=f"{DAY:%F}")
+    assert done.returncode == 0, done.stdout
+    after = facts(warehouse)
+    assert after < before
+    assert len(before - after) == 1
+
+
+def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
+    before = relations(warehouse)
+    words = ["dbt", "build", "--select", "+stg_airlines"]
+    done = local(*words, env={**env, "USER": "ada", "DBT_TARGET_PATH": str(tmp_path)})
+    assert done.returncode == 0, done.stdout
+    after = relations(warehouse)
+    assert before <= after
+    assert {(schema, name) for schema, name, *_ in after - before} == {
+        ("dbt_ada_nyc_flights_seeds", "airlines"),
+        ("dbt_ada_nyc_flights_staging", "stg_airlines"),
+    }
+
+
+def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
+    own = {name: value for name, value in env.items() if not name.startswith("DBT_EVENT_TIME")}
+    words = ["dbt", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]
+    assert "DBT_EVENT_TIME_START" not in os.environ
+    done = local(*words, env={**own, "USER": "bo", "DBT_TARGET_PATH": str(tmp_path)})
+    assert "Batch 31 of 31" in done.stdout, done.stdout
+
+
+def test_two_dbt_that_create_a_schema_at_once_both_pass(built, dbt, postgres, warehouse, tmp_path):
+    """Without the macro create_schema one of them fails with a duplicate key, each time.
+
+    Both are held where they create the schema, by a third session that creates it and gives up.
+    """
+    drop_schemas(warehouse)
+    seeds = ["airlines", "airports_added"]
+    with ThreadPoolExecutor(2) as pool, connect(postgres) as watcher:
+        with warehouse.transaction(force_rollback=True):
+            warehouse.execute("create schema nyc_flights_seeds")
+            running = []
+            for seed in seeds:
+                (tmp_path / seed).mkdir()
+                shutil.copy(built / "partial_parse.msgpack", tmp_path / seed)
+                words = ["seed", "--select", seed]
+                running.append(pool.submit(dbt, *words, DBT_TARGET_PATH=str(tmp_path / seed)))
+            wait_for_blocked(watcher, len(seeds))
+        for done in (future.result() for future in running):
+            assert done.returncode == 0, done.stdout
+    assert {(schema, name) for schema, name, *_ in relations(warehouse)} == {
+        ("nyc_flights_seeds", seed) for seed in seeds
+    }
