@@ -196,6 +196,27 @@ def running_warehouse(started):
         yield connection
 
 
+@pytest.fixture(scope="session")
+def browser():
+    from tests.integration import pages
+
+    if pages.CHROMIUM is None:
+        pytest.skip(pages.NO_CHROMIUM)
+    with pages.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(request, browser, api):
+    """A page of the shared Airflow; .local/screenshots has what each test saw last."""
+    from tests.integration import pages
+
+    page = pages.new_page(browser, api.url)
+    yield page
+    page.screenshot(path=ROOT / ".local" / "screenshots" / f"{request.node.name}.png")
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def warehouse(postgres):
     """A connection to a warehouse without any schema, raw included."""

@@ -31,8 +31,8 @@ def tasks_of(api: Api, dag_id: str, run_id: str) -> dict[str, dict]:
 
 
 class States:
-    def __init__(self, api: Api, warehouse, dag_id: str = "states_between"):
-        self.api, self.warehouse, self.dag_id = api, warehouse, dag_id
+    def __init__(self, api: Api, warehouse, dag_id: str = "states_between", home: Path = HOME):
+        self.api, self.warehouse, self.dag_id, self.home = api, warehouse, dag_id, home
         warehouse.execute(TABLES)
         wait_for_dags(api, dag_id)
         unpause(api, dag_id)
@@ -98,7 +98,7 @@ class States:
 
     def log(self, task_id: str, attempt: int = 1) -> str:
         """What a try of a task has logged, with the message of what it raised."""
-        folder = Path(HOME, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}")
+        folder = Path(self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}")
         lines = (folder / f"task_id={task_id}" / f"attempt={attempt}.log").read_text().splitlines()
         said = []
         for line in map(json.loads, lines):

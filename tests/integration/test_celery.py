@@ -1,4 +1,4 @@
-"""Both DAGs as deploy/astro.yaml deploys them: with CeleryExecutor and a worker for each queue."""
+"""The DAGs as deploy/astro.yaml deploys them: with CeleryExecutor and a worker for each queue."""
 
 import json
 import re
@@ -8,9 +8,13 @@ import socket
 import psutil
 import pytest
 import yaml
+from airflow.dag_processing.dagbag import DagBag
 
-from tests.conftest import HOME, ROOT
-from tests.integration.helpers import started_apart
+from include.dbt_build.operators import DbtBuild, DbtNode
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, started_apart
+
+if HAS_POSTGRES:
+    from local.settings import OWN
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -20,10 +24,10 @@ ATTEMPT = re.compile(r"dag_id=(\w+)/run_id=[^/]+/task_id=([\w.]+)/attempt=(\d+)\
 
 
 @pytest.fixture(scope="module")
-def started(project):
+def started(projects):
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server: install it")
-    with started_apart(project, FOLDER, DEPLOYMENT=DEPLOYMENT) as env:
+    with started_apart(projects, FOLDER, DEPLOYMENT=DEPLOYMENT) as env:
         yield env
 
 
@@ -45,20 +49,23 @@ def attempts_on(queue: str) -> set[tuple[str, str, str]]:
     return set(ATTEMPT.findall((FOLDER / "logs" / f"worker-{queue}.log").read_text()))
 
 
-def attempts(having: str = "") -> set[tuple[str, str, str]]:
-    """Return the tries in whose logs a text is."""
+def attempts() -> set[tuple[str, str, str]]:
+    """Return the tries that have a log."""
     logs = (FOLDER / "airflow" / "logs").rglob("attempt=*.log")
-    return {ATTEMPT.search(str(log)).groups() for log in logs if having in log.read_text()}
+    return {ATTEMPT.search(str(log)).groups() for log in logs}
 
 
 def test_dbt_build_has_a_worker_of_its_own(started, queues):
     default, dbt = queues
-    builds = {("flights_daily", "dbt_build", "1"), ("flights_reporting", "dbt_build", "1")}
-    assert attempts_on(dbt) == builds
-    # Not one of the models' tasks needed a process.
-    own = {"load_day", "publish_figures", "make_docs"}
-    assert {task_id for _, task_id, _ in attempts_on(default)} == own
-    assert {task_id for _, task_id, _ in attempts()} > own | {"dbt.fct_flights.run"}
+    bag = DagBag(ROOT / "dags", bundle_path=ROOT)
+    kinds = {(d.dag_id, t.task_id): type(t) for d in bag.dags.values() for t in d.tasks}
+    run = {OWN["dag"], *OWN["then"]}
+    on_dbt = {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(dbt)}
+    assert on_dbt == {key for key, kind in kinds.items() if kind is DbtBuild and key[0] in run}
+    # Not one of the nodes' tasks needed a process, and each has a log.
+    nodes = {key for key, kind in kinds.items() if kind is DbtNode and key[0] in run}
+    assert not nodes & {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(default)}
+    assert nodes <= {(dag_id, task_id) for dag_id, task_id, _ in attempts()}
 
 
 def test_a_worker_imports_dbt_before_it_forks(processes, queues):

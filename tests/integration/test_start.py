@@ -1,0 +1,61 @@
+"""What `make start` has made, whichever DAG it runs."""
+
+import json
+import os
+
+import psycopg
+import pytest
+
+from tests.conftest import HAS_POSTGRES, free_port, local
+from tests.integration.pages import first_run
+
+if HAS_POSTGRES:
+    from local.settings import HOME, OWN, kept_secrets
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_start_runs_the_dags_of_local_toml(started):
+    assert started.returncode == 0, started.stdout + started.stderr
+    for dag_id in (OWN["dag"], *OWN["then"]):
+        assert f"success  {dag_id} in" in started.stdout
+
+
+def test_start_says_in_a_pipe_what_it_does_in_plain_lines(started):
+    assert started.stdout.splitlines()[:3] == [
+        f"Starting Postgres on 127.0.0.1:{os.environ['WAREHOUSE_PORT']}",
+        "Parsing the dbt projects",
+        "Preparing Airflow's own database",
+    ]
+    assert "scheduler is healthy\n" in started.stdout
+    assert started.stdout.replace("\n", "").isprintable()
+
+
+def test_another_port_for_postgres_is_refused_while_both_run(api):
+    again = local("start", env={"WAREHOUSE_PORT": free_port()})
+    assert again.returncode != 0
+    assert again.stdout == ""
+    assert again.stderr.startswith("error: Postgres already runs, on port ")
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_a_list_of_several_pages_is_read_to_its_end(api, monkeypatch):
+    run_id = first_run(api, OWN["dag"])
+    path = f"/dags/{OWN['dag']}/dagRuns/{run_id}/taskInstances"
+    whole = api("GET", path, params={"limit": 100})["task_instances"]
+    monkeypatch.setattr("local.pipeline.PAGE", max(1, len(whole) // 2))
+    assert [task["id"] for task in api.all(path, "task_instances")] == [t["id"] for t in whole]
+
+
+def test_the_warehouse_role_cannot_enter_airflows_metadata(warehouse):
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        psycopg.connect(warehouse.info.dsn, dbname="airflow", password=warehouse.info.password)
+
+
+def test_no_secret_is_in_a_log(started):
+    secrets = kept_secrets().values()
+    logs = [path.read_text(errors="replace") for path in HOME.rglob("*.log")]
+    assert logs
+    assert [s for s in secrets for log in logs if s in log] == []
+    assert json.loads((HOME / "secrets.json").read_text())
+    assert (HOME / "secrets.json").stat().st_mode & 0o077 == 0
