@@ -1,16 +1,28 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # PORT=9000 make start, or make start PORT=9000, takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT
+export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD
 
 # Not .venv: `astro dev start --standalone` makes that one for itself.
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone test test-all canary bench lint lock logs psql dbt backfill screenshots containers
+.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt backfill containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# What only the template itself needs.
+-include template.mk
+
+adopt: $(VENV)/installed ## Make this clone your team's; NAME=acme FROM=../their_dbt_project LOAD=1
+	@$(PYTHON) -m local adopt
+
+add-project: $(VENV)/installed ## Add a dbt project with a DAG; NAME=other FROM=../other_project LOAD=1
+	@$(PYTHON) -m local add-project
+
+update: $(VENV)/installed ## Merge a newer version of the template; FROM=<its git address>
+	@$(PYTHON) -m local update
 
 start: $(VENV)/installed ## Start Postgres and Airflow, and run the DAG of local.toml
 	@$(PYTHON) -m local start
@@ -36,20 +48,14 @@ test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random seq
 canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/canary $(ARGS)
 
-bench: $(VENV)/installed ## Compare ways to run dbt, in two to three hours; QUICK=1 for the sample only
-	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
-
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
-
-screenshots: $(VENV)/installed ## Make docs/images from the running Airflow
-	@$(PYTHON) -m tests.integration.screenshots
 
 containers: $(VENV)/installed ## Look at what astro dev start runs, and run it
 	@$(PYTHON) -m tests.integration.containers
 
 lock: $(VENV)/installed ## Write requirements-dev.txt anew; ARGS=--upgrade for newer versions
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/lock $(ARGS)
+	@.ci/lock $(ARGS)
 
 logs: $(VENV)/installed ## Follow the logs of Airflow's processes
 	@$(PYTHON) -m local logs

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
-from local import airflow, deployment, pipeline, postgres
+from local import adopt, airflow, deployment, pipeline, postgres
 from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
 from local.settings import (
@@ -202,6 +202,9 @@ def main() -> None:
         command.set_defaults(function=function)
         return command
 
+    add("adopt", adopt.adopt)
+    add("add-project", adopt.add_project)
+    add("update", adopt.update)
     add("start", start)
     add("stop", stop)
     add("clean", clean)

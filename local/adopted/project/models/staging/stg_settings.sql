@@ -1,0 +1,20 @@
+with
+
+source as (
+
+    select * from {{ source('postgres', 'pg_settings') }}
+
+),
+
+renamed as (
+
+    select
+        name as setting_name,
+        split_part(category, ' / ', 1) as category,
+        setting is distinct from boot_val as is_changed
+
+    from source
+
+)
+
+select * from renamed
