@@ -3,8 +3,8 @@
 
 1. `load_day` replaces the day's flights and weather in the schema `raw`.
 2. `dbt` builds and tests every model of `nyc_flights` but the reporting ones.
-3. `publish_figures` reads the day's figures from `nyc_flights_marts.fct_flights` and updates the asset
-   `nyc_flights`, which starts `flights_reporting`.
+3. `publish_figures` reads the day's figures from `nyc_flights_marts.fct_flights` and updates the
+   asset `nyc_flights`, which starts `flights_reporting`.
 
 **A run** covers its data interval, one day in New York. A manual run without a logical date covers
 yesterday. Any run can be repeated: it replaces its day.

@@ -39,8 +39,6 @@ add_dbt_build(flights_reporting)
 
 if docs_place("nyc_flights"):
     built = flights_reporting.leaves
-    make_docs = DbtDocsLocalOperator(
-        task_id="make_docs", dag=flights_reporting, **docs_args(DBT)
-    )
+    make_docs = DbtDocsLocalOperator(task_id="make_docs", dag=flights_reporting, **docs_args(DBT))
     # As a teardown, whose failure does not fail the run.
     built >> make_docs.as_teardown()

@@ -30,6 +30,7 @@ from local.settings import (
     shared_settings,
 )
 
+
 def start(args) -> None:
     running = airflow.port_in_use()
     port = running or PORT

@@ -52,7 +52,7 @@ class Events:
                     # Of a test with store_failures. The rows themselves are not shown: they can
                     # hold personal data.
                     if result.status == "fail" and (stored := info.node_relation.relation_name):
-                        node.lines.append(f"Its rows: select * from {stored}")
+                        node.lines.append(f"Its rows are in {stored}")
                 node.started, node.ended = info.node_started_at, info.node_finished_at
                 # Last: it says that the rest is there.
                 node.status = result.status

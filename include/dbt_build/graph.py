@@ -62,7 +62,9 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
             kind, unique_id, task_args = task.rendered
             (run if kind == "run" else test)[unique_id] = task
     if not run:
-        raise ValueError(f"{dag.dag_id}: no node of {graph.project.dbt_project_path.name} is selected")
+        raise ValueError(
+            f"{dag.dag_id}: no node of {graph.project.dbt_project_path.name} is selected"
+        )
 
     # Cosmos gives no task to a test on sources alone, nor to one that reads nothing.
     for owner, tests in known["test"].items():

@@ -147,7 +147,7 @@ def _link(place: Path, project: Path) -> dict[str, str]:
 
 
 def _gone(place: Path, project: Path) -> list[Path]:
-    """Return what a project no longer has of what was linked. dbt itself makes a package-lock.yml."""
+    """Return what a project no longer has of what was linked; a package-lock.yml is dbt's own."""
     there = os.listdir(project)
     made = [path for path in place.iterdir() if path.is_symlink() or path.name in PACKAGES[:2]]
     return [path for path in made if path.name not in there]

@@ -105,7 +105,7 @@ def loaded_days(connection: Connection) -> dict[str, str]:
 
 
 def day_figures(connection: Connection, day: date) -> dict[str, str | int | float | None]:
-    """What nyc_flights_marts.fct_flights says about one day. A day without flights has zeros and nulls."""
+    """What the mart fct_flights says about a day. A day without flights has zeros and nulls."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

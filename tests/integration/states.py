@@ -98,7 +98,9 @@ class States:
 
     def log(self, task_id: str, attempt: int = 1) -> str:
         """What a try of a task has logged, with the message of what it raised."""
-        folder = Path(self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}")
+        folder = Path(
+            self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}"
+        )
         lines = (folder / f"task_id={task_id}" / f"attempt={attempt}.log").read_text().splitlines()
         said = []
         for line in map(json.loads, lines):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from include.nyc_flights.archive import ARCHIVE
 
-
 BY_CARRIER = """
     select
         carrier_code,

@@ -26,8 +26,7 @@ def test_the_whole_year_is_there(flights_of_2013):
 
 def test_a_replayed_flight_differs_in_its_date_only():
     first, second = (
-        list(archive.flights(date(year, 3, 14), date(year, 3, 15)))
-        for year in (2013, 2027)
+        list(archive.flights(date(year, 3, 14), date(year, 3, 15))) for year in (2013, 2027)
     )
     assert {row[0] for row in second} == {"2027-03-14"}
     assert [row[1:] for row in first] == [row[1:] for row in second]

@@ -69,5 +69,5 @@ def test_a_selection_without_nodes_is_said(projects):
         start_date=datetime(2026, 1, 1),
         **cosmos_args("states", select=["tag:no"]),
     )
-    with pytest.raises(ValueError, match="^none: no node of states is selected$"):
+    with pytest.raises(ValueError, match=r"^none: no node of states is selected$"):
         add_dbt_build(dag)

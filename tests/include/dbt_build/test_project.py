@@ -141,7 +141,9 @@ def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, 
 
 
 def test_what_is_told_differently_is_prepared_apart(second):
-    write(second, {"models/base.sql": "{{ config(schema=target.name ~ var('told', '')) }} select 1"})
+    write(
+        second, {"models/base.sql": "{{ config(schema=target.name ~ var('told', '')) }} select 1"}
+    )
 
     def prepared(**args) -> tuple[Path, str]:
         place = prepare(**args)
