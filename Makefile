@@ -5,6 +5,7 @@ export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD
 # Not .venv: `astro dev start --standalone` makes that one for itself.
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
+QUICK_TESTS = not slow and not engine
 
 .DEFAULT_GOAL := help
 .PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt backfill containers
@@ -40,7 +41,7 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 	@$(PYTHON) -m local standalone
 
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
-	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "not slow" $(ARGS)
+	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "$(QUICK_TESTS)" $(ARGS)
 
 test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
@@ -49,7 +50,7 @@ canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow an
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/canary $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files
-	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
+	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
 
 containers: $(VENV)/installed ## Look at what astro dev start runs, and run it
 	@$(PYTHON) -m tests.integration.containers

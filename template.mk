@@ -1,5 +1,7 @@
 .PHONY: bench screenshots
 
+QUICK_TESTS = not slow
+
 bench: $(VENV)/installed ## Compare ways to run dbt, in two to three hours; QUICK=1 for the sample only
 	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 

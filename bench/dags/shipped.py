@@ -18,7 +18,7 @@ shipped = DbtDag(
     },
     **cosmos_args(
         os.environ["BENCH_PROJECT"],
-        # As dags/flights_daily.py gives them.
+        # As the sample's DAG gives them.
         env_vars={
             "DBT_EVENT_TIME_START": os.environ["DBT_EVENT_TIME_START"],
             "DBT_EVENT_TIME_END": os.environ["DBT_EVENT_TIME_END"],

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from functools import cache
@@ -120,11 +119,13 @@ def _prepare(place: Path, project: Path, profile: ProfileConfig, dbt_vars: dict)
         where += ["--profile", profile.profile_name, "--target", profile.target_name]
         if not (installed.exists() and json.loads(installed.read_text()) == named):
             shutil.rmtree(place / "dbt_packages", ignore_errors=True)
+            if "package-lock.yml" not in named:
+                (place / "package-lock.yml").unlink(missing_ok=True)
             if named:
                 _dbt("deps", where, place, project)
             installed.write_text(json.dumps(named))
         given = ["--vars", json.dumps(dbt_vars)] if dbt_vars else []
-        _dbt("parse", [*where, *given, "--target-path", "target"], place, project)
+        _dbt("parse", [*where, *given, "--target-path", str(place / "target")], place, project)
     known = json.loads((place / "target" / "manifest.json").read_text())
     partial = manifest_path(place).with_suffix(".partial")
     partial.write_text(json.dumps(reduce(known)))
@@ -164,19 +165,21 @@ def _with_absolute_paths(packages_yml: Path) -> str:
 
 
 def _dbt(command: str, words: list[str], place: Path, project: Path) -> None:
-    near = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    dbt = DBT_EXECUTABLE or shutil.which("dbt", path=near) or "dbt"
-    done = subprocess.run(
-        [dbt, "--quiet", "--no-use-colors", "--log-level-file", "none", command, *words],
-        cwd=place,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        said = (done.stdout + done.stderr).rpartition("Encountered an error:")[2].strip()
-        said = said or f"it ended with code {done.returncode}"
+    words = ["--quiet", "--no-use-colors", "--log-level-file", "none", command, *words]
+    words += ["--project-dir", str(place)]
+    if DBT_EXECUTABLE:
+        done = subprocess.run([DBT_EXECUTABLE, *words], capture_output=True, text=True)
+        said = done.stdout + done.stderr if done.returncode else None
+    else:
+        # Here, as nothing needs it where a project has not changed.
+        from dbt.cli.main import dbtRunner
+
+        done = dbtRunner().invoke(words)
+        said = None if done.success else str(done.exception)
+    if said is not None:
         # Of the two the cause comes first where Airflow shows an import error.
-        raise RuntimeError(f"dbt {command} failed in {project}") from DbtError(said)
+        cause = DbtError(said.rpartition("Encountered an error:")[2].strip())
+        raise RuntimeError(f"dbt {command} failed in {project}") from cause
 
 
 class DbtError(Exception):

@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from airflow.sdk import DAG
 from cosmos import DbtDag
 
 from include.dbt_build import add_dbt_build, cosmos_args
-from tests.conftest import ROOT
+from tests.conftest import HOME, ROOT
 from tests.dags.checks import built_twice, misnamed, problems
 
 SETTINGS = ROOT / "airflow_settings.yaml"
@@ -45,7 +46,7 @@ def test_no_file_has_a_name_that_dbt_takes_for_its_own():
     assert len(list(misnamed([ROOT / "dags" / "dbt_daily.py"]))) == 1
 
 
-def test_no_process_runs_while_a_file_is_parsed(dag_bag):
+def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
     """Parse once more, and watch for processes."""
     seen = []
     watching = True
@@ -54,12 +55,17 @@ def test_no_process_runs_while_a_file_is_parsed(dag_bag):
         if watching and event == "subprocess.Popen":
             seen.append(args[1])
 
+    def parsed() -> dict[Path, float]:
+        return {file: file.stat().st_mtime for file in HOME.glob("cosmos/**/manifest.json")}
+
+    before = parsed()
     sys.addaudithook(watch)
     try:
         assert DagBag(ROOT / "dags", bundle_path=ROOT).import_errors == {}
     finally:
         watching = False
     assert seen == []
+    assert parsed() == before != {}
 
 
 def good_dag(**changes) -> DAG:
