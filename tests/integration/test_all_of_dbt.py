@@ -7,7 +7,7 @@ from tests.conftest import HAS_POSTGRES, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
 RELATIONS = {
     "all_of_dbt": {
@@ -79,6 +79,7 @@ def test_a_failing_test_says_where_its_rows_are_and_shows_none(whole, projects):
     assert f"Its rows are in {table}" in whole.log(red)
 
 
+@pytest.mark.slow
 def test_a_new_model_is_a_task_without_a_restart(api, whole, projects):
     model = projects / "all-of-dbt" / "models" / "marts" / "written_later.sql"
     model.write_text("select 1 as id\n")

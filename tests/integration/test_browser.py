@@ -14,6 +14,8 @@ expect = pytest.importorskip(
 if HAS_POSTGRES:
     from tests.integration.states import States
 
+pytestmark = pytest.mark.engine
+
 DAG_ID = "states_between"
 
 

@@ -16,6 +16,8 @@ if HAS_POSTGRES:
     from local.settings import dbt_env
     from tests.integration.states import States
 
+pytestmark = pytest.mark.engine
+
 BREAKS = [*"abcdefg", "by_day", "2026-01-02", "test_a", "test_b", "warn_d", "source_test"]
 BREAKS += ["reads_nothing", "unit_e", "start_hook", "end_hook"]
 IN_GROUP = "dbt."

@@ -20,6 +20,7 @@ from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port
 
 pytestmark = [
     pytest.mark.timeout(600),
+    pytest.mark.slow,
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
 ]
 

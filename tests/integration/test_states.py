@@ -13,7 +13,7 @@ from tests.conftest import HAS_POSTGRES, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
 BUILD, ENDED = "dbt_build", "dbt.dbt_build_ended"
 BEHIND_D = {"dbt.d.test": "upstream_failed", "dbt.e_run": "upstream_failed"}
@@ -88,6 +88,7 @@ def test_what_breaks_is_red_in_its_own_task(states, broken, red, behind, said):
     assert set(states.built()) == wanted
 
 
+@pytest.mark.slow
 def test_the_log_of_a_failing_unit_test_has_its_diff(states):
     states.broken("unit_e")
     states.run()
@@ -106,6 +107,7 @@ def test_a_glitch_is_retried_and_what_is_behind_it_follows(states):
     assert states.built() == {"d": 1, "e": 1}
 
 
+@pytest.mark.slow
 def test_a_failed_node_is_red_while_dbt_builds_on(states):
     states.broken("test_a")
     states.warehouse.execute("insert into raw_states.broken values ('g', false, 15)")
@@ -116,6 +118,7 @@ def test_a_failed_node_is_red_while_dbt_builds_on(states):
     assert states.end() == "failed"
 
 
+@pytest.mark.slow
 def test_a_warning_is_green_and_in_the_log(states):
     states.broken("warn_d")
     assert states.run() == "success"
@@ -137,6 +140,7 @@ def test_a_failing_hook_fails_the_build_and_the_run(states, hook):
     assert states.not_green() == {}
 
 
+@pytest.mark.slow
 def test_dbt_that_fails_apart_from_its_nodes_is_red_and_nothing_is_green(states):
     assert states.run(parse="bad") == "failed"
     found = states.states()
@@ -184,6 +188,7 @@ def test_a_batch_that_fails_late_is_red_too(states):
     assert states.not_green() == {"dbt.by_day_run": "failed", **AFTER}
 
 
+@pytest.mark.slow
 def test_the_whole_run_cleared_builds_everything_again(states):
     assert states.run() == "success"
     states.broken("b")
@@ -196,6 +201,7 @@ def test_the_whole_run_cleared_builds_everything_again(states):
     assert states.built() == dict.fromkeys(MODELS, 1)
 
 
+@pytest.mark.slow
 def test_a_green_model_that_is_cleared_is_built_again(states):
     assert states.run() == "success"
     states.broken()
@@ -204,6 +210,7 @@ def test_a_green_model_that_is_cleared_is_built_again(states):
     assert states.built() == {"b": 1, "d": 1, "e": 1}
 
 
+@pytest.mark.slow
 def test_a_task_marked_by_hand_counts_and_what_is_behind_it_is_built(states):
     states.broken("b")
     assert states.run() == "failed"
@@ -228,6 +235,7 @@ def test_a_killed_build_builds_the_rest_in_its_retry(states):
     assert "tasks are green and stay so" in states.log(BUILD, 2)
 
 
+@pytest.mark.slow
 def test_a_dbt_dag_without_a_group_is_as_right(api, warehouse, states):
     alone = States(api, warehouse, "states_alone")
     alone.broken("test_b")
@@ -239,6 +247,7 @@ def test_a_dbt_dag_without_a_group_is_as_right(api, warehouse, states):
     assert alone.not_green() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dag_id", ["plain_local", "plain_watcher"])
 def test_plain_cosmos_runs_beside(api, warehouse, states, dag_id):
     plain = States(api, warehouse, dag_id)
@@ -248,6 +257,7 @@ def test_plain_cosmos_runs_beside(api, warehouse, states, dag_id):
     assert plain.built() == {"a": 1, "b": 1}
 
 
+@pytest.mark.slow
 def test_the_endpoint_does_nothing_for_anybody_else(states):
     assert states.run() == "success"
     before = states.tasks()

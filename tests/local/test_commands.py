@@ -98,6 +98,7 @@ def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port
 )
 def test_a_missing_connection_is_named(tmp_path, settings):
     shutil.copytree(ROOT / "local", tmp_path / "local")
+    shutil.copy(ROOT / "local.toml", tmp_path)
     (tmp_path / "airflow_settings.yaml").write_text(settings)
     own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
     code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)

@@ -136,6 +136,7 @@ def test_full_refresh_of_any_day_rebuilds_every_loaded_day(api, warehouse, run_d
     assert figures_in(warehouse, BY_CARRIER, later) == figures_of(archived(later))
 
 
+@pytest.mark.slow
 def test_a_broken_model_fails_the_run_and_leaves_the_marts(
     warehouse, projects, run_daily, yesterday
 ):

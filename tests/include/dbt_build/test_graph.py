@@ -8,6 +8,8 @@ from cosmos import DbtDag, DbtTaskGroup
 
 from include.dbt_build import add_dbt_build, cosmos_args
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def dag(projects) -> DAG:

@@ -17,6 +17,8 @@ from include.dbt_build.project import manifest_path
 from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import prepare, render, write
 
+pytestmark = pytest.mark.engine
+
 TASKS = {
     "dbt_build",
     "dbt_build_ended",
@@ -214,12 +216,9 @@ def test_a_selector_names_exactly_its_node(second):
     }
     assert len(selectors) == 15
     profile = write(second.parent, {"profiles.yml": PROFILES})
-    where = ["--project-dir", str(place), "--profiles-dir", str(profile)]
-    words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id", *where]
+    where = ["--quiet", "--project-dir", str(place), "--profiles-dir", str(profile)]
+    dbt = dbtRunner(manifest=dbtRunner().invoke(["parse", *where]).result)
+    words = ["ls", *where, "--output", "json", "--output-keys", "unique_id"]
     for unique_id, selector in selectors.items():
-        found = (
-            dbtRunner()
-            .invoke([*words, "--indirect-selection", "empty", "--select", selector])
-            .result
-        )
+        found = dbt.invoke([*words, "--indirect-selection", "empty", "--select", selector]).result
         assert [project.json.loads(line)["unique_id"] for line in found] == [unique_id]
