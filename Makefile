@@ -41,7 +41,7 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 	@$(PYTHON) -m local standalone
 
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
-	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "$(QUICK_TESTS)" -n 2 --dist loadgroup $(ARGS)
+	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "$(QUICK_TESTS)" $(ARGS)
 
 test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)

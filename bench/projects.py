@@ -12,6 +12,7 @@ from include.nyc_flights import warehouse
 from local.settings import ROOT, Failure, dbt_env
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
+PACKAGE = ROOT / "dbt" / "packages" / "airflow_postgres"
 NAMES = [SAMPLE.name, "models_50", "models_200", "slow_200", "failing_200", "models_1000"]
 THREADS = {"slow_200": 8}
 # What a model of slow_200 waits for in the warehouse, and how many are behind the one that fails.
@@ -30,9 +31,6 @@ config-version: 2
 profile: {name}
 flags:
   send_anonymous_usage_stats: false
-dispatch:
-  - macro_namespace: dbt
-    search_order: [{name}, airflow_postgres, dbt]
 models:
   {name}:
     +materialized: table
@@ -65,15 +63,16 @@ class Project:
 
 def write(folder: Path, name: str) -> None:
     """Write a project to a folder that is not there yet."""
-    shutil.copytree(SAMPLE.parent / "packages", folder.parent / "packages", dirs_exist_ok=True)
     if name == SAMPLE.name:
         ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
         shutil.copytree(SAMPLE, folder, ignore=ignored)
     else:
         folder.mkdir(parents=True)
         (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
-        # One of its macros is the lock without which dbt processes that start at once can fail.
-        shutil.copy(SAMPLE / "packages.yml", folder)
+    # The macros themselves, not as a package, which other ways would install for each task. One is
+    # the lock without which dbt processes that start at once can fail.
+    (folder / "packages.yml").unlink(missing_ok=True)
+    shutil.copytree(PACKAGE / "macros", folder / "macros", dirs_exist_ok=True)
     (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name))
     if name == SAMPLE.name:
         return
@@ -120,16 +119,15 @@ def _write_models(folder: Path, count: int, sleep: bool) -> None:
 
 def parse(folder: Path, dbt: Path) -> Project:
     """Parse a project and return what is in it. Every run finds what this leaves in target/."""
-    for command in ("deps", "parse"):
-        done = subprocess.run(
-            [dbt, "--quiet", command, *words(folder)[: None if command == "parse" else 4]],
-            cwd=folder,
-            env={**os.environ, **env()},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            raise Failure(f"dbt {command} failed in {folder}: {done.stdout}")
+    done = subprocess.run(
+        [dbt, "--quiet", "parse", *words(folder)],
+        cwd=folder,
+        env={**os.environ, **env()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise Failure(f"dbt can't parse {folder}: {done.stdout}")
     nodes = json.loads((folder / "target" / "manifest.json").read_text())["nodes"].values()
     types = [node["resource_type"] for node in nodes]
     return Project(

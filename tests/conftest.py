@@ -68,18 +68,10 @@ if HAS_POSTGRES:
     os.environ |= shared_settings() | OWN
 
 
-def pytest_collection_modifyitems(items):
-    """Let `make test` run the tests of the shared Airflow in one process, the others in another."""
-    for item in items:
-        group = "airflow" if "started" in item.fixturenames else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_sessionfinish(session, exitstatus):
     """Fail the run if a test was skipped where none may be, and remove what the tests made."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    # A worker of `make test` has none: the process that started it counts.
-    if reporter and os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
+    if os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)

@@ -64,6 +64,7 @@ def test_a_selector_a_target_and_a_schema_of_ones_own(api, warehouse, whole):
     assert "orders_by_day" not in built
 
 
+@pytest.mark.slow
 def test_a_failing_test_says_where_its_rows_are_and_shows_none(whole, projects):
     seed = projects / "all-of-dbt" / "seeds" / "raw_orders.csv"
     good = seed.read_text()

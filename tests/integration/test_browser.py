@@ -87,6 +87,7 @@ def test_the_gantt_chart_has_dbts_times(page, green):
     assert build["x"] <= first["x"] < last["x"] < build["x"] + build["width"]
 
 
+@pytest.mark.slow
 def test_a_red_task_shows_what_dbt_said(page, api, warehouse):
     red = States(api, warehouse, DAG_ID)
     red.broken("d")

@@ -60,14 +60,17 @@ def test_a_good_run_has_one_dbt_and_dbts_own_times(states):
     [
         ("d", "dbt.d.run", BEHIND_D, "division by zero"),
         ("test_a", "dbt.a.test", {"dbt.b.run": "upstream_failed", **BEHIND_B}, "FAIL 1"),
-        ("unit_e", "dbt.e_run", {}, "e_adds_nothing"),
+        pytest.param("unit_e", "dbt.e_run", {}, "e_adds_nothing", marks=pytest.mark.slow),
         (
             "source_test",
             "dbt.raw_states_events_test",
             {"dbt.c_run": "upstream_failed", "dbt.d.run": "upstream_failed", **BEHIND_D},
             "FAIL 1",
         ),
-        ("reads_nothing", "dbt.reads_nothing_test", {}, "FAIL 1 reads_nothing"),
+        pytest.param(
+            *("reads_nothing", "dbt.reads_nothing_test", {}, "FAIL 1 reads_nothing"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_breaks_is_red_in_its_own_task(states, broken, red, behind, said):
@@ -96,6 +99,7 @@ def test_the_log_of_a_failing_unit_test_has_its_diff(states):
     assert "---,5" in states.log("dbt.e_run")
 
 
+@pytest.mark.slow
 def test_a_glitch_is_retried_and_what_is_behind_it_follows(states):
     states.broken("d", "test_b", fails=False)
     states.broken("d")
@@ -125,7 +129,8 @@ def test_a_warning_is_green_and_in_the_log(states):
     assert "WARN 1" in states.log("dbt.d.test")
 
 
-@pytest.mark.parametrize("hook", [pytest.param("start_hook", marks=pytest.mark.slow), "end_hook"])
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["start_hook", "end_hook"])
 def test_a_failing_hook_fails_the_build_and_the_run(states, hook):
     states.broken(hook)
     assert states.run() == "failed"

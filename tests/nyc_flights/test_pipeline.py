@@ -94,6 +94,7 @@ def test_the_same_day_twice_gives_the_same_rows(api, warehouse, run_daily):
     assert {table: rows(warehouse, table) for table in MARTS} == before
 
 
+@pytest.mark.slow
 def test_a_day_without_flights_passes(warehouse, run_daily):
     state, tasks = run_daily(date(2024, 2, 29))
     assert state == "success"

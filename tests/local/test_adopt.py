@@ -1,0 +1,225 @@
+"""A clone becomes a team's own repository, takes a second project, and a newer template."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, ROOT, free_port
+
+if not (HAS_POSTGRES and (ROOT / ".git").exists()):
+    pytest.skip("needs a clone, which the image is not", allow_module_level=True)
+
+PROJECTS = ROOT / "tests" / "projects"
+
+
+def git(folder: Path, *words) -> str:
+    # Whoever runs the tests may have no name in git.
+    who = ("-c", "user.name=team", "-c", "user.email=team@example.com")
+    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--no-verify", "--message", message)
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A clone of the work tree as it is now."""
+    folder = tmp_path / "clone"
+    git(ROOT, "clone", "--quiet", ROOT, folder)
+    listed = git(ROOT, "ls-files", "--others", "--cached", "--exclude-standard").splitlines()
+    for name in [*git(folder, "ls-files").splitlines(), *listed]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    if git(folder, "status", "--porcelain"):
+        commit(folder, "What is not committed yet")
+    return folder
+
+
+def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:
+    """Run a command of the runner in a clone, on a Postgres of its own."""
+    own = {
+        "LOCAL_HOME": str(clone / ".local"),
+        "WAREHOUSE_PORT": free_port(),
+        "GIT_AUTHOR_NAME": "team",
+        "GIT_AUTHOR_EMAIL": "team@example.com",
+        "GIT_COMMITTER_NAME": "team",
+        "GIT_COMMITTER_EMAIL": "team@example.com",
+    }
+    inherited = {n: v for n, v in os.environ.items() if n != "DBT_PROJECTS_DIR"}
+    return subprocess.run(
+        [sys.executable, "-m", "local", command],
+        cwd=clone,
+        env={**inherited, **own, **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+def check(clone: Path, *tests: str) -> None:
+    """Run some of a clone's own tests."""
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=clone,
+        env={**inherited, "DBT_PROJECTS_DIR": "", "PYTHONPATH": str(clone)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def two_projects(folder: Path) -> Path:
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "dbt_project.yml").write_text(f"name: {name}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "NAME= is no name"),
+        ({"NAME": "Acme Inc"}, "NAME=Acme Inc is no name"),
+        ({"NAME": "acme", "FROM": "nowhere"}, "FROM=nowhere is no folder, and git can't clone it"),
+        ({"NAME": "acme", "FROM": "two"}, "FROM=two holds one, two: name the folder of one"),
+        ({"NAME": "acme", "FROM": "docs"}, "FROM=docs holds no dbt_project.yml"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_all_as_it_was(clone, env, said):
+    two_projects(clone / "two")
+    commit(clone, "Two projects to choose from")
+    done = run(clone, "adopt", **env)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {said}")
+    assert git(clone, "status", "--porcelain") == ""
+    assert git(clone, "worktree", "list").count("\n") == 0
+
+
+def test_changes_that_are_not_committed_are_not_touched(clone):
+    (clone / "README.md").write_text("mine")
+    done = run(clone, "adopt", NAME="acme")
+    assert done.stderr == (
+        "error: There are changes that are not committed: commit or stash them first.\n"
+    )
+    assert git(clone, "status", "--porcelain") == "M README.md"
+
+
+def test_without_a_project_a_small_one_is_made(clone):
+    done = run(clone, "adopt", NAME="acme")
+    assert done.returncode == 0, done.stderr
+    assert "Now: make start, make test, make lint." in done.stdout
+    assert git(clone, "grep", "-il", "-e", "flight", "-e", "nyc", "HEAD", "--", "README.md")
+    commit(clone, "Adopt")
+    found = subprocess.run(
+        ["git", "grep", "-il", "-e", "flight", "-e", "nyc"], cwd=clone, capture_output=True
+    )
+    assert found.stdout == b""
+    assert 'name = "acme"' in (clone / "pyproject.toml").read_text()
+    assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
+    again = run(clone, "adopt", NAME="acme")
+    assert again.stderr.startswith("error: This clone is adopted already")
+    check(clone, "tests/dags/test_integrity.py")
+
+
+@pytest.mark.slow
+def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(PROJECTS / "states", theirs)
+    (theirs / "packages.yml").unlink()
+    (theirs / "models" / "a.sql").write_text("select safe_cast('1' as int64) as id")
+    sources = (theirs / "models" / "states.yml").read_text()
+    named = sources.replace("- name: events\n", "- name: events\n      - name: letters\n")
+    assert named != sources
+    (theirs / "models" / "states.yml").write_text(named)
+    done = run(clone, "adopt", NAME="acme", FROM=str(theirs), LOAD="1")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "source raw_states.letters is a seed of its own: read it by ref()." in said
+    assert "source raw_states.days is not in the warehouse: a task before dbt must load it." in said
+    assert "a is not SQL for Postgres" in said
+    assert "DbtTaskGroup" in (clone / "dags" / "states.py").read_text()
+    # Not judged: what came. Judged: the DAG file, which is the team's.
+    excluded = (clone / ".pre-commit-config.yaml").read_text()
+    assert "    dbt/states/models/a\\.sql|\n" in excluded
+    assert "dags/states" not in excluded
+
+
+def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "dbt_project.yml").write_text('{name: older, require-dbt-version: "<1.5.0"}')
+    done = run(clone, "adopt", NAME="acme", FROM=str(theirs))
+    assert done.returncode == 0, done.stderr
+    assert "dbt must be able to parse it." in done.stdout
+    assert "version of dbt is not supported" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_projects_that_share_names_are_side_by_side(clone):
+    assert run(clone, "adopt", NAME="acme").returncode == 0
+    commit(clone, "Adopt")
+    added = run(clone, "add-project", NAME="other", FROM=str(clone / "dbt" / "acme"))
+    assert added.returncode == 0, added.stderr
+    assert sorted(path.name for path in (clone / "dags").glob("*.py")) == ["acme.py", "other.py"]
+    twice = run(clone, "add-project", NAME="other")
+    assert twice.stderr.startswith("error: There are changes that are not committed")
+    commit(clone, "Add")
+    twice = run(clone, "add-project", NAME="other")
+    assert twice.stderr.startswith("error: dbt/other exists already: choose another NAME=.")
+    check(clone, "tests/dags")
+
+
+@pytest.mark.slow
+def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
+    template = tmp_path / "template"
+    git(tmp_path, "clone", "--quiet", clone, template)
+    assert run(clone, "adopt", NAME="acme").returncode == 0
+    commit(clone, "Adopt")
+    (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
+    commit(clone, "What a fork edits")
+
+    def append(name: str, text: str) -> None:
+        with (template / name).open("a") as file:
+            file.write(text)
+
+    append("include/dbt_build/project.py", "\n\nNEWER = True\n")
+    append("Makefile", "\n# newer\n")
+    append("README.md", "\nnewer\n")
+    append("dags/flights_daily.py", "\n# newer\n")
+    (template / "include" / "nyc_flights" / "newer.py").write_text("")
+    commit(template, "Newer")
+
+    done = run(clone, "update", FROM=str(template))
+    assert done.returncode == 0, done.stderr
+    assert git(clone, "status", "--porcelain") == ""
+    assert "NEWER" in (clone / "include" / "dbt_build" / "project.py").read_text()
+    assert "# newer" in (clone / "Makefile").read_text()
+    assert "newer" not in (clone / "README.md").read_text()
+    assert (clone / "local.toml").read_text().endswith("# ours\n")
+    assert not (clone / "include" / "nyc_flights").exists()
+    assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
+    check(clone, "tests/dags/test_integrity.py", "tests/test_public_interfaces.py")
+    assert "up to date" in run(clone, "update", FROM=str(template)).stdout
+
+    # What both have changed is said, and nothing is half merged.
+    with (clone / "Makefile").open("a") as file:
+        file.write("\n# ours\n")
+    commit(clone, "What a fork should not edit")
+    append("Makefile", "\n# newest\n")
+    commit(template, "Newest")
+    before = git(clone, "rev-parse", "HEAD")
+    done = run(clone, "update", FROM=str(template))
+    assert done.stderr == "error: You and the template have both changed Makefile.\n"
+    assert git(clone, "status", "--porcelain") == ""
+    assert git(clone, "rev-parse", "HEAD") == before
