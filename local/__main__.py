@@ -119,12 +119,12 @@ def prepare_projects() -> None:
             [sys.executable, "-m", "include.dbt_build"],
             cwd=ROOT,
             env={**shared_settings(), **os.environ, **machine_settings(), **settings},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
     if done.returncode:
-        console.print(done.stdout.strip(), style="red", markup=False)
+        console.print(done.stderr.strip(), style="red", markup=False)
 
 
 def dbt(args) -> None:

@@ -70,7 +70,9 @@ def update(args) -> None:
             text=True,
         )
         if not (ROOT / git("rev-parse", "--git-path", "MERGE_HEAD")).exists():
-            console.print((merged.stdout + merged.stderr).strip() or "There is nothing new.")
+            if merged.returncode:
+                raise Failure(f"git merge failed: {merged.stderr.strip()}")
+            console.print("There is nothing new.")
             return
         sample = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))["sample"]
         git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *sample)

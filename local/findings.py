@@ -50,12 +50,12 @@ def findings(tree: Path, project: str) -> list[str]:
             [sys.executable, "-m", "include.dbt_build"],
             cwd=tree,
             env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
         if done.returncode:
-            return [f"dbt must be able to parse it. {done.stdout.strip()}"]
+            return [f"dbt must be able to parse it. {done.stderr.strip()}"]
         (place,) = Path(folder).glob(f"dbt_projects/*/{project}")
         return [*_in_postgres(place, env)]
 
@@ -89,7 +89,7 @@ def _in_postgres(place: Path, env: dict[str, str]) -> Iterator[str]:
     for node, message in failed.items():
         # Of those there is a line already.
         if not any(name.replace('"', "") in message for name in missing):
-            yield f"{node.split('.', 2)[2]} is not SQL for Postgres: {' '.join(message.split())}"
+            yield f"{node.split('.', 2)[2]} fails on Postgres: {' '.join(message.split())}"
 
 
 def _build(place: Path, env: dict[str, str]) -> dict[str, str]:

@@ -12,5 +12,5 @@ errors = DagBag(conf.get("core", "dags_folder")).import_errors
 for file, error in errors.items():
     # What comes before the traceback, as dbt's own words do; else the error, which comes last.
     said, _, traceback = error.rpartition("\n\nThe above exception")
-    print(f"{file} can't be imported:\n{said or traceback}")
+    print(f"{file} can't be imported:\n{said or traceback}", file=sys.stderr)
 sys.exit(bool(errors))

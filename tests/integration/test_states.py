@@ -58,17 +58,21 @@ def test_a_good_run_has_one_dbt_and_dbts_own_times(states):
 @pytest.mark.parametrize(
     ("broken", "red", "behind", "said"),
     [
-        ("d", "dbt.d.run", BEHIND_D, "division by zero"),
+        pytest.param("d", "dbt.d.run", BEHIND_D, "division by zero", marks=pytest.mark.slow),
         ("test_a", "dbt.a.test", {"dbt.b.run": "upstream_failed", **BEHIND_B}, "FAIL 1"),
         pytest.param("unit_e", "dbt.e_run", {}, "e_adds_nothing", marks=pytest.mark.slow),
-        (
+        pytest.param(
             "source_test",
             "dbt.raw_states_events_test",
             {"dbt.c_run": "upstream_failed", "dbt.d.run": "upstream_failed", **BEHIND_D},
             "FAIL 1",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
-            *("reads_nothing", "dbt.reads_nothing_test", {}, "FAIL 1 reads_nothing"),
+            "reads_nothing",
+            "dbt.reads_nothing_test",
+            {},
+            "FAIL 1 reads_nothing",
             marks=pytest.mark.slow,
         ),
     ],
@@ -160,9 +164,8 @@ def day_rows(states) -> dict[date, int]:
     return dict(states.warehouse.execute(query).fetchall())
 
 
-@pytest.mark.parametrize(
-    "day", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("day", [1, 2, 3])
 def test_a_failing_batch_is_red_named_and_keeps_the_days_rows(states, day):
     assert states.run() == "success"
     before = day_rows(states)

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import HAS_POSTGRES, ROOT, free_port
+from tests.include.dbt_build.conftest import write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
-
-PROJECTS = ROOT / "tests" / "projects"
 
 
 def git(folder: Path, *words) -> str:
@@ -134,25 +133,38 @@ def test_without_a_project_a_small_one_is_made(clone):
 
 @pytest.mark.slow
 def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
-    theirs = tmp_path / "theirs"
-    shutil.copytree(PROJECTS / "states", theirs)
-    (theirs / "packages.yml").unlink()
-    (theirs / "models" / "a.sql").write_text("select safe_cast('1' as int64) as id")
-    sources = (theirs / "models" / "states.yml").read_text()
-    named = sources.replace("- name: events\n", "- name: events\n      - name: letters\n")
-    assert named != sources
-    (theirs / "models" / "states.yml").write_text(named)
+    theirs = write(
+        tmp_path / "theirs",
+        {
+            "dbt_project.yml": "{name: theirs, profile: snow}",
+            "profiles.yml": "snow: {target: prod, outputs: {prod: {type: snowflake}}}",
+            "seeds/letters.csv": "id\n1\n",
+            "models/sources.yml": """
+                sources:
+                  - {name: raw, tables: [{name: letters}, {name: days}, {name: fine}]}
+            """,
+            "models/fine.sql": "select 1 as id",
+            "models/of_days.sql": "select * from {{ source('raw', 'days') }}",
+            "models/elsewhere.sql": "select safe_cast('1' as int64) as id",
+        },
+    )
     done = run(clone, "adopt", NAME="acme", FROM=str(theirs), LOAD="1")
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "source raw_states.letters is a seed of its own: read it by ref()." in said
-    assert "source raw_states.days is not in the warehouse: a task before dbt must load it." in said
-    assert "a is not SQL for Postgres" in said
-    assert "DbtTaskGroup" in (clone / "dags" / "states.py").read_text()
+    said = " ".join(done.stdout.split("before its DAG can be green:")[1].split())
+    for line in (
+        "source raw.letters is a seed of its own: read it by ref().",
+        "source raw.days is not in the warehouse: a task before dbt must load it.",
+        "source raw.fine is a model of its own: read it by ref().",
+        "elsewhere fails on Postgres: Database Error",
+    ):
+        assert line in said
+    assert "of_days" not in said
+    assert "DbtTaskGroup" in (clone / "dags" / "theirs.py").read_text()
+    assert "type: postgres" in (clone / "dbt" / "theirs" / "profiles.yml").read_text()
     # Not judged: what came. Judged: the DAG file, which is the team's.
     excluded = (clone / ".pre-commit-config.yaml").read_text()
-    assert "    dbt/states/models/a\\.sql|\n" in excluded
-    assert "dags/states" not in excluded
+    assert "    dbt/theirs/models/fine\\.sql|\n" in excluded
+    assert "dags/theirs" not in excluded
 
 
 def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
@@ -210,7 +222,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert not (clone / "include" / "nyc_flights").exists()
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
     check(clone, "tests/dags/test_integrity.py", "tests/test_public_interfaces.py")
-    assert "up to date" in run(clone, "update", FROM=str(template)).stdout
+    assert run(clone, "update", FROM=str(template)).stdout == "There is nothing new.\n"
 
     # What both have changed is said, and nothing is half merged.
     with (clone / "Makefile").open("a") as file:

@@ -114,6 +114,7 @@ def test_a_backfill_gives_each_day_its_own_rows(api, warehouse, yesterday):
         assert figures_in(warehouse, BY_CARRIER, day) == figures_of(archived(day))
 
 
+@pytest.mark.slow
 def test_full_refresh_of_any_day_rebuilds_every_loaded_day(api, warehouse, run_daily, yesterday):
     from local import pipeline
 

@@ -153,6 +153,7 @@ def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
     own = {name: value for name, value in env.items() if not name.startswith("DBT_EVENT_TIME")}
     words = ["dbt", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]

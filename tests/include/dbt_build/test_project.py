@@ -207,6 +207,7 @@ PROFILES = """
 """
 
 
+@pytest.mark.slow
 def test_a_selector_names_exactly_its_node(second):
     write(second, TRAPS)
     place = prepare()
