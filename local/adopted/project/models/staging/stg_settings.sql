@@ -11,7 +11,7 @@ renamed as (
     select
         name as setting_name,
         split_part(category, ' / ', 1) as category,
-        setting is distinct from boot_val as is_changed
+        coalesce(setting != boot_val, false) as is_changed
 
     from source
 
