@@ -10,8 +10,8 @@ final as (
 
     select
         category,
-        count(*) as settings,
-        count(*) filter (where is_changed) as changed_settings
+        count(*) as setting_count,
+        count(*) filter (where is_changed) as changed_setting_count
 
     from settings
 
