@@ -215,7 +215,7 @@ def report(project: str, found: list[str]) -> None:
     if found:
         console.print(f"\nWhat {project} needs before its DAG can be green:")
     for finding in found:
-        console.print(f"- {finding}", markup=False)
+        console.print(f"- {finding}", markup=False, soft_wrap=True)
     if not found:
         console.print("Now: make start, make test, make lint.")
 

@@ -55,7 +55,8 @@ def findings(tree: Path, project: str) -> list[str]:
             text=True,
         )
         if done.returncode:
-            return [f"dbt must be able to parse it. {done.stderr.strip()}"]
+            _, _, said = done.stderr.partition("can't be imported:\n")
+            return [f"dbt must be able to parse it. {said.strip()}"]
         (place,) = Path(folder).glob(f"dbt_projects/*/{project}")
         return [*_in_postgres(place, env)]
 
