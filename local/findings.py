@@ -71,7 +71,9 @@ def _in_postgres(place: Path, env: dict[str, str]) -> Iterator[str]:
     try:
         with postgres.connect() as connection:
             before = _schemas(connection)
-            for source in manifest["sources"].values():
+            for unique_id, source in manifest["sources"].items():
+                if not manifest["child_map"][unique_id]:
+                    continue
                 name = f"{source['schema']}.{source['identifier']}"
                 (there,) = connection.execute("select to_regclass(%s)", [name]).fetchone()
                 if source["identifier"] in seeds:
@@ -98,7 +100,7 @@ def _build(place: Path, env: dict[str, str]) -> dict[str, str]:
     (place / "profiles.yml").unlink(missing_ok=True)
     (place / "profiles.yml").write_text(PROFILES_YML.format(name=place.name, schema=SCHEMA))
     words = ["build", "--empty", "--profile", place.name, "--profiles-dir", place]
-    words += ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
+    words += ["--exclude-resource-type", "test"]
     subprocess.run(
         [BIN / "dbt", "--quiet", *words], cwd=place, env=env, stdout=subprocess.DEVNULL, check=False
     )

@@ -141,9 +141,13 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
             "seeds/letters.csv": "id\n1\n",
             "models/sources.yml": """
                 sources:
-                  - {name: raw, tables: [{name: letters}, {name: days}, {name: fine}]}
+                  - name: raw
+                    tables: [{name: letters}, {name: days}, {name: fine}, {name: unread}]
             """,
             "models/fine.sql": "select 1 as id",
+            "models/of_sources.sql": """
+                select * from {{ source('raw', 'letters') }}, {{ source('raw', 'fine') }}
+            """,
             "models/of_days.sql": "select * from {{ source('raw', 'days') }}",
             "models/elsewhere.sql": "select safe_cast('1' as int64) as id",
         },
@@ -158,7 +162,9 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
         "elsewhere fails on Postgres: Database Error",
     ):
         assert line in said
-    assert "of_days" not in said
+    # Not what follows from those, nor what nothing reads.
+    assert "of_" not in said
+    assert "unread" not in said
     assert "DbtTaskGroup" in (clone / "dags" / "theirs.py").read_text()
     assert "type: postgres" in (clone / "dbt" / "theirs" / "profiles.yml").read_text()
     # Not judged: what came. Judged: the DAG file, which is the team's.
