@@ -165,8 +165,9 @@ def clean(args) -> None:
     stop(args)
     if HOME.exists():
         shutil.rmtree(HOME)
-    for generated in [*PROJECTS.glob("*/target"), *PROJECTS.glob("*/logs")]:
-        shutil.rmtree(generated)
+    for made in ("target", "logs", "dbt_packages"):
+        for generated in PROJECTS.glob(f"*/{made}"):
+            shutil.rmtree(generated)
 
 
 def show(query: str) -> None:

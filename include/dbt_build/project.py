@@ -148,10 +148,15 @@ def _link(place: Path, project: Path) -> dict[str, str]:
 
 
 def _gone(place: Path, project: Path) -> list[Path]:
-    """Return what a project no longer has of what was linked; a package-lock.yml is dbt's own."""
-    there = os.listdir(project)
-    made = [path for path in place.iterdir() if path.is_symlink() or path.name in PACKAGES[:2]]
-    return [path for path in made if path.name not in there]
+    """Return what was linked and is no longer there, as after a move of the project."""
+    there = {project / name for name in os.listdir(project)}
+    links = [path for path in place.iterdir() if path.is_symlink()]
+    # Of these there are copies. A package-lock.yml can be dbt's own.
+    copies = [place / name for name in PACKAGES[:2] if (place / name).exists()]
+    return [
+        *(path for path in links if path.readlink() not in there),
+        *(path for path in copies if project / path.name not in there),
+    ]
 
 
 def _with_absolute_paths(packages_yml: Path) -> str:

@@ -79,6 +79,15 @@ def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
     assert made.stat().st_ino == after
 
 
+def test_a_project_that_has_moved_is_found_where_it_is(second, monkeypatch):
+    place = prepare()
+    moved = second.parent.rename(second.parents[1] / "elsewhere")
+    monkeypatch.setenv("DBT_PROJECTS_DIR", str(moved))
+    assert prepare() == place
+    assert (place / "models").readlink() == moved / "second" / "models"
+    assert (place / "dbt_project.yml").is_file()
+
+
 def test_parsing_writes_nothing_into_the_project(second):
     # In containers it is mounted read-only.
     write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
