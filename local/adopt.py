@@ -131,7 +131,7 @@ def bring_in(tree: Path, name: str, folder_of) -> str:
         dag_file = tree / "dags" / f"{project.removeprefix('dbt_')}.py"
         for path in (folder, dag_file):
             if path.exists():
-                raise Failure(f"{path.relative_to(tree)} exists already: choose another NAME=.")
+                raise Failure(f"{path.relative_to(tree)} exists already: take another name.")
         if found:
             shutil.copytree(found, folder, ignore=LEFT_OUT)
             leave_unjudged(tree, folder)
@@ -174,12 +174,19 @@ def dbt_project(source: str, scratch: Path) -> Path:
     return found[0]
 
 
+def described(project: Path) -> dict:
+    known = yaml.safe_load((project / "dbt_project.yml").read_text())
+    if not (isinstance(known, dict) and known.get("name")):
+        raise Failure(f"{project / 'dbt_project.yml'} has no name: give it one.")
+    return known
+
+
 def project_name(project: Path) -> str:
-    return yaml.safe_load((project / "dbt_project.yml").read_text())["name"]
+    return described(project)["name"]
 
 
 def profile(project: Path) -> str:
-    known = yaml.safe_load((project / "dbt_project.yml").read_text())
+    known = described(project)
     return known.get("profile") or known["name"]
 
 

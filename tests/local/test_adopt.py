@@ -1,6 +1,7 @@
 """A clone becomes a team's own repository, takes a second project, and a newer template."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,8 +81,7 @@ def check(clone: Path, *tests: str) -> None:
 
 def two_projects(folder: Path) -> Path:
     for name in ("one", "two"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "dbt_project.yml").write_text(f"name: {name}\n")
+        write(folder, {f"{name}/dbt_project.yml": f"name: {name}\n"})
     return folder
 
 
@@ -93,11 +93,13 @@ def two_projects(folder: Path) -> Path:
         ({"NAME": "acme", "FROM": "nowhere"}, "FROM=nowhere is no folder, and git can't clone it"),
         ({"NAME": "acme", "FROM": "two"}, "FROM=two holds one, two: name the folder of one"),
         ({"NAME": "acme", "FROM": "docs"}, "FROM=docs holds no dbt_project.yml"),
+        ({"NAME": "acme", "FROM": "unnamed"}, "unnamed/dbt_project.yml has no name"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_all_as_it_was(clone, env, said):
     two_projects(clone / "two")
-    commit(clone, "Two projects to choose from")
+    write(clone, {"unnamed/dbt_project.yml": "version: 2"})
+    commit(clone, "Projects to choose from")
     done = run(clone, "adopt", **env)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {said}")
@@ -194,7 +196,7 @@ def test_two_projects_that_share_names_are_side_by_side(clone):
     assert twice.stderr.startswith("error: There are changes that are not committed")
     commit(clone, "Add")
     twice = run(clone, "add-project", NAME="other")
-    assert twice.stderr.startswith("error: dbt/other exists already: choose another NAME=.")
+    assert twice.stderr.startswith("error: dbt/other exists already: take another name.")
     check(clone, "tests/dags")
 
 
@@ -213,6 +215,9 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
 
     append("include/dbt_build/project.py", "\n\nNEWER = True\n")
     append("Makefile", "\n# newer\n")
+    pyproject = (template / "pyproject.toml").read_text()
+    newer = re.sub('\nversion = ".*"', '\nversion = "99.0.0"', pyproject)
+    (template / "pyproject.toml").write_text(newer)
     append("README.md", "\nnewer\n")
     append("dags/flights_daily.py", "\n# newer\n")
     (template / "include" / "nyc_flights" / "newer.py").write_text("")
@@ -223,6 +228,9 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert git(clone, "status", "--porcelain") == ""
     assert "NEWER" in (clone / "include" / "dbt_build" / "project.py").read_text()
     assert "# newer" in (clone / "Makefile").read_text()
+    pyproject = (clone / "pyproject.toml").read_text()
+    assert 'name = "acme"' in pyproject
+    assert 'version = "99.0.0"' in pyproject
     assert "newer" not in (clone / "README.md").read_text()
     assert (clone / "local.toml").read_text().endswith("# ours\n")
     assert not (clone / "include" / "nyc_flights").exists()
