@@ -183,7 +183,8 @@ def show(query: str) -> None:
 
 def day(variable: str, text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        # Not by fromisoformat, which takes 20260301 and 2026-W10-1 as well.
+        return datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
         raise Failure(f"{variable}={text} is no date: write {variable}=YYYY-MM-DD.") from None
 
@@ -191,7 +192,7 @@ def day(variable: str, text: str) -> date:
 def check_ports() -> None:
     ports = {"PORT": PORT, "WAREHOUSE_PORT": WAREHOUSE_PORT, "REDIS_PORT": REDIS_PORT}
     for variable, port in ports.items():
-        if not (port.isdecimal() and 0 < int(port) < 65536):
+        if not (port.isdecimal() and 1024 <= int(port) < 65536):
             raise Failure(f"{variable}={port} is no port: choose a number from 1024 to 65535.")
 
 
