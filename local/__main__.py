@@ -129,10 +129,10 @@ def prepare_projects() -> None:
 
 def dbt(args) -> None:
     project = PROJECTS / (os.environ.get("PROJECT") or OWN["project"])
-    if not (project / "dbt_project.yml").is_file():
-        raise Failure(f"PROJECT={project.name} is no dbt project: there is no {project}.")
     if not args.words:
         raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select my_model"')
+    if not (project / "dbt_project.yml").is_file():
+        raise Failure(f"PROJECT={project.name} is no dbt project: there is no {project}.")
     # Of microbatch models, the last month: without an interval a first build goes back to `begin`.
     today = datetime.now(UTC).date()
     interval = {

@@ -61,6 +61,7 @@ def taken_port():
         ("start DEPLOYMENT=deploy/none.yaml", "DEPLOYMENT=deploy/none.yaml is no file"),
         ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is no port"),
         ("dbt", "Say what dbt shall do"),
+        ("dbt PROJECT=none ARGS=ls", "PROJECT=none is no dbt project"),
         ("backfill FROM=2026-03-02 TO=2026-03-01", "FROM=2026-03-02 is after TO=2026-03-01"),
         ("backfill FROM=2026-02-30 TO=2026-03-01", "FROM=2026-02-30 is no date"),
         ("backfill FROM=20260301 TO=2026-03-01", "FROM=20260301 is no date"),
