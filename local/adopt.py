@@ -35,8 +35,7 @@ def adopt(args) -> None:
         raise Failure("This clone is adopted already: `make add-project` adds a dbt project.")
     name = wanted_name()
     with changed() as tree:
-        for path in OWN["sample"]:
-            shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
+        git("rm", "--quiet", "-r", "--ignore-unmatch", *OWN["sample"], at=tree)
         project = bring_in(tree, name, folder_of=project_name)
         for path in NAMED:
             text = (tree / path).read_text()
@@ -44,6 +43,8 @@ def adopt(args) -> None:
         for path in ("README.md", "local.toml"):
             write(tree / path, f"{path}.txt", name=name, project=project)
         found = look(tree, project)
+    # What Python and dbt have made there.
+    git("clean", "--quiet", "-d", "-x", "--force", "--", *OWN["sample"])
     report(project, found)
 
 
@@ -62,18 +63,14 @@ def update(args) -> None:
         raise Failure("Say where the template is: make update FROM=<its git address>")
     git("fetch", "--quiet", source, "HEAD")
     before = git("rev-parse", "HEAD")
+    merge = ["git", "merge", "--quiet", "--no-ff", "--no-commit", "FETCH_HEAD"]
+    merged = subprocess.run(merge, cwd=ROOT, capture_output=True, text=True)
+    if not (ROOT / git("rev-parse", "--git-path", "MERGE_HEAD")).exists():
+        if merged.returncode:
+            raise Failure(f"git merge failed: {merged.stderr.strip()}")
+        console.print("There is nothing new.")
+        return
     try:
-        merged = subprocess.run(
-            ["git", "merge", "--quiet", "--no-ff", "--no-commit", "FETCH_HEAD"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        if not (ROOT / git("rev-parse", "--git-path", "MERGE_HEAD")).exists():
-            if merged.returncode:
-                raise Failure(f"git merge failed: {merged.stderr.strip()}")
-            console.print("There is nothing new.")
-            return
         sample = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))["sample"]
         git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *sample)
         git("checkout", before, "--", *OF_THE_FORK)
@@ -133,7 +130,7 @@ def bring_in(tree: Path, name: str, folder_of) -> str:
             if path.exists():
                 raise Failure(f"{path.relative_to(tree)} exists already: take another name.")
         if found:
-            shutil.copytree(found, folder, ignore=LEFT_OUT)
+            shutil.copytree(found, folder, ignore=LEFT_OUT, ignore_dangling_symlinks=True)
             leave_unjudged(tree, folder)
         else:
             shutil.copytree(TEMPLATES / "project", folder)
@@ -142,6 +139,8 @@ def bring_in(tree: Path, name: str, folder_of) -> str:
     if not has_postgres(folder):
         write(folder / "profiles.yml", "profiles.yml.txt", project=project, profile=profile(folder))
     template = "dag_with_load.py.txt" if os.environ.get("LOAD") else "dag.py.txt"
+    # Without the sample's DAGs git has taken the folder away.
+    dag_file.parent.mkdir(exist_ok=True)
     write(dag_file, template, project=project)
     return project
 

@@ -117,8 +117,10 @@ def test_changes_that_are_not_committed_are_not_touched(clone):
 
 
 def test_without_a_project_a_small_one_is_made(clone):
+    write(clone, {"dbt/nyc_flights/target/manifest.json": "{}"})
     done = run(clone, "adopt", NAME="acme")
     assert done.returncode == 0, done.stderr
+    assert not (clone / "dbt" / "nyc_flights").exists()
     assert "Now: make start, make test, make lint." in done.stdout
     assert git(clone, "grep", "-il", "-e", "flight", "-e", "nyc", "HEAD", "--", "README.md")
     commit(clone, "Adopt")
