@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from include.nyc_flights import warehouse
+from local.findings import PROFILES_YML
 from local.settings import ROOT, Failure, dbt_env
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
@@ -35,21 +36,6 @@ models:
   {name}:
     +materialized: table
 """
-# As the shipped DAG's.
-PROFILES_YML = """\
-{name}:
-  target: prod
-  outputs:
-    prod:
-      type: postgres
-      host: "{{{{ env_var('WAREHOUSE_HOST') }}}}"
-      port: "{{{{ env_var('WAREHOUSE_PORT') | as_number }}}}"
-      user: "{{{{ env_var('WAREHOUSE_USER') }}}}"
-      password: "{{{{ env_var('WAREHOUSE_PASSWORD') }}}}"
-      dbname: "{{{{ env_var('WAREHOUSE_DB') }}}}"
-      schema: {name}
-      threads: 4
-"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ def write(folder: Path, name: str) -> None:
     # the lock without which dbt processes that start at once can fail.
     (folder / "packages.yml").unlink(missing_ok=True)
     shutil.copytree(PACKAGE / "macros", folder / "macros", dirs_exist_ok=True)
-    (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name))
+    (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name, schema=name))
     if name == SAMPLE.name:
         return
     kind, count = name.split("_")
