@@ -4,6 +4,9 @@ FROM astrocrpublic.azurecr.io/runtime:3.3-8-python-3.12
 # The settings that hold wherever the project runs: `python -m local` reads these lines too, so
 # keep each to a line of its own, as `ENV KEY=value`.
 ENV AIRFLOW__CORE__LOAD_EXAMPLES=False
+# dbt's target, which decides where a deployment writes: prod to schemas named after the project,
+# any other to `<target>_<project>`. A deployment's own variable wins.
+ENV DBT_TARGET=prod
 ENV AIRFLOW__COSMOS__ENABLE_TELEMETRY=False
 # Airflow 3 has no other way; unset, every task warns that it is used.
 ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True

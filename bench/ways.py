@@ -286,7 +286,7 @@ WAYS = [
             Airflow,
             dag_id="shipped",
             settings=airflow_env,
-            deployment="deploy/astro.yaml",
+            deployment="deploy/prod.yaml",
         ),
     ),
 ]

@@ -28,6 +28,7 @@ from include.dbt_build import add_dbt_build, cosmos_args
 from include.defaults import DEFAULT_ARGS
 from include.nyc_flights.archive import TIMEZONE, local_date
 from include.nyc_flights.assets import FLIGHTS_MARTS
+from include.nyc_flights.warehouse import RAW
 
 CONN_ID = "warehouse"
 
@@ -82,6 +83,7 @@ def flights_daily():
         **cosmos_args(
             "nyc_flights",
             exclude=["tag:reporting"],
+            vars={"raw_schema": RAW},
             # As variables: a seed or a test that runs on its own has no option for them.
             env_vars={
                 "DBT_EVENT_TIME_START": "{{ days_to_build(ti, params)['start'] }}",

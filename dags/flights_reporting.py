@@ -21,8 +21,9 @@ from cosmos.operators.local import DbtDocsLocalOperator
 from include.dbt_build import add_dbt_build, cosmos_args, docs_args, docs_place
 from include.defaults import DEFAULT_ARGS
 from include.nyc_flights.assets import FLIGHTS_MARTS
+from include.nyc_flights.warehouse import RAW
 
-DBT = cosmos_args("nyc_flights", select=["tag:reporting"])
+DBT = cosmos_args("nyc_flights", select=["tag:reporting"], vars={"raw_schema": RAW})
 
 flights_reporting = DbtDag(
     dag_id="flights_reporting",

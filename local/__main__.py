@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
+from include.target import target_schema
 from local import adopt, airflow, deployment, pipeline, postgres
 from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
@@ -38,6 +39,11 @@ def start(args) -> None:
         deployment.require_usable()
         if running and not airflow.runs_celery():
             raise Failure("Airflow already runs, without DEPLOYMENT=: `make stop` ends it.")
+    wanted = os.environ.get("DBT_TARGET")
+    if running and wanted not in (None, airflow.target()):
+        raise Failure(
+            f"Airflow already runs, for DBT_TARGET={airflow.target()}: `make stop` ends it."
+        )
     if not running:
         airflow.stop()
         airflow.require_free(port, "Airflow", "PORT")
@@ -54,7 +60,7 @@ def start(args) -> None:
     api = pipeline.Api(port)
     console.print(f"Airflow is on {api.url} and reads the DAGs\n")
     pipeline.run(api, OWN["dag"], OWN["then"])
-    show(OWN["show"])
+    show(OWN["show"], target_schema(OWN["project"], airflow.target()))
     console.print(f"\nAirflow goes on running on {api.url}; `make stop` ends it.")
 
 
@@ -170,8 +176,14 @@ def clean(args) -> None:
             shutil.rmtree(generated)
 
 
-def show(query: str) -> None:
+def show(query: str, schema: str) -> None:
+    """Print what a query gives, whose tables are those of the schemas that begin with `schema`."""
+    found = """
+        select set_config('search_path', string_agg(quote_ident(nspname), ',' order by 1), false)
+        from pg_namespace where starts_with(nspname, %s)
+    """
     with postgres.connect() as connection:
+        connection.execute(found, [schema])
         cursor = connection.execute(query)
         table = Table()
         for column in cursor.description:

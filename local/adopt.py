@@ -19,7 +19,7 @@ from local.settings import OWN, ROOT, Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
 # Where the template's own name stands.
-NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/astro.yaml")
+NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
 NAME = "dbt-on-airflow"
 # What `update` leaves as the fork has it.
 OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py")

@@ -38,6 +38,11 @@ def require_running() -> str:
     return port
 
 
+def target() -> str:
+    """Return the target that the running Airflow writes to."""
+    return _state()["target"]
+
+
 def runs_celery() -> bool:
     return "redis" in _state()["processes"]
 
@@ -73,7 +78,7 @@ def start(port: str, env: dict[str, str], deployment: str | None = None) -> None
         raise Failure(f"The metadata database could not be migrated: see {migration}.")
 
     console.print("Starting Airflow")
-    state = {"port": port, "processes": {}}
+    state = {"port": port, "target": env["DBT_TARGET"], "processes": {}}
     for name, command in commands.items():
         state["processes"][name] = launch(name, command, env)
         STATE.write_text(json.dumps(state))

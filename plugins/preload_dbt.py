@@ -3,7 +3,7 @@
 Every task is a fork. What its parent has imported costs it nothing; otherwise `dbt build` would
 import dbt first, in 3 s of CPU time. The price is about 70 MB of memory in the parent. An
 AirflowPlugin is not needed: the scheduler imports every file in plugins/. A Celery worker imports
-none, its children do; deploy/astro.yaml makes it import this one.
+none, its children do; deploy/prod.yaml makes it import this one.
 """
 
 # ruff: noqa: F401

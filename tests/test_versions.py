@@ -20,7 +20,8 @@ AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 FILES = [
     "Dockerfile",
-    "deploy/astro.yaml",
+    "deploy/prod.yaml",
+    "deploy/staging.yaml",
     "pyproject.toml",
     "requirements.txt",
 ]
@@ -37,8 +38,9 @@ def check_runtime(root: Path):
 
 def check_deployment(root: Path):
     runtime = re.search(r"^FROM \S+:(\S+)-python-", read(root, "Dockerfile"), re.MULTILINE)[1]
-    deployment = yaml.safe_load(read(root, "deploy/astro.yaml"))["deployment"]
-    assert deployment["configuration"]["runtime_version"] == runtime
+    for file in ("deploy/prod.yaml", "deploy/staging.yaml"):
+        deployment = yaml.safe_load(read(root, file))["deployment"]
+        assert deployment["configuration"]["runtime_version"] == runtime, file
 
 
 def check_image(root: Path):
@@ -71,7 +73,7 @@ def test_versions_agree(check):
     [
         (check_runtime, "pyproject.toml", r"apache-airflow==.*\d", "apache-airflow==3.3.1"),
         (check_runtime, "Dockerfile", r"-python-3\.\d+", "-python-3.14"),
-        (check_deployment, "deploy/astro.yaml", r"3\.3-8", "3.3-7"),
+        (check_deployment, "deploy/prod.yaml", r"3\.3-8", "3.3-7"),
         (
             check_image,
             "requirements.txt",

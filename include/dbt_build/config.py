@@ -16,8 +16,9 @@ from cosmos.profiles import PostgresUserPasswordProfileMapping
 
 from include.dbt_build.graph import node_converters
 from include.dbt_build.project import DBT_EXECUTABLE, manifest_path, prepared
+from include.target import deployed_target, target_schema
 
-# The worker queue of every task that may run dbt: deploy/astro.yaml has one for them.
+# The worker queue of every task that may run dbt: deploy/prod.yaml has one for them.
 QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue")
 
 
@@ -30,7 +31,7 @@ def cosmos_args(
     vars: dict | None = None,
     env_vars: dict[str, str] | None = None,
     conn_id: str = "warehouse",
-    target: str = "prod",
+    target: str | None = None,
     schema: str | None = None,
     threads: int = 4,
     **operator_args,
@@ -42,18 +43,19 @@ def cosmos_args(
         vars: dbt's, the same in every run. Others would make dbt parse the project in each.
         env_vars: what dbt finds in its environment. Airflow renders their templates.
         conn_id: the Airflow connection to the warehouse.
-        target: the name of dbt's target, for what the project does by `target.name`.
-        schema: where dbt builds, `target.schema`. By default the project's name, so that two
-            projects never build the same table.
+        target: dbt's target, for what the project does by `target.name`; by default DBT_TARGET.
+        schema: where dbt builds, `target.schema`; by default `target_schema` of the project's name,
+            so that two projects, or two deployments, never build the same table.
         threads: how many nodes dbt builds at once, each on a connection of its own.
         operator_args: of Cosmos's operators, such as full_refresh. Airflow renders their templates.
     """
+    target = target or deployed_target()
     profile = ProfileConfig(
         profile_name=name,
         target_name=target,
         profile_mapping=PostgresUserPasswordProfileMapping(
             conn_id=conn_id,
-            profile_args={"schema": schema or name.replace("-", "_"), "threads": threads},
+            profile_args={"schema": schema or target_schema(name, target), "threads": threads},
         ),
     )
     place = prepared(name, profile, vars or {})

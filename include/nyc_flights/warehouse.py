@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
 from include.nyc_flights import archive as source
+from include.target import target_schema
 
 if TYPE_CHECKING:
     # What Airflow's PostgresHook connects with. Every DAG file imports this module, so it doesn't
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
     from psycopg import Connection, Cursor
 
 
-# The names and types of the source, unchanged: what they mean is the business of dbt's staging.
-RAW = """
-create schema if not exists raw;
+# Each deployment loads, and builds, what is its own.
+RAW = target_schema("raw")
+MARTS = f"{target_schema('nyc_flights')}_marts"
 
-create table if not exists raw.flights (
+# The names and types of the source, unchanged: what they mean is the business of dbt's staging.
+TABLES = """
+create table if not exists flights (
     flight_date date not null,
     carrier text not null,
     flight integer not null,
@@ -35,9 +39,9 @@ create table if not exists raw.flights (
     distance integer not null,
     _loaded_at timestamptz not null default now()
 );
-create index if not exists flights_flight_date on raw.flights (flight_date);
+create index if not exists flights_flight_date on flights (flight_date);
 
-create table if not exists raw.weather (
+create table if not exists weather (
     observed_at timestamp not null,
     time_hour timestamptz not null,
     origin text not null,
@@ -52,9 +56,9 @@ create table if not exists raw.weather (
     visib numeric,
     _loaded_at timestamptz not null default now()
 );
-create index if not exists weather_observed_at on raw.weather (observed_at);
+create index if not exists weather_observed_at on weather (observed_at);
 
-create table if not exists raw.planes (
+create table if not exists planes (
     tailnum text not null,
     year integer,
     type text,
@@ -75,19 +79,18 @@ def load(connection: Connection, start: date, end: date) -> dict[str, int]:
     Returns the rows copied per table.
     """
     interval = {"start": start, "end": end}
-    with connection.transaction(), connection.cursor() as cursor:
+    with _in_schema(connection, RAW) as cursor:
         # Two loads at once would both create the tables, or both insert the same day.
-        cursor.execute("select pg_advisory_xact_lock(hashtext('raw'))")
-        cursor.execute(RAW)
+        cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", [RAW])
+        cursor.execute(f"create schema if not exists {RAW}")
+        cursor.execute(TABLES)
         cursor.execute(
-            "delete from raw.flights where flight_date >= %(start)s and flight_date < %(end)s",
-            interval,
+            "delete from flights where flight_date >= %(start)s and flight_date < %(end)s", interval
         )
         cursor.execute(
-            "delete from raw.weather where observed_at >= %(start)s and observed_at < %(end)s",
-            interval,
+            "delete from weather where observed_at >= %(start)s and observed_at < %(end)s", interval
         )
-        cursor.execute("delete from raw.planes")
+        cursor.execute("delete from planes")
         return {
             "flights": _copy(cursor, "flights", source.FLIGHTS, source.flights(start, end)),
             "weather": _copy(cursor, "weather", source.WEATHER, source.weather(start, end)),
@@ -97,16 +100,14 @@ def load(connection: Connection, start: date, end: date) -> dict[str, int]:
 
 def loaded_days(connection: Connection) -> dict[str, str]:
     """Return the first day that raw.flights holds and the day after its last, as start and end."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "select min(flight_date)::text, (max(flight_date) + 1)::text from raw.flights"
-        )
+    with _in_schema(connection, RAW) as cursor:
+        cursor.execute("select min(flight_date)::text, (max(flight_date) + 1)::text from flights")
         return dict(zip(("start", "end"), cursor.fetchone(), strict=True))
 
 
 def day_figures(connection: Connection, day: date) -> dict[str, str | int | float | None]:
     """What the mart fct_flights says about a day. A day without flights has zeros and nulls."""
-    with connection.cursor() as cursor:
+    with _in_schema(connection, MARTS) as cursor:
         cursor.execute(
             """
             select
@@ -114,7 +115,7 @@ def day_figures(connection: Connection, day: date) -> dict[str, str | int | floa
                 count(*) filter (where status = 'cancelled') as cancelled,
                 count(*) filter (where status = 'diverted') as diverted,
                 round(avg(departure_delay_minutes), 1)::float as mean_departure_delay_minutes
-            from nyc_flights_marts.fct_flights
+            from fct_flights
             where flight_date = %s
             """,
             [day],
@@ -123,8 +124,16 @@ def day_figures(connection: Connection, day: date) -> dict[str, str | int | floa
         return {"flight_date": day.isoformat(), **dict(zip(names, cursor.fetchone(), strict=True))}
 
 
+@contextmanager
+def _in_schema(connection: Connection, schema: str) -> Iterator[Cursor]:
+    """A transaction in which a table's name alone means the one in the schema."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(f"set local search_path to {schema}")
+        yield cursor
+
+
 def _copy(cursor: Cursor, table: str, columns: Iterable[str], rows: Iterable[source.Row]) -> int:
-    with cursor.copy(f"copy raw.{table} ({', '.join(columns)}) from stdin") as copy:
+    with cursor.copy(f"copy {table} ({', '.join(columns)}) from stdin") as copy:
         for row in rows:
             copy.write_row(row)
     return cursor.rowcount

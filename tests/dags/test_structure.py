@@ -32,6 +32,8 @@ def selected(build: DbtBuild) -> list[str]:
     """The unique ids that a `dbt build` builds, tests and unit tests included."""
     words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id"]
     words += ["--resource-type", "all", "--project-dir", build.project_dir]
+    if build.vars:
+        words += ["--vars", json.dumps(build.vars)]
     for option in ("select", "exclude", "selector"):
         if value := getattr(build, option):
             words += [f"--{option}", value]

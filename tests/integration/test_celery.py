@@ -1,4 +1,4 @@
-"""The DAGs as deploy/astro.yaml deploys them: with CeleryExecutor and a worker for each queue."""
+"""The DAGs as deploy/prod.yaml deploys them: with CeleryExecutor and a worker for each queue."""
 
 import json
 import re
@@ -18,7 +18,7 @@ if HAS_POSTGRES:
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
-DEPLOYMENT = "deploy/astro.yaml"
+DEPLOYMENT = "deploy/prod.yaml"
 FOLDER = HOME / "celery"
 ATTEMPT = re.compile(r"dag_id=(\w+)/run_id=[^/]+/task_id=([\w.]+)/attempt=(\d+)\.log")
 

@@ -16,13 +16,11 @@ if HAS_POSTGRES:
     from local.settings import dbt_env
     from tests.integration.states import States
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 BREAKS = [*"abcdefg", "by_day", "2026-01-02", "test_a", "test_b", "warn_d", "source_test"]
 BREAKS += ["reads_nothing", "unit_e", "start_hook", "end_hook"]
 IN_GROUP = "dbt."
-# The first alone is in `make test`.
-FEW, MANY = range(1, 2), [0, *range(2, 32)]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def compare(states, nodes, state: str) -> None:
             assert found[name] == "upstream_failed", name
 
 
-@pytest.mark.parametrize("seed", [*FEW, *(pytest.param(n, marks=pytest.mark.slow) for n in MANY)])
+@pytest.mark.parametrize("seed", range(16))
 @pytest.mark.timeout(400)
 def test_a_run_is_green_if_and_only_if_a_fresh_build_is(states, nodes, seed):
     chance = random.Random(seed)  # noqa: S311

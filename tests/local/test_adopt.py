@@ -116,6 +116,7 @@ def test_changes_that_are_not_committed_are_not_touched(clone):
     assert git(clone, "status", "--porcelain") == "M README.md"
 
 
+@pytest.mark.slow
 def test_without_a_project_a_small_one_is_made(clone):
     write(clone, {"dbt/nyc_flights/target/manifest.json": "{}"})
     done = run(clone, "adopt", NAME="acme")
