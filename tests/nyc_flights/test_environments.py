@@ -44,17 +44,15 @@ def test_staging_changes_nothing_of_prod(running_warehouse):
     before = content(running_warehouse)
     assert ("nyc_flights_marts", "fct_flights") in before
     subprocess.run([BIN / "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    command = [BIN / "airflow", "dags", "test", "flights_daily", "2026-03-14"]
+    # Midnight in New York.
+    command = [BIN / "airflow", "dags", "test", "flights_daily", "2026-03-15T04:00:00+00:00"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
     after = content(running_warehouse)
     assert {name: after[name] for name in before} == before
     made = {schema for schema, _ in after.keys() - before.keys()}
-    names = (
-        "raw",
-        *(f"nyc_flights_{part}" for part in ["seeds", "staging", "intermediate", "marts"]),
-    )
-    assert made == {f"staging_{name}" for name in (*names, "nyc_flights_snapshots")}
+    parts = ("seeds", "snapshots", "staging", "intermediate", "marts")
+    assert made == {"staging_raw", *(f"staging_nyc_flights_{part}" for part in parts)}
     days = "select distinct flight_date::text from staging_nyc_flights_marts.fct_flights"
     assert running_warehouse.execute(days).fetchall() == [("2026-03-14",)]
