@@ -39,11 +39,8 @@ def start(args) -> None:
         deployment.require_usable()
         if running and not airflow.runs_celery():
             raise Failure("Airflow already runs, without DEPLOYMENT=: `make stop` ends it.")
-    wanted = os.environ.get("DBT_TARGET")
-    if running and wanted not in (None, airflow.target()):
-        raise Failure(
-            f"Airflow already runs, for DBT_TARGET={airflow.target()}: `make stop` ends it."
-        )
+    if running and os.environ.get("DBT_TARGET", airflow.target()) != airflow.target():
+        raise Failure(f"Airflow already runs as {airflow.target()}: `make stop` ends it.")
     if not running:
         airflow.stop()
         airflow.require_free(port, "Airflow", "PORT")

@@ -25,6 +25,7 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 if forks_tasks(sys.argv, conf.get("core", "executor")):
     # By Airflow, when it looks for a task's DAG file and parses it.
     import airflow.dag_processing.bundles.local
+    import airflow.providers.postgres.hooks.postgres
     import cosmos.airflow.dag
     import cosmos.airflow.task_group
     import cosmos.operators.local

@@ -5,6 +5,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build.events import Events
+from include.dbt_build.lock import build_lock
 from include.dbt_build.telling import LEFT, Teller
 
 
@@ -23,6 +24,10 @@ class DbtBuild(DbtBuildLocalOperator):
         )
 
     def execute(self, context, **_):
+        with build_lock(self.profile_config, context["ti"], alone=True):
+            self._build(context)
+
+    def _build(self, context) -> None:
         ti = context["ti"]
         tasks = [task for task in self.dag.tasks if getattr(task, "build", None) == self.task_id]
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
@@ -90,7 +95,8 @@ class DbtNode(BaseOperator):
         dbt = self.dag.get_task(self.build).prepare_for_execution()
         dbt.render_template_fields(context)
         dbt.only(self.nodes)
-        dbt.run_dbt(context)
+        with build_lock(dbt.profile_config, ti, alone=False):
+            dbt.run_dbt(context)
         # A hook that failed is among the bad, and what dbt printed is in this log already.
         nodes = [*self.nodes, *dbt.events.bad() - self.nodes.keys()]
         if (outcome := dbt.events.outcome(nodes)) != "success":
