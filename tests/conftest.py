@@ -119,7 +119,8 @@ def postgres() -> dict[str, str]:
     own = {"LOCAL_HOME": str(HOME / "postgres-alone"), "WAREHOUSE_PORT": free_port()}
     started = local("warehouse", env=own)
     assert started.returncode == 0, started.stderr
-    yield {**dbt_env(), **own}
+    # A developer's dbt: DBT_TARGET is for Airflow's processes, and dbt reads it too.
+    yield {**dbt_env(), **own, "DBT_TARGET": "dev"}
     stopped = local("stop", env=own)
     assert stopped.returncode == 0, stopped.stderr
 
