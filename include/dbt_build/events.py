@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 GOOD = {"success", "pass", "warn"}
@@ -38,7 +39,8 @@ class Events:
 
     def _hear(self, event) -> None:
         info = getattr(event.data, "node_info", None)
-        if info is None or not info.unique_id:
+        # Of a source dbt says only in the end how old it is: see `read`.
+        if info is None or not info.unique_id or info.unique_id.startswith("source."):
             return
         node = self.nodes[info.unique_id]
         if event.info.name == "NodeStart":
@@ -61,9 +63,10 @@ class Events:
             node.lines.append(event.info.msg)
 
     def read(self, project_dir: str, **_) -> None:
-        """Take run_results.json, as Cosmos's callback after dbt: all that a dbt apart tells."""
-        file = Path(project_dir, "target", "run_results.json")
-        for result in json.loads(file.read_text())["results"] if file.exists() else []:
+        """Take what dbt has written, as Cosmos's callback after it: all that a dbt apart tells."""
+        for result in _results(project_dir, "sources.json"):
+            self._read_source(result)
+        for result in _results(project_dir, "run_results.json"):
             node = self.nodes[result["unique_id"]]
             if not node.ended and result["timing"]:
                 node.started = result["timing"][0]["started_at"]
@@ -71,6 +74,27 @@ class Events:
             if not node.lines and result["message"]:
                 node.lines = [result["message"]]
             node.status = result["status"]
+
+    def _read_source(self, result: dict) -> None:
+        node = self.nodes[result["unique_id"]]
+        if result["status"] == "runtime error":
+            node.lines, node.status = [result["error"]], "error"
+            return
+        age = timedelta(seconds=int(result["max_loaded_at_time_ago_in_s"]))
+        limits = ", ".join(
+            f"{name} {limit['count']} {limit['period']}s"
+            for name, limit in sorted(result["criteria"].items())
+            if isinstance(limit, dict) and limit.get("count")
+        )
+        name = ".".join(result["unique_id"].split(".")[2:])
+        newest = result["max_loaded_at"]
+        # As tests: fail is an answer, another try would give it again.
+        node.status = "fail" if result["status"] == "error" else result["status"]
+        node.lines = [
+            f"{node.status.upper()} {name} is {age} old, its newest row is of {newest} ({limits})"
+        ]
+        node.started = result["timing"][0]["started_at"]
+        node.ended = result["timing"][-1]["completed_at"]
 
     def outcome(self, nodes) -> str | None:
         """Return what became of some nodes together.
@@ -89,3 +113,8 @@ class Events:
 
     def said(self, nodes) -> list[str]:
         return [line for node in nodes if node in self.nodes for line in self.nodes[node].lines]
+
+
+def _results(project_dir: str, name: str) -> list[dict]:
+    file = Path(project_dir, "target", name)
+    return json.loads(file.read_text())["results"] if file.exists() else []

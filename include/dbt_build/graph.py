@@ -44,8 +44,11 @@ def node_converters(manifest: Path) -> dict:
     return {DbtResourceType(kind): converter(task) for kind, task in kinds.items()}
 
 
-def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
+def add_dbt_build(place: DbtDag | DbtTaskGroup, *, freshness: bool = False) -> DbtBuild:
     """Add the task that runs `dbt build` to what Cosmos rendered from `cosmos_args`; return it.
+
+    With freshness, each source that has thresholds for it gets a task too: beyond `error_after` it
+    is red, and stops what reads that source.
 
     It is outside of a DbtTaskGroup and named after it. What dbt needs goes before it, what needs
     dbt after the group: `load() >> add_dbt_build(dbt) >> dbt >> publish()`.
@@ -86,6 +89,21 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
             # One on a source goes before what reads that source.
             task >> [run[node] for node in run if reads & {*graph.nodes[node].depends_on}]
 
+    checks = []
+    for source, nodes in known["freshness"].items() if freshness else ():
+        readers = [run[node] for node in run if source in graph.nodes[node].depends_on]
+        if readers:
+            name = "_".join(source.split(".")[2:])
+            check = DbtNode(
+                task_id=f"{name}_freshness",
+                task_group=group,
+                dag=dag,
+                nodes=nodes,
+                **_of_airflow(task_args),
+            )
+            check >> [*readers, *([test[source]] if source in test else [])]
+            checks.append(check)
+
     build = DbtBuild(
         task_id=f"{group.group_id or 'dbt'}_build",
         dag=dag,
@@ -103,7 +121,7 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup) -> DbtBuild:
     )
     # A leaf: without it a run would be green whose nodes all were, when a hook after them failed.
     dbt_build_ended = EmptyOperator(task_id="dbt_build_ended", dag=dag, task_group=group)
-    tasks = [*run.values(), *test.values()]
+    tasks = [*run.values(), *test.values(), *checks]
     for task in tasks:
         task.build = build.task_id
     build >> [*tasks, dbt_build_ended]

@@ -1,5 +1,7 @@
 """The two kinds of tasks: the one `dbt build`, and a node of it."""
 
+from datetime import UTC, datetime
+
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cosmos.operators.local import DbtBuildLocalOperator
@@ -14,6 +16,7 @@ class DbtBuild(DbtBuildLocalOperator):
 
     Succeeds although nodes failed, if each has a task of its own: that one starts and fails. Where
     tasks of this run are green already, as after a retry or a clear, it builds the others only.
+    Sources whose freshness is a task come first: what stands behind a stale one is not built.
     """
 
     def __init__(self, **kwargs):
@@ -32,15 +35,48 @@ class DbtBuild(DbtBuildLocalOperator):
         tasks = [task for task in self.dag.tasks if getattr(task, "build", None) == self.task_id]
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         left = [task for task in tasks if states.get(task.task_id) != "success"]
-        # All are green when a hook after them failed: dbt runs its hooks with nodes only.
-        if left and len(left) < len(tasks):
-            self.log.info("%s tasks are green and stay so", len(tasks) - len(left))
-            self.only({node: one for task in left for node, one in task.nodes.items()})
+        if green := len(tasks) - len(left):
+            self.log.info("%s tasks are green and stay so", green)
+        # Where one process runs several tasks, as dag.test() does, another may have filled them.
+        self.events.nodes.clear()
         with Teller(ti, left, self.events):
-            self.run_dbt(context)
+            build = self._behind_fresh_sources(context, left)
+            if build and len(build) < len(tasks):
+                self.only({node: one for task in build for node, one in task.nodes.items()})
+            # All are green when a hook after them failed: dbt runs its hooks with nodes only.
+            if build or not left:
+                self.run_dbt(context)
         if alone := self.events.bad() - {node for task in left for node in task.nodes}:
             said = "\n".join([*alone, *self.events.said(alone)])
             raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
+
+    def _behind_fresh_sources(self, context, tasks: list) -> list:
+        """Check the sources among some tasks; return the others without those behind stale ones."""
+        sources = [task for task in tasks if task.checks_freshness]
+        if sources:
+            self.check_freshness(context, {k: v for task in sources for k, v in task.nodes.items()})
+        stale = [task for task in sources if self.events.outcome(task.nodes) != "success"]
+        behind = {name for task in stale for name in task.get_flat_relative_ids(upstream=False)}
+        return [t for t in tasks if not t.checks_freshness and t.task_id not in behind]
+
+    def check_freshness(self, context, sources: dict[str, str]) -> None:
+        """Run `dbt source freshness` for some sources, which fills `events`.
+
+        Not in a run for days that are past, as of a backfill: how old the rows are by now says
+        nothing about it.
+        """
+        run = context["dag_run"]
+        start, end = run.data_interval_start, run.data_interval_end
+        if end and end > start and datetime.now(UTC) - end > end - start:
+            for source in sources:
+                self.events.nodes[source].lines = [f"Not checked: the run is of the past, {start}"]
+                self.events.nodes[source].status = "pass"
+            return
+        dbt = self.prepare_for_execution()
+        dbt.base_cmd = ["source", "freshness"]
+        dbt.select, dbt.exclude, dbt.selector = " ".join(sources.values()), None, None
+        dbt.indirect_selection = None
+        dbt.build_and_run_cmd(context)
 
     def only(self, nodes: dict[str, str]) -> None:
         """Let dbt build just these nodes, given with their selectors."""
@@ -53,8 +89,6 @@ class DbtBuild(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt failed, and not at a node.
         """
-        # Where one process runs several tasks, as dag.test() does, another may have filled them.
-        self.events.nodes.clear()
         self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
         if self.events.trouble:
             raise self.events.trouble
@@ -71,7 +105,7 @@ class DbtBuild(DbtBuildLocalOperator):
 
 
 class DbtNode(BaseOperator):
-    """A node of dbt, with its unit tests; or the tests of one.
+    """A node of dbt, with its unit tests; or the tests of one; or the freshness of a source.
 
     Mostly green without a process of its own: DbtBuild says so to Airflow. Its first try starts
     when dbt failed here, and fails with dbt's words, or when Airflow could not be told, and ends.
@@ -81,6 +115,8 @@ class DbtNode(BaseOperator):
     def __init__(self, *, nodes: dict[str, str], **kwargs):
         super().__init__(**kwargs)
         self.nodes = nodes
+        # By `dbt source freshness`, for which its nodes are sources.
+        self.checks_freshness = any(node.startswith("source.") for node in nodes)
         # The task id of its DbtBuild, once that is there.
         self.build = None
 
@@ -94,9 +130,13 @@ class DbtNode(BaseOperator):
             return None
         dbt = self.dag.get_task(self.build).prepare_for_execution()
         dbt.render_template_fields(context)
-        dbt.only(self.nodes)
+        dbt.events.nodes.clear()
         with build_lock(dbt.profile_config, ti, alone=False):
-            dbt.run_dbt(context)
+            if self.checks_freshness:
+                dbt.check_freshness(context, self.nodes)
+            else:
+                dbt.only(self.nodes)
+                dbt.run_dbt(context)
         # A hook that failed is among the bad, and what dbt printed is in this log already.
         nodes = [*self.nodes, *dbt.events.bad() - self.nodes.keys()]
         if (outcome := dbt.events.outcome(nodes)) != "success":

@@ -199,7 +199,8 @@ def reduce(known: dict) -> dict:
 
     `tasks` has, by unique id, `run`: {a model's, seed's or snapshot's own node and unit tests:
     selector}, and `test`: {its tests: selector}. A test on sources alone is under its first source,
-    one that reads nothing under itself. `reads` has all that the tests under an id read.
+    one that reads nothing under itself. `reads` has all that the tests under an id read, and
+    `freshness` each source that has thresholds for it, by its id, as {itself: selector}.
     """
     tests = {k: n for k, n in known["nodes"].items() if n["resource_type"] == "test"}
     built = {k: n for k, n in known["nodes"].items() if n["resource_type"] in BUILT}
@@ -236,8 +237,21 @@ def reduce(known: dict) -> dict:
         "metadata": known["metadata"],
         "nodes": small,
         "selectors": known.get("selectors", {}),
-        "tasks": {**tasks, "reads": {owner: sorted(parents) for owner, parents in reads.items()}},
+        "tasks": {
+            **tasks,
+            "reads": {owner: sorted(parents) for owner, parents in reads.items()},
+            "freshness": {
+                unique_id: {unique_id: f"source:{unique_id.removeprefix('source.')}"}
+                for unique_id, source in known["sources"].items()
+                if _has_thresholds(source.get("freshness") or {})
+            },
+        },
     }
+
+
+def _has_thresholds(freshness: dict) -> bool:
+    limits = (freshness.get("warn_after"), freshness.get("error_after"))
+    return any(limit and limit["count"] is not None for limit in limits)
 
 
 def _selector(node: dict) -> str:

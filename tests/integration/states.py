@@ -17,7 +17,7 @@ TABLES = """
         node text, fails boolean not null default true, seconds float not null default 0
     );
     create table raw_states.built (node text);
-    create table raw_states.events as select 1 as id;
+    create table raw_states.events as select 1 as id, now() as loaded_at;
     create table raw_states.days as
         select day::date, n from generate_series(1, 3) as n,
             generate_series('2026-01-01'::date, '2026-01-05', interval '1 day') as day;
@@ -101,9 +101,10 @@ class States:
         folder = Path(
             self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}"
         )
-        lines = (folder / f"task_id={task_id}" / f"attempt={attempt}.log").read_text().splitlines()
+        file = folder / f"task_id={task_id}" / f"attempt={attempt}.log"
         said = []
-        for line in map(json.loads, lines):
+        # A task that has only just started has none.
+        for line in map(json.loads, file.read_text().splitlines() if file.exists() else []):
             said.append(line["event"])
             said += [error["exc_value"] for error in line.get("error_detail", [])]
         return "\n".join(said)

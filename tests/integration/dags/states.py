@@ -42,3 +42,6 @@ with DAG("states_between", **ARGS):
 
 states_alone = DbtDag(dag_id="states_alone", **ARGS, **STATES)
 add_dbt_build(states_alone)
+
+states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **STATES)
+add_dbt_build(states_fresh, freshness=True)
