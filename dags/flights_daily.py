@@ -2,8 +2,8 @@
 ### Flights of one day, from the source to the marts
 
 1. `load_day` replaces the day's flights and weather in the schema `raw`.
-2. `dbt` builds and tests every model of `nyc_flights` but the reporting ones. First it looks how old
-   the newest rows of `raw` are: a source that is stale is red, and stops what reads it.
+2. `dbt` builds and tests every model of `nyc_flights` but the reporting ones. First it looks how
+   old the newest rows of `raw` are: a source that is stale is red, and stops what reads it.
 3. `publish_figures` reads the day's figures from `nyc_flights_marts.fct_flights` and updates the
    asset `nyc_flights`, which starts `flights_reporting`.
 

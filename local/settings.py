@@ -86,6 +86,7 @@ def machine_settings() -> dict[str, str]:
         ),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
+        "DBT_ARTIFACTS": f"file://{HOME}/artifacts",
         # A new DAG file and an edited dbt project show within half a minute, not after five.
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",

@@ -17,6 +17,7 @@ config.py     which project, selection, connection, schema: what a DAG file call
 graph.py      the tasks of a project's nodes, and the one build before them
 operators.py  what those two kinds of tasks do
 events.py     what dbt says about each node
+artifacts.py  dbt's manifest and results of each run, kept
 lock.py       no two of them in one schema at once
 telling.py    how Airflow hears of it, through plugins/dbt_build_api.py
 project.py    where a project is, and how it is prepared for Cosmos

@@ -6,6 +6,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cosmos.operators.local import DbtBuildLocalOperator
 
+from include.dbt_build import artifacts
 from include.dbt_build.events import Events
 from include.dbt_build.lock import build_lock
 from include.dbt_build.telling import LEFT, Teller
@@ -23,7 +24,9 @@ class DbtBuild(DbtBuildLocalOperator):
         # Airflow executes a copy of this operator, which must hear what dbt tells this one.
         self.events = Events()
         super().__init__(
-            dbt_runner_callbacks=[self.events.hear], callback=self.events.read, **kwargs
+            dbt_runner_callbacks=[self.events.hear],
+            callback=[self.events.read, self._keep_artifacts],
+            **kwargs,
         )
 
     def execute(self, context, **_):
@@ -46,9 +49,13 @@ class DbtBuild(DbtBuildLocalOperator):
             # All are green when a hook after them failed: dbt runs its hooks with nodes only.
             if build or not left:
                 self.run_dbt(context)
+        artifacts.end(self.profile_config, ti, green=not self.events.bad())
         if alone := self.events.bad() - {node for task in left for node in task.nodes}:
             said = "\n".join([*alone, *self.events.said(alone)])
             raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
+
+    def _keep_artifacts(self, project_dir: str, context, **_) -> None:
+        artifacts.keep(project_dir, self.profile_config, context["ti"])
 
     def _behind_fresh_sources(self, context, tasks: list) -> list:
         """Check the sources among some tasks; return the others without those behind stale ones."""

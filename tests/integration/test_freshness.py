@@ -72,11 +72,8 @@ def test_a_source_that_is_not_there_is_tried_again_and_red(states, age):
 @pytest.mark.slow
 def test_a_run_of_days_that_are_past_is_not_stopped(states, age):
     age("1 day")
-    day = {
-        "data_interval_start": "2026-01-01T00:00:00Z",
-        "data_interval_end": "2026-01-02T00:00:00Z",
-    }
-    body = {"logical_date": "2026-01-01T00:00:00Z", **day}
+    start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    body = {"logical_date": start, "data_interval_start": start, "data_interval_end": end}
     path = f"/dags/{states.dag_id}/dagRuns"
     states.run_id = states.api("POST", path, json=body)["dag_run_id"]
     assert states.end() == "success"

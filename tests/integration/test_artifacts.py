@@ -1,0 +1,49 @@
+"""What dbt writes about a run is kept, and the newest green build's apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, HOME
+
+if HAS_POSTGRES:
+    from tests.integration.states import States
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+
+PLACE = HOME / "artifacts" / "states" / "prod"
+
+
+@pytest.fixture(scope="module")
+def states(api, warehouse):
+    return States(api, warehouse)
+
+
+def kept(states: States) -> dict[str, Path]:
+    """The folders of a run, by task and try, in the order of their time."""
+    found = sorted((PLACE / states.dag_id).glob(f"*__{states.run_id}__*"))
+    return {path.name.rpartition("__")[2]: path for path in found}
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    results = json.loads((folder / "run_results.json").read_text())["results"]
+    return {result["unique_id"].split(".")[2]: result["status"] for result in results}
+
+
+def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
+    states.broken()
+    assert states.run() == "success"
+    green = (PLACE / "green" / "run_results.json").read_text()
+    assert [*kept(states)] == ["dbt_build.1"]
+    assert (kept(states)["dbt_build.1"] / "run_results.json").read_text() == green
+    assert "model.states.a" in json.loads((PLACE / "green" / "manifest.json").read_text())["nodes"]
+
+    states.broken("b")
+    assert states.run() == "failed"
+    assert (PLACE / "green" / "run_results.json").read_text() == green
+    # The build, and the model's own second try.
+    build, again = (statuses(folder) for folder in kept(states).values())
+    assert (build["a"], build["b"], build["d"]) == ("success", "error", "skipped")
+    assert again == {"b": "error"}
+    states.broken()
