@@ -28,6 +28,10 @@ def of_build(dag: DAG, build: DbtBuild) -> list[DbtNode]:
     return [task for task in dag.tasks if getattr(task, "build", None) == build.task_id]
 
 
+def built(dag: DAG, build: DbtBuild) -> list[DbtNode]:
+    return [task for task in of_build(dag, build) if not task.checks_freshness]
+
+
 def selected(build: DbtBuild) -> list[str]:
     """The unique ids that a `dbt build` builds, tests and unit tests included."""
     words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id"]
@@ -59,8 +63,7 @@ def test_every_selected_node_is_run_by_one_task(builds):
             for node in selected(build)
             if nodes.get(node, {}).get("config", {}).get("materialized") != "ephemeral"
         }
-        tasks = [task for task in of_build(dag, build) if not task.checks_freshness]
-        run = [node for task in tasks for node in task.nodes]
+        run = [node for task in built(dag, build) for node in task.nodes]
         assert sorted(run) == sorted(wanted), dag.dag_id
 
 
@@ -69,7 +72,7 @@ def test_tasks_and_edges_are_those_of_the_manifest(builds):
         group = build.task_id.removesuffix("_build")
         prefix = f"{group}." if group in dag.task_group_dict else ""
         tasks, edges = expected(known(build), selected(build), prefix)
-        ours = {task.task_id: task for task in of_build(dag, build)}
+        ours = {task.task_id: task for task in built(dag, build)}
         assert set(ours) == tasks, dag.dag_id
         rendered = {
             (name, child)
@@ -77,6 +80,23 @@ def test_tasks_and_edges_are_those_of_the_manifest(builds):
             for child in task.downstream_task_ids & ours.keys()
         }
         assert rendered == edges, dag.dag_id
+
+
+def test_what_reads_a_source_waits_for_the_check_of_its_freshness(builds):
+    for dag, build in builds:
+        nodes = known(build)["nodes"]
+        tasks = of_build(dag, build)
+        for check in (task for task in tasks if task.checks_freshness):
+            [source] = check.nodes
+            readers = {
+                task.task_id
+                for task in built(dag, build)
+                if any(
+                    source in nodes.get(n, {}).get("depends_on", {}).get("nodes", ())
+                    for n in task.nodes
+                )
+            }
+            assert check.downstream_task_ids >= readers != set(), check.task_id
 
 
 def test_every_node_waits_for_the_one_build(builds):

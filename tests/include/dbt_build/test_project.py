@@ -164,7 +164,7 @@ def test_what_is_told_differently_is_prepared_apart(second):
     ways = [{}, {"target": "staging"}, {"schema": "other"}, {"vars": {"told": "x"}}]
     places, schemas = zip(*(prepared(**way) for way in ways), strict=True)
     assert len({*places}) == len(ways)
-    assert schemas == ("second_prod", "second_staging", "other_prod", "second_prodx")
+    assert schemas == ("second_prod", "staging_second_staging", "other_prod", "second_prodx")
     # A connection says nothing about the project.
     assert prepared(conn_id="another")[0] == places[0]
 
