@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
 
 .DEFAULT_GOAL := help
-.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt backfill containers
+.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt report backfill containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
 
 dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select my_model"
 	@$(PYTHON) -m local dbt $(ARGS)
+
+report: $(VENV)/installed ## Show the runs of dbt over time: the slowest nodes, what fails most
+	@$(PYTHON) -m local report
 
 backfill: $(VENV)/installed ## Run the DAG for each day; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from rich.table import Table
 
 from include.target import target_schema
-from local import adopt, airflow, deployment, pipeline, postgres
+from local import adopt, airflow, deployment, pipeline, postgres, report
 from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
 from local.settings import (
@@ -228,6 +228,7 @@ def main() -> None:
     psql_command.add_argument("words", nargs=argparse.REMAINDER)
     dbt_command = add("dbt", dbt)
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)
+    add("report", report.report)
     backfill_command = add("backfill", backfill)
     backfill_command.add_argument("first")
     backfill_command.add_argument("last")

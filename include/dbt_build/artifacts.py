@@ -1,6 +1,6 @@
 """What dbt writes about its runs, kept in a folder or in object storage: DBT_ARTIFACTS says where.
 
-<DBT_ARTIFACTS>/<project>/<target>/<DAG>/<time>__<run id>__<task id>.<try>/  of each try
+<DBT_ARTIFACTS>/<project>/<target>/<DAG>/<time>@<run id>@<task id>.<try>/  of each try
 <DBT_ARTIFACTS>/<project>/<target>/green/  of the newest `dbt build` in which all was well
 
 `green` is what dbt takes as `--state`. Without DBT_ARTIFACTS nothing is kept. Trouble with it is
@@ -56,5 +56,5 @@ def _place(profile: ProfileConfig) -> ObjectStoragePath | None:
 
 
 def _folder(place: ObjectStoragePath, ti) -> ObjectStoragePath:
-    name = f"{ti.start_date:%Y%m%dT%H%M%S%f}__{ti.run_id}__{ti.task_id}.{ti.try_number}"
+    name = f"{ti.start_date:%Y%m%dT%H%M%S%f}@{ti.run_id}@{ti.task_id}.{ti.try_number}"
     return place / ti.dag_id / name

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 GOOD = {"success", "pass", "warn"}
@@ -39,10 +39,14 @@ class Events:
 
     def _hear(self, event) -> None:
         info = getattr(event.data, "node_info", None)
-        # Of a source dbt says only in the end how old it is: see `read`.
-        if info is None or not info.unique_id or info.unique_id.startswith("source."):
+        if info is None or not info.unique_id:
             return
         node = self.nodes[info.unique_id]
+        if info.unique_id.startswith("source."):
+            # How old it is comes later: see read_sources.
+            if event.info.name == "NodeFinished" and event.data.run_result.message:
+                node.lines = [event.data.run_result.message]
+            return
         if event.info.name == "NodeStart":
             node.open += 1
         elif event.info.name == "NodeFinished":
@@ -63,9 +67,7 @@ class Events:
             node.lines.append(event.info.msg)
 
     def read(self, project_dir: str, **_) -> None:
-        """Take what dbt has written, as Cosmos's callback after it: all that a dbt apart tells."""
-        for result in _results(project_dir, "sources.json"):
-            self._read_source(result)
+        """Take run_results.json, as Cosmos's callback after dbt: all that a dbt apart tells."""
         for result in _results(project_dir, "run_results.json"):
             node = self.nodes[result["unique_id"]]
             if not node.ended and result["timing"]:
@@ -75,26 +77,35 @@ class Events:
                 node.lines = [result["message"]]
             node.status = result["status"]
 
-    def _read_source(self, result: dict) -> None:
-        node = self.nodes[result["unique_id"]]
-        if result["status"] == "runtime error":
-            node.lines, node.status = [result["error"]], "error"
-            return
-        age = timedelta(seconds=int(result["max_loaded_at_time_ago_in_s"]))
-        limits = ", ".join(
-            f"{name} {limit['count']} {limit['period']}s"
-            for name, limit in sorted(result["criteria"].items())
-            if isinstance(limit, dict) and limit.get("count")
-        )
-        name = ".".join(result["unique_id"].split(".")[2:])
-        newest = result["max_loaded_at"]
-        # As tests: fail is an answer, another try would give it again.
-        node.status = "fail" if result["status"] == "error" else result["status"]
-        node.lines = [
-            f"{node.status.upper()} {name} is {age} old, its newest row is of {newest} ({limits})"
-        ]
-        node.started = result["timing"][0]["started_at"]
-        node.ended = result["timing"][-1]["completed_at"]
+    def read_sources(self, sources, project_dir: str, **_) -> None:
+        """Take sources.json, as Cosmos's callback after `dbt source freshness` for some sources."""
+        for result in _results(project_dir, "sources.json"):
+            node = self.nodes[result["unique_id"]]
+            name = ".".join(result["unique_id"].split(".")[2:])
+            # As tests: fail is an answer, another try would give it again.
+            status = "fail" if result["status"] == "error" else result["status"]
+            age = timedelta(seconds=int(result["max_loaded_at_time_ago_in_s"]))
+            limits = ", ".join(
+                f"{name} {limit['count']} {limit['period']}s"
+                for name, limit in sorted(result["criteria"].items())
+                if isinstance(limit, dict) and limit.get("count")
+            )
+            newest = f"its newest row is of {result['max_loaded_at']} ({limits})"
+            node.lines = [f"{status.upper()} {name} is {age} old, {newest}"]
+            node.started = result["timing"][0]["started_at"]
+            node.ended = result["timing"][-1]["completed_at"]
+            node.status = status
+        # dbt leaves out those that it could not ask.
+        for node in (self.nodes[source] for source in sources):
+            if not node.status:
+                node.lines = node.lines or ["dbt could not tell its age, see the log of the build"]
+                node.status = "error"
+
+    def pass_sources(self, sources, line: str) -> None:
+        """Take sources as fresh that dbt is not asked for."""
+        now = datetime.now(UTC).isoformat()
+        for source in sources:
+            self.nodes[source] = Node("pass", now, now, [line])
 
     def outcome(self, nodes) -> str | None:
         """Return what became of some nodes together.

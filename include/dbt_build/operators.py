@@ -1,6 +1,7 @@
 """The two kinds of tasks: the one `dbt build`, and a node of it."""
 
 from datetime import UTC, datetime
+from functools import partial
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -44,7 +45,7 @@ class DbtBuild(DbtBuildLocalOperator):
         self.events.nodes.clear()
         with Teller(ti, left, self.events):
             build = self._behind_fresh_sources(context, left)
-            if build and len(build) < len(tasks):
+            if build and len(build) < sum(not task.checks_freshness for task in tasks):
                 self.only({node: one for task in build for node, one in task.nodes.items()})
             # All are green when a hook after them failed: dbt runs its hooks with nodes only.
             if build or not left:
@@ -75,14 +76,13 @@ class DbtBuild(DbtBuildLocalOperator):
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
         if end and end > start and datetime.now(UTC) - end > end - start:
-            for source in sources:
-                self.events.nodes[source].lines = [f"Not checked: the run is of the past, {start}"]
-                self.events.nodes[source].status = "pass"
+            self.events.pass_sources(sources, f"Not checked: the run is of the past, {start}")
             return
         dbt = self.prepare_for_execution()
         dbt.base_cmd = ["source", "freshness"]
         dbt.select, dbt.exclude, dbt.selector = " ".join(sources.values()), None, None
         dbt.indirect_selection = None
+        dbt.callback = [partial(self.events.read_sources, sources), self._keep_artifacts]
         dbt.build_and_run_cmd(context)
 
     def only(self, nodes: dict[str, str]) -> None:

@@ -87,15 +87,10 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(builds):
         nodes = known(build)["nodes"]
         tasks = of_build(dag, build)
         for check in (task for task in tasks if task.checks_freshness):
-            [source] = check.nodes
-            readers = {
-                task.task_id
-                for task in built(dag, build)
-                if any(
-                    source in nodes.get(n, {}).get("depends_on", {}).get("nodes", ())
-                    for n in task.nodes
-                )
+            reading = {
+                n for n, node in nodes.items() if {*check.nodes} & {*node["depends_on"]["nodes"]}
             }
+            readers = {task.task_id for task in built(dag, build) if reading & task.nodes.keys()}
             assert check.downstream_task_ids >= readers != set(), check.task_id
 
 

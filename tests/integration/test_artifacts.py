@@ -22,8 +22,8 @@ def states(api, warehouse):
 
 def kept(states: States) -> dict[str, Path]:
     """The folders of a run, by task and try, in the order of their time."""
-    found = sorted((PLACE / states.dag_id).glob(f"*__{states.run_id}__*"))
-    return {path.name.rpartition("__")[2]: path for path in found}
+    found = sorted((PLACE / states.dag_id).glob(f"*@{states.run_id}@*"))
+    return {path.name.rpartition("@")[2]: path for path in found}
 
 
 def statuses(folder: Path) -> dict[str, str]:
