@@ -88,7 +88,9 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(builds):
         tasks = of_build(dag, build)
         for check in (task for task in tasks if task.checks_freshness):
             reading = {
-                n for n, node in nodes.items() if {*check.nodes} & {*node["depends_on"]["nodes"]}
+                n
+                for n, node in nodes.items()
+                if {*check.nodes} & {*node["depends_on"].get("nodes", ())}
             }
             readers = {task.task_id for task in built(dag, build) if reading & task.nodes.keys()}
             assert check.downstream_task_ids >= readers != set(), check.task_id

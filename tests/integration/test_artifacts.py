@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME
+from tests.conftest import HAS_POSTGRES, HOME, local
 
 if HAS_POSTGRES:
     from tests.integration.states import States
@@ -47,3 +47,19 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
     assert (build["a"], build["b"], build["d"]) == ("success", "error", "skipped")
     assert again == {"b": "error"}
     states.broken()
+
+    reported = local("report", env={"PROJECT": "states", "COLUMNS": "160"})
+    assert reported.returncode == 0, reported.stderr
+    # Of the three tries of this test, or more of others, two failed for b.
+    newest, _, rest = reported.stdout.partition("Slowest nodes")
+    assert states.run_id in newest
+    worst = rest.partition("What fails or warns most")[2]
+    [row] = [line for line in worst.splitlines() if "model.states.b " in line]
+    assert "division by zero" in row or "Database Error" in row
+    assert "model.states.b" in (HOME / "report.html").read_text()
+
+
+def test_a_project_of_which_nothing_is_kept_is_said(tmp_path):
+    done = local("report", env={"PROJECT": "states", "DBT_ARTIFACTS": f"file://{tmp_path}"})
+    nothing = f"error: Nothing is kept of states in file://{tmp_path}: run a DAG that builds it.\n"
+    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, nothing)
