@@ -9,6 +9,7 @@ from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.events import Events
+from include.dbt_build.lineage import emit_lineage
 from include.dbt_build.lock import build_lock
 from include.dbt_build.telling import LEFT, Teller
 
@@ -96,7 +97,11 @@ class DbtBuild(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt failed, and not at a node.
         """
-        self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
+        try:
+            self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
+        finally:
+            # Cosmos has them unless dbt did not come so far.
+            emit_lineage(context["ti"], getattr(self, "openlineage_events_completes", []))
         if self.events.trouble:
             raise self.events.trouble
 

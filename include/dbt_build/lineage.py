@@ -1,0 +1,28 @@
+"""OpenLineage's events of a `dbt build`: one for each node, with the tables it reads and writes.
+
+Airflow's OpenLineage provider tells of tasks, so of the one build, and only where it is installed
+and has a transport. Cosmos makes the events of the nodes of what dbt has written.
+"""
+
+
+def emit_lineage(ti, events: list) -> None:
+    """Emit the events of nodes as those of runs that belong to a task instance."""
+    try:
+        from airflow.providers.openlineage.api import emit, is_openlineage_active
+        from airflow.providers.openlineage.plugins.macros import (
+            lineage_job_name,
+            lineage_job_namespace,
+            lineage_run_id,
+        )
+        from openlineage.client.facet_v2 import parent_run
+    except ImportError:
+        return
+    if not is_openlineage_active():
+        return
+    parent = parent_run.ParentRunFacet(
+        run=parent_run.Run(runId=lineage_run_id(ti)),
+        job=parent_run.Job(namespace=lineage_job_namespace(), name=lineage_job_name(ti)),
+    )
+    for event in events:
+        event.run.facets["parent"] = parent
+        emit(event)
