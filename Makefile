@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
 
 .DEFAULT_GOAL := help
-.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt ci-dbt ci-dbt-drop backfill containers
+.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt ci-dbt ci-dbt-drop docs backfill containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random seq
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
 
 canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/canary $(ARGS)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" .ci/canary $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
@@ -72,6 +72,9 @@ ci-dbt: $(VENV)/installed ## Build what a pull request changes; STATE=<prod's ar
 
 ci-dbt-drop: $(VENV)/installed ## Drop what ci-dbt has built; PR=1
 	@$(PYTHON) -m local ci-dbt-drop
+
+docs: $(VENV)/installed ## Make the docs of all dbt projects as pages, in .local/site
+	@$(PYTHON) -m local docs
 
 backfill: $(VENV)/installed ## Run the DAG for each day; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"

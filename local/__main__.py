@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
-from local import adopt, airflow, ci_dbt, deployment, pipeline, postgres
+from local import adopt, airflow, ci_dbt, deployment, docs, pipeline, postgres
 from local.dbt import chosen_project, lacks_packages, last_month
 from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
@@ -214,6 +214,7 @@ def main() -> None:
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)
     add("ci-dbt", ci_dbt.ci_dbt)
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop)
+    add("docs", docs.docs)
     backfill_command = add("backfill", backfill)
     backfill_command.add_argument("first")
     backfill_command.add_argument("last")

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from local.dbt import chosen_project, lacks_packages, last_month
+from local.dbt import chosen_project, lacks_packages, last_month, warehouse
 from local.progress import console
-from local.settings import HOME, Failure, dbt_env
+from local.settings import HOME, Failure
 
 CHANGED = ("--select", "state:modified+")
 # An incremental model that prod has is built as prod's next run will build it: on prod's table. If
@@ -114,11 +114,6 @@ def manifest(folder: Path) -> dict:
         return json.loads((folder / "manifest.json").read_text())
     except ValueError:
         raise Failure(f"{folder / 'manifest.json'} is no manifest of dbt's.") from None
-
-
-def warehouse() -> dict[str, str]:
-    """Return which warehouse: that of the variables, else the local one."""
-    return {name: os.environ.get(name) or value for name, value in dbt_env().items()}
 
 
 def dbt(project: Path, command: str, *words: str, log_level: str = "info"):

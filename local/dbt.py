@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from local.settings import OWN, PROJECTS, Failure
+from local.settings import OWN, PROJECTS, Failure, dbt_env
 
 
 def chosen_project() -> Path:
@@ -29,3 +29,8 @@ def last_month() -> dict[str, str]:
         "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
         "DBT_EVENT_TIME_END": str(today),
     }
+
+
+def warehouse() -> dict[str, str]:
+    """Return which warehouse: that of the variables, else the local one."""
+    return {name: os.environ.get(name) or value for name, value in dbt_env().items()}
