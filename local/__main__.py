@@ -129,9 +129,9 @@ def prepare_projects() -> None:
 
 
 def dbt(args) -> None:
-    project = chosen_project()
     if not args.words:
         raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select my_model"')
+    project = chosen_project()
     env = {**last_month(), **os.environ, **dbt_env()}
     commands = [args.words]
     if lacks_packages(project):
