@@ -43,9 +43,6 @@ def ci_dbt(args) -> None:
     gone = {k for k, node in prod["nodes"].items() if is_table(node)} - {*known["nodes"]}
     say("Gone from the project; prod's table stays until you drop it", prod, gone)
     nodes = {k: n for k, n in known["nodes"].items() if k in changed and is_built(n)}
-    if not nodes and not changed & {*known["unit_tests"]}:
-        console.print("Nothing to build: no node differs from prod's.")
-        return
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
             raise Failure(
@@ -53,15 +50,21 @@ def ci_dbt(args) -> None:
                 f"ci, a schema must begin with {prefix}: see profiles.yml and generate_schema_name."
             )
     # What an earlier push has left there could be taken for a part of this one.
-    drop(lambda schema: schema in {node["schema"] for node in known["nodes"].values()}, prefix)
+    drop(prefix, among={node["schema"] for node in known["nodes"].values()})
+    if not nodes and not changed & {*known["unit_tests"]}:
+        console.print("Nothing to build: no node differs from prod's.")
+        return
 
     cloned = set()
     if any(node["config"]["materialized"] == "incremental" for node in nodes.values()):
         done = dbt(project, "clone", *told, *CLONED, log_level="error")
-        if not done.success:
-            raise Failure("dbt clone failed: see above.")
-        # Without a macro that clones a table dbt makes a view of it, which is then built anew.
-        cloned = {r.node.unique_id for r in done.result if r.message != "CREATE VIEW"}
+        # Without a macro that clones a table dbt makes a view of it, which is then built anew, as
+        # is a model whose clone has failed: prod has not built it yet.
+        cloned = {
+            r.node.unique_id
+            for r in done.result
+            if r.status == "success" and r.message != "CREATE VIEW"
+        }
     done = dbt(project, "build", *told, *CHANGED, "--defer", "--favor-state")
     built = {r.node.unique_id for r in done.result if r.status in ("success", "partial success")}
     built = {unique_id for unique_id in built & {*nodes} if is_table(nodes[unique_id])}
@@ -75,7 +78,7 @@ def ci_dbt(args) -> None:
 
 def ci_dbt_drop(args) -> None:
     prefix = schema_prefix()
-    dropped = drop(lambda schema: True, prefix)
+    dropped = drop(prefix)
     console.print(f"Dropped: {', '.join(dropped) or f'nothing, there is no schema {prefix}*'}")
 
 
@@ -110,10 +113,13 @@ def prods_state(scratch: Path) -> Path:
 
 
 def manifest(folder: Path) -> dict:
+    file = folder / "manifest.json"
     try:
-        return json.loads((folder / "manifest.json").read_text())
-    except ValueError:
-        raise Failure(f"{folder / 'manifest.json'} is no manifest of dbt's.") from None
+        known = json.loads(file.read_text())
+        _ = known["metadata"]["project_name"], known["metadata"]["generated_at"], known["nodes"]
+    except (ValueError, KeyError, TypeError):
+        raise Failure(f"{file} is no manifest of dbt's.") from None
+    return known
 
 
 def dbt(project: Path, command: str, *words: str, log_level: str = "info"):
@@ -160,8 +166,8 @@ def say(what: str, known: dict, unique_ids: Iterable[str]) -> None:
         console.print(f"{what}:\n  " + "\n  ".join(names), markup=False, soft_wrap=True)
 
 
-def drop(wanted, prefix: str) -> list[str]:
-    """Drop the wanted schemas of those that begin with the prefix; return their names."""
+def drop(prefix: str, among: set[str] | None = None) -> list[str]:
+    """Drop the schemas, or those among some, that begin with the prefix; return their names."""
     import psycopg
     from psycopg.sql import SQL, Identifier
 
@@ -184,7 +190,7 @@ def drop(wanted, prefix: str) -> list[str]:
         rows = connection.execute(
             "select nspname from pg_namespace where starts_with(nspname, %s)", [prefix]
         )
-        found = sorted(name for (name,) in rows if wanted(name))
+        found = sorted(name for (name,) in rows if among is None or name in among)
         for name in found:
             connection.execute(SQL("drop schema {} cascade").format(Identifier(name)))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local.findings import PROFILES_YML
-from tests.conftest import HAS_POSTGRES, ROOT, local
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
 from tests.include.dbt_build.conftest import write
 
 if not HAS_POSTGRES:
@@ -179,10 +179,13 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
     assert done.stdout == "Dropped: nothing, there is no schema ci_1_*\n"
 
 
-def test_what_is_not_changed_is_not_built(ci_dbt, branch, warehouse):
+def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     # Deleted, which the children of a model can't outlive.
     (branch / "models" / "old.sql").unlink()
-    done = ci_dbt()
+    warehouse.execute("create schema ci_1_shop")
+    warehouse.execute("create table ci_1_shop.of_an_earlier_push as select 1")
+    # As an address, which can be that of a bucket.
+    done = ci_dbt(STATE=f"file://{prod}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
     assert said(done) == {
@@ -233,6 +236,27 @@ def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, bu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lacks", ["macro", "table"])
+def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
+    ci_dbt, branch, warehouse, lacks
+):
+    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed"})
+    if lacks == "macro":
+        own = FILES["dbt_project.yml"].replace("[shop, airflow_postgres, dbt]", "[shop, dbt]")
+        write(branch, {"dbt_project.yml": own})
+    else:
+        warehouse.execute("alter table shop_marts.orders rename to not_yet")
+    try:
+        done = ci_dbt()
+    finally:
+        if lacks == "table":
+            warehouse.execute("alter table shop_marts.not_yet rename to orders")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ci_1_shop_marts.orders" in said(done)["Built"]
+    assert orders(warehouse, "ci_1_shop_marts") == [(1, "ci"), (2, "ci"), (3, "ci")]
+
+
+@pytest.mark.slow
 def test_a_changed_test_reads_prods_table_and_its_failure_is_the_commands(
     ci_dbt, branch, warehouse
 ):
@@ -275,7 +299,7 @@ def test_nothing_is_built_into_a_schema_that_is_not_the_pull_requests(ci_dbt, br
 
 def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
     (tmp_path / "empty").mkdir()
-    other = write(tmp_path / "broken", {"manifest.json": ""})
+    other = write(tmp_path / "broken", {"manifest.json": "{}"})
     for env, line in (
         ({"PR": ""}, "PR= is no number"),
         ({"PR": "1_; drop"}, "PR=1_; drop is no number"),
@@ -291,3 +315,10 @@ def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith(f"error: {line}")
+
+
+def test_a_warehouse_that_cannot_be_reached_is_said(ci_dbt):
+    done = ci_dbt("ci-dbt-drop", WAREHOUSE_PORT=free_port())
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: No warehouse: connection failed")
