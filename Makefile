@@ -1,6 +1,6 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # PORT=9000 make start, or make start PORT=9000, takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD
+export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD STATE PR
 
 # Not .venv: `astro dev start --standalone` makes that one for itself.
 VENV = .local/venv
@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
 
 .DEFAULT_GOAL := help
-.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt report backfill containers
+.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random seq
 	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
 
 canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/canary $(ARGS)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" .ci/canary $(ARGS)
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
@@ -66,6 +66,15 @@ psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
 
 dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select my_model"
 	@$(PYTHON) -m local dbt $(ARGS)
+
+ci-dbt: $(VENV)/installed ## Build what a pull request changes; STATE=<prod's artifacts> PR=1
+	@$(PYTHON) -m local ci-dbt
+
+ci-dbt-drop: $(VENV)/installed ## Drop what ci-dbt has built; PR=1
+	@$(PYTHON) -m local ci-dbt-drop
+
+docs: $(VENV)/installed ## Make the docs of all dbt projects as pages, in .local/site
+	@$(PYTHON) -m local docs
 
 report: $(VENV)/installed ## Show the runs of dbt over time: the slowest nodes, what fails most
 	@$(PYTHON) -m local report

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
 from include.target import target_schema
-from local import adopt, airflow, deployment, pipeline, postgres, report
+from local import adopt, airflow, ci_dbt, deployment, docs, pipeline, postgres, report
+from local.dbt import chosen_project, lacks_packages, last_month
 from local.deployment import DEPLOYMENT, REDIS_PORT
 from local.progress import console, live
 from local.settings import (
@@ -131,20 +132,12 @@ def prepare_projects() -> None:
 
 
 def dbt(args) -> None:
-    project = PROJECTS / (os.environ.get("PROJECT") or OWN["project"])
     if not args.words:
         raise Failure('Say what dbt shall do, for example: make dbt ARGS="build --select my_model"')
-    if not (project / "dbt_project.yml").is_file():
-        raise Failure(f"PROJECT={project.name} is no dbt project: there is no {project}.")
-    # Of microbatch models, the last month: without an interval a first build goes back to `begin`.
-    today = datetime.now(UTC).date()
-    interval = {
-        "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
-        "DBT_EVENT_TIME_END": str(today),
-    }
-    env = {**interval, **os.environ, **dbt_env()}
+    project = chosen_project()
+    env = {**last_month(), **os.environ, **dbt_env()}
     commands = [args.words]
-    if (project / "packages.yml").is_file() and not (project / "dbt_packages").is_dir():
+    if lacks_packages(project):
         commands.insert(0, ["deps"])
     # In the project's folder dbt finds both its dbt_project.yml and its profiles.yml.
     for words in commands:
@@ -228,6 +221,9 @@ def main() -> None:
     psql_command.add_argument("words", nargs=argparse.REMAINDER)
     dbt_command = add("dbt", dbt)
     dbt_command.add_argument("words", nargs=argparse.REMAINDER)
+    add("ci-dbt", ci_dbt.ci_dbt)
+    add("ci-dbt-drop", ci_dbt.ci_dbt_drop)
+    add("docs", docs.docs)
     add("report", report.report)
     backfill_command = add("backfill", backfill)
     backfill_command.add_argument("first")

@@ -9,8 +9,9 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from local.dbt import chosen_project
 from local.progress import console
-from local.settings import HOME, OWN, Failure, machine_settings
+from local.settings import HOME, Failure, machine_settings
 
 # Of each table.
 ROWS = 15
@@ -29,7 +30,7 @@ def report(args) -> None:
     # Here, as it takes seconds, which no other command has to wait.
     from airflow.sdk import ObjectStoragePath
 
-    project = os.environ.get("PROJECT") or OWN["project"]
+    project = chosen_project().name
     root = os.environ.get("DBT_ARTIFACTS") or machine_settings()["DBT_ARTIFACTS"]
     tries = _tries(ObjectStoragePath(root) / project)
     if not tries:

@@ -88,6 +88,36 @@ def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess
     )
 
 
+def git(folder: Path, *words) -> str:
+    # Whoever runs the tests may have no name in git.
+    who = ("-c", "user.name=team", "-c", "user.email=team@example.com")
+    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--no-verify", "--message", message)
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A clone of the work tree as it is now."""
+    folder = tmp_path / "clone"
+    git(ROOT, "clone", "--quiet", ROOT, folder)
+    listed = git(ROOT, "ls-files", "--others", "--cached", "--exclude-standard").splitlines()
+    for name in [*git(folder, "ls-files").splitlines(), *listed]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    if git(folder, "status", "--porcelain"):
+        commit(folder, "What is not committed yet")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def projects() -> Path:
     """A copy of all dbt projects, and of those of tests/projects, which tests can break."""

@@ -2,48 +2,17 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, free_port
+from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git
 from tests.include.dbt_build.conftest import write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
-
-
-def git(folder: Path, *words) -> str:
-    # Whoever runs the tests may have no name in git.
-    who = ("-c", "user.name=team", "-c", "user.email=team@example.com")
-    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def commit(folder: Path, message: str) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--no-verify", "--message", message)
-
-
-@pytest.fixture
-def clone(tmp_path) -> Path:
-    """A clone of the work tree as it is now."""
-    folder = tmp_path / "clone"
-    git(ROOT, "clone", "--quiet", ROOT, folder)
-    listed = git(ROOT, "ls-files", "--others", "--cached", "--exclude-standard").splitlines()
-    for name in [*git(folder, "ls-files").splitlines(), *listed]:
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    if git(folder, "status", "--porcelain"):
-        commit(folder, "What is not committed yet")
-    return folder
 
 
 def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,324 @@
+"""What a pull request changes is built beside prod, on a real Postgres, and dropped again."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.findings import PROFILES_YML
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
+from tests.include.dbt_build.conftest import write
+
+if not HAS_POSTGRES:
+    pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)
+
+PROFILE = (ROOT / "local" / "adopted" / "profiles.yml.txt").read_text()
+FILES = {
+    "dbt_project.yml": """
+        name: shop
+        profile: shop
+        flags: {send_anonymous_usage_stats: false}
+        dispatch:
+          - {macro_namespace: dbt, search_order: [shop, airflow_postgres, dbt]}
+        models:
+          shop:
+            # Other in each target, here, in a model and in its yaml, as the schema is: no change.
+            +meta: {target: "{{ target.name }}"}
+            marts: {+schema: marts}
+    """,
+    "packages.yml": f"packages: [{{local: {ROOT}/dbt/packages/airflow_postgres}}]",
+    "profiles.yml": re.sub(r"\$(profile|project)", "shop", PROFILE),
+    "seeds/customers.csv": "customer_id,name\n1,Ada\n2,Bo\n",
+    "macros/euros.sql": "{% macro euros(cents) %}{{ cents }} / 100.0{% endmacro %}",
+    "models/sources.yml": """
+        sources:
+          - name: raw
+            tables: [{name: orders}]
+    """,
+    "models/stg_orders.sql": "select * from {{ source('raw', 'orders') }}",
+    "models/priced.sql": """
+        {{ config(materialized='ephemeral', meta={'target': target.name}) }}
+        select order_id, customer_id, {{ euros('cents') }} as euros from {{ ref('stg_orders') }}
+    """,
+    "models/marts/orders.sql": """
+        {{ config(materialized='incremental', indexes=[{'columns': ['order_id']}]) }}
+        select *, '{{ target.name }}' as built_in from {{ ref('stg_orders') }}
+        {% if is_incremental() %}
+        where order_id > (select max(order_id) from {{ this }})
+        {% endif %}
+    """,
+    "models/marts/totals.sql": """
+        select customers.customer_id, sum(priced.euros)::numeric as euros
+        from {{ ref('priced') }} as priced
+        inner join {{ ref('customers') }} as customers on true
+        group by 1
+    """,
+    "models/marts/ranked.sql": """
+        select customer_id, count(*) as orders from {{ ref('orders') }} group by 1
+    """,
+    "models/marts/marts.yml": """
+        models:
+          - name: totals
+            config:
+              materialized: table
+              contract: {enforced: true}
+              meta: {target: "{{ target.name }}"}
+            columns:
+              - {name: customer_id, data_type: integer}
+              - {name: euros, data_type: numeric}
+    """,
+    "models/old.sql": "select 1 as id",
+}
+STAGING, MART = FILES["models/stg_orders.sql"], FILES["models/marts/marts.yml"]
+
+
+@pytest.fixture(scope="module")
+def prod(warehouse, postgres, tmp_path_factory) -> Path:
+    """What a run of prod leaves: its tables, and a folder with its artifacts."""
+    warehouse.execute("create schema raw")
+    warehouse.execute("create table raw.orders (order_id int, customer_id int, cents int)")
+    warehouse.execute("insert into raw.orders values (1, 1, 250), (2, 2, 400)")
+    # Elsewhere, as a deployment is, and by another profile.
+    folder = write(tmp_path_factory.mktemp("prod") / "shop", FILES)
+    (folder / "profiles.yml").write_text(PROFILES_YML.format(name="shop", schema="shop"))
+    for words in (["deps"], ["build", "--no-partial-parse"]):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("dbt"), *words],
+            cwd=folder,
+            env={**os.environ, **postgres},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+    warehouse.execute("insert into raw.orders values (3, 1, 100)")
+    return folder / "target"
+
+
+@pytest.fixture
+def branch(prod, warehouse, tmp_path) -> Path:
+    yield write(tmp_path / "shop", FILES)
+    for (name,) in warehouse.execute("select nspname from pg_namespace where nspname ~ '^ci_'"):
+        warehouse.execute(f"drop schema {name} cascade")
+
+
+@pytest.fixture
+def ci_dbt(branch, prod, postgres):
+    """A function that runs the command on the branch, as make does."""
+
+    def run(command: str = "ci-dbt", **more: str) -> subprocess.CompletedProcess:
+        env = {"DBT_PROJECTS_DIR": str(branch.parent), "PROJECT": "shop", "PR": "1"}
+        return local(command, env={**postgres, **env, "STATE": str(prod), **more})
+
+    return run
+
+
+def relations(warehouse, schemas: str) -> dict:
+    """Return each table and view of the schemas with a number, which changes if it is made anew."""
+    found = warehouse.execute(
+        """
+        select nspname || '.' || relname, pg_class.oid
+        from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname ~ %s and relkind in ('r', 'v')
+        """,
+        [schemas],
+    )
+    return dict(found.fetchall())
+
+
+def orders(warehouse, schema: str) -> list:
+    found = warehouse.execute(f"select order_id, built_in from {schema}.orders order by 1")  # noqa: S608
+    return found.fetchall()
+
+
+def said(done: subprocess.CompletedProcess) -> dict[str, list[str]]:
+    """Return what stands under each of the last headings."""
+    blocks = re.findall(r"^([A-Z][^\n]*):\n((?:  \S+\n)+)", done.stdout, flags=re.MULTILINE)
+    return {heading: names.split() for heading, names in blocks}
+
+
+def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
+    ci_dbt, branch, warehouse, postgres
+):
+    before, rows = relations(warehouse, "^shop"), orders(warehouse, "shop_marts")
+    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed"})
+    for name in ("ci_10_shop", "ci_11_shop", "ci_1xshop", "ci_1"):
+        warehouse.execute(f"create schema {name}")
+    warehouse.execute("create schema ci_1_shop_marts")
+    warehouse.execute("create table ci_1_shop_marts.of_an_earlier_push (id int)")
+
+    done = ci_dbt()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said(done) == {
+        "Built": ["ci_1_shop.stg_orders", "ci_1_shop_marts.ranked", "ci_1_shop_marts.totals"],
+        "Cloned from prod, then built incrementally": ["ci_1_shop_marts.orders"],
+        "Read from prod": ["shop.customers"],
+    }
+    assert {*relations(warehouse, "^ci_")} == {
+        "ci_1_shop.stg_orders",
+        "ci_1_shop_marts.orders",
+        "ci_1_shop_marts.ranked",
+        "ci_1_shop_marts.totals",
+    }
+    # Prod's rows were copied, with the index, and only the new one was built.
+    assert rows == [(1, "prod"), (2, "prod")]
+    assert orders(warehouse, "ci_1_shop_marts") == [*rows, (3, "ci")]
+    indexes = "select count(*) from pg_indexes where schemaname = %s and tablename = 'orders'"
+    assert warehouse.execute(indexes, ["ci_1_shop_marts"]).fetchone() == (1,)
+    assert relations(warehouse, "^shop") == before
+    assert orders(warehouse, "shop_marts") == rows
+
+    done = ci_dbt("ci-dbt-drop")
+    assert done.stdout == "Dropped: ci_1_shop, ci_1_shop_marts\n"
+    left = warehouse.execute("select nspname from pg_namespace where nspname ~ '^ci_' order by 1")
+    assert left.fetchall() == [("ci_1",), ("ci_10_shop",), ("ci_11_shop",), ("ci_1xshop",)]
+    assert relations(warehouse, "^shop") == before
+    done = ci_dbt("ci-dbt-drop")
+    assert done.stdout == "Dropped: nothing, there is no schema ci_1_*\n"
+
+
+def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
+    # Deleted, which the children of a model can't outlive.
+    (branch / "models" / "old.sql").unlink()
+    warehouse.execute("create schema ci_1_shop")
+    warehouse.execute("create table ci_1_shop.of_an_earlier_push as select 1")
+    # As an address, which can be that of a bucket.
+    done = ci_dbt(STATE=f"file://{prod}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing to build: no node differs from prod's." in done.stdout
+    assert said(done) == {
+        "Gone from the project; prod's table stays until you drop it": ["shop.old"]
+    }
+    assert relations(warehouse, "^ci_") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "built", "read"),
+    [
+        (
+            {"seeds/customers.csv": "customer_id,name\n1,Ada\n3,Cy\n"},
+            ["ci_1_shop.customers", "ci_1_shop_marts.totals"],
+            ["shop.stg_orders"],
+        ),
+        (
+            {"macros/euros.sql": "{% macro euros(cents) %}{{ cents }} / 100.00{% endmacro %}"},
+            ["ci_1_shop_marts.totals"],
+            ["shop.customers", "shop.stg_orders"],
+        ),
+        (
+            {"models/marts/marts.yml": MART.replace("data_type: numeric", "data_type: decimal")},
+            ["ci_1_shop_marts.totals"],
+            ["shop.customers", "shop.stg_orders"],
+        ),
+        (
+            {
+                "models/marts/orders.sql": FILES["models/marts/orders.sql"].replace(
+                    "materialized=", "unique_key='order_id', materialized="
+                )
+            },
+            ["ci_1_shop_marts.orders", "ci_1_shop_marts.ranked"],
+            ["shop.stg_orders"],
+        ),
+    ],
+    ids=["seed", "macro", "contract", "config of an incremental model"],
+)
+def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, built, read):
+    before = relations(warehouse, "^shop")
+    write(branch, changes)
+    done = ci_dbt()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said(done) == {"Built": built, "Read from prod": read}
+    assert sorted(relations(warehouse, "^ci_")) == built
+    assert relations(warehouse, "^shop") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacks", ["macro", "table"])
+def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
+    ci_dbt, branch, warehouse, lacks
+):
+    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed"})
+    if lacks == "macro":
+        own = FILES["dbt_project.yml"].replace("[shop, airflow_postgres, dbt]", "[shop, dbt]")
+        write(branch, {"dbt_project.yml": own})
+    else:
+        warehouse.execute("alter table shop_marts.orders rename to not_yet")
+    try:
+        done = ci_dbt()
+    finally:
+        if lacks == "table":
+            warehouse.execute("alter table shop_marts.not_yet rename to orders")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ci_1_shop_marts.orders" in said(done)["Built"]
+    assert orders(warehouse, "ci_1_shop_marts") == [(1, "ci"), (2, "ci"), (3, "ci")]
+
+
+@pytest.mark.slow
+def test_a_changed_test_reads_prods_table_and_its_failure_is_the_commands(
+    ci_dbt, branch, warehouse
+):
+    tested = MART.replace(
+        "{name: euros,",
+        "{name: euros, data_tests: [{accepted_values: {arguments: {values: [1]}}}],",
+    )
+    assert tested != MART
+    write(branch, {"models/marts/marts.yml": tested})
+    done = ci_dbt()
+    assert done.returncode == 1
+    assert done.stderr == "error: dbt build failed: see above.\n"
+    assert "Got 1 result, configured to fail if != 0" in done.stdout
+    assert said(done) == {"Read from prod": ["shop_marts.totals"]}
+    assert relations(warehouse, "^ci_") == {}
+
+
+@pytest.mark.slow
+def test_a_model_that_reads_a_deleted_one_is_an_error(ci_dbt, branch):
+    (branch / "models" / "stg_orders.sql").unlink()
+    done = ci_dbt()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: dbt ls failed in ")
+    assert "depends on a node named 'stg_orders' which was not found" in line
+
+
+@pytest.mark.slow
+def test_nothing_is_built_into_a_schema_that_is_not_the_pull_requests(ci_dbt, branch, warehouse):
+    before = relations(warehouse, "")
+    macro = "{% macro generate_schema_name(name, node) %}{{ name or 'shop' }}{% endmacro %}"
+    write(branch, {"macros/generate_schema_name.sql": macro, "models/old.sql": "select 2 as id"})
+    done = ci_dbt()
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: old would be built into the schema shop. With the target ci"
+    )
+    assert relations(warehouse, "") == before
+
+
+def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
+    (tmp_path / "empty").mkdir()
+    other = write(tmp_path / "broken", {"manifest.json": "{}"})
+    for env, line in (
+        ({"PR": ""}, "PR= is no number"),
+        ({"PR": "1_; drop"}, "PR=1_; drop is no number"),
+        ({"STATE": ""}, "Say where prod's artifacts are"),
+        ({"STATE": str(tmp_path / "empty")}, f"STATE={tmp_path}/empty holds no manifest.json"),
+        ({"STATE": str(other)}, f"{other}/manifest.json is no manifest of dbt's"),
+        (
+            {"STATE": f"file://{tmp_path}/empty"},
+            f"STATE=file://{tmp_path}/empty: its manifest.json",
+        ),
+    ):
+        done = ci_dbt(**env)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith(f"error: {line}")
+
+
+def test_a_warehouse_that_cannot_be_reached_is_said(ci_dbt):
+    done = ci_dbt("ci-dbt-drop", WAREHOUSE_PORT=free_port())
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: No warehouse: connection failed")

@@ -1,0 +1,99 @@
+"""What CI does can be done in a clean clone, and Renovate finds the pins that no tool knows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import OWN, ROOT
+
+if not (ROOT / ".git").exists():
+    pytest.skip("the image holds none of these files", allow_module_level=True)
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+# What a make that a test runs must not have from the make that runs the tests.
+OF_MAKE = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "NO_SKIPS"}
+
+
+def steps(workflow: Path) -> Iterator[str]:
+    for job in yaml.safe_load(workflow.read_text())["jobs"].values():
+        for step in job.get("steps", []):
+            if "run" in step:
+                yield step["run"]
+
+
+def scripts(gitlab: Path) -> Iterator[str]:
+    if not gitlab.exists():
+        return
+    for job in yaml.safe_load(gitlab.read_text()).values():
+        if isinstance(job, dict):
+            yield from job.get("script", [])
+
+
+def test_each_make_target_that_a_workflow_names_is_one():
+    named = [line for workflow in WORKFLOWS.glob("*.yml") for line in steps(workflow)]
+    named += scripts(ROOT / ".gitlab-ci.yml")
+    targets = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(named)))
+    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"lint", "test"} <= targets <= set(known)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
+    """`make test` runs one file of tests: all of them is what this is a part of."""
+    # This environment is taken for the one that make would install there.
+    (clone / ".local").mkdir()
+    (clone / ".local" / "venv").symlink_to(sys.prefix)
+    os.utime(clone / "requirements-dev.txt", (0, 0))
+    unwanted = OF_MAKE | {*OWN} - {"PATH"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in unwanted and not name.startswith("PYTEST")
+    }
+    check = clone / ".github" / "workflows" / "check.yml"
+    # A fork elsewhere may have deleted it.
+    found = list(steps(check)) if check.exists() else ["make lint", "make test"]
+    assert "make test" in found
+    for step in found:
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", step],
+            cwd=clone,
+            env={**inherited, "ARGS": "tests/test_versions.py"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{step}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert "Installing into" not in done.stdout
+
+
+def test_renovate_finds_what_the_hooks_install_and_the_runtimes():
+    renovate = json.loads((ROOT / "renovate.json").read_text())
+    found = {}
+    for manager in renovate["customManagers"]:
+        (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]
+        for path in (ROOT / ".pre-commit-config.yaml", *sorted((ROOT / "deploy").iterdir())):
+            if re.search(files.strip("/"), str(path.relative_to(ROOT))):
+                pins = re.finditer(pattern.replace("(?<", "(?P<"), path.read_text())
+                found.setdefault(path.name, []).extend(pin.groupdict() for pin in pins)
+
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    installed = {pin for hook in hooks for pin in hook.get("additional_dependencies", [])}
+    pins = found.pop(".pre-commit-config.yaml")
+    assert {f"{pin['depName']}=={pin['currentValue']}" for pin in pins} == installed
+
+    (rule,) = [r for r in renovate["packageRules"] if "versioning" in r]
+    versioning = rule["versioning"].removeprefix("regex:").replace("(?<", "(?P<")
+    image, tag = re.search(r"^FROM (\S+):(\S+)$", (ROOT / "Dockerfile").read_text(), re.M).groups()
+    assert rule["matchPackageNames"] == [image]
+    assert re.search(versioning, tag)["compatibility"]
+    assert found
+    for runtimes in found.values():
+        assert [bool(re.search(versioning, pin["currentValue"])) for pin in runtimes] == [True]
