@@ -5,7 +5,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build.events import Events
-from include.dbt_build.telling import LEFT, Teller
+from include.dbt_build.telling import LEFT, PROBLEMS, Teller
 
 
 class DbtBuild(DbtBuildLocalOperator):
@@ -50,7 +50,14 @@ class DbtBuild(DbtBuildLocalOperator):
         """
         # Where one process runs several tasks, as dag.test() does, another may have filled them.
         self.events.nodes.clear()
-        self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
+        self.events.stopped = None
+        try:
+            self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
+        except Exception as error:
+            self.events.stopped = str(error)
+            raise
+        finally:
+            context["ti"].xcom_push(key=PROBLEMS, value=self.events.problems())
         if self.events.trouble:
             raise self.events.trouble
 
