@@ -19,7 +19,7 @@ from cosmos import DbtDag
 from cosmos.operators.local import DbtDocsLocalOperator
 
 from include.dbt_build import add_dbt_build, cosmos_args, docs_args, docs_place
-from include.defaults import DEFAULT_ARGS
+from include.defaults import DAG_DEFAULTS
 from include.nyc_flights.assets import FLIGHTS_MARTS
 from include.nyc_flights.warehouse import RAW
 
@@ -32,7 +32,7 @@ flights_reporting = DbtDag(
     start_date=datetime(2013, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULT_ARGS,
+    **DAG_DEFAULTS,
     tags=["nyc_flights", "dbt", "reporting"],
     **DBT,
 )

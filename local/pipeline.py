@@ -37,7 +37,7 @@ class Api:
             answer = self._client.request(method, path, **kwargs)
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
-        return answer.json()
+        return answer.json() if answer.content else {}
 
     def all(self, path: str, entries: str, **params) -> list[dict]:
         """Return a whole list, page by page."""

@@ -19,6 +19,9 @@ class Node:
     started: str | None = None
     ended: str | None = None
     lines: list[str] = field(default_factory=list)
+    message: str | None = None
+    # Of a test, how many rows.
+    failures: int | None = None
     # A microbatch model and each of its batches start and end under the same id.
     open: int = 0
 
@@ -29,6 +32,8 @@ class Events:
     def __init__(self):
         self.nodes: dict[str, Node] = defaultdict(Node)
         self.trouble: Exception | None = None
+        # What stopped dbt apart from its nodes.
+        self.stopped: str | None = None
 
     def hear(self, event) -> None:
         """Take an event of dbtRunner. What this raised would become an error of the node."""
@@ -60,6 +65,7 @@ class Events:
                     if result.status == "fail" and (stored := info.node_relation.relation_name):
                         node.lines.append(f"Its rows are in {stored}")
                 node.started, node.ended = info.node_started_at, info.node_finished_at
+                node.message, node.failures = result.message, result.num_failures
                 # Last: it says that the rest is there.
                 node.status = result.status
         # After its end dbt repeats what went wrong.
@@ -75,6 +81,7 @@ class Events:
                 node.ended = result["timing"][-1]["completed_at"]
             if not node.lines and result["message"]:
                 node.lines = [result["message"]]
+            node.message, node.failures = result["message"], result["failures"]
             node.status = result["status"]
 
     def read_sources(self, sources, project_dir: str, **_) -> None:
@@ -91,7 +98,8 @@ class Events:
                 if isinstance(limit, dict) and limit.get("count")
             )
             newest = f"its newest row is of {result['max_loaded_at']} ({limits})"
-            node.lines = [f"{status.upper()} {name} is {age} old, {newest}"]
+            node.message = f"{status.upper()} {name} is {age} old, {newest}"
+            node.lines = [node.message]
             node.started = result["timing"][0]["started_at"]
             node.ended = result["timing"][-1]["completed_at"]
             node.status = status
@@ -99,6 +107,7 @@ class Events:
         for node in (self.nodes[source] for source in sources):
             if not node.status:
                 node.lines = node.lines or ["dbt could not tell its age, see the log of the build"]
+                node.message = node.lines[0]
                 node.status = "error"
 
     def pass_sources(self, sources, line: str) -> None:
@@ -121,6 +130,18 @@ class Events:
     def bad(self) -> set[str]:
         """Return the nodes that failed, hooks among them."""
         return {node for node in [*self.nodes] if self.outcome([node]) in ("fail", "error")}
+
+    def problems(self) -> list[dict]:
+        """Return what failed or warned, for include/alerts.py.
+
+        {"node": unique id, or None of dbt itself; "status": dbt's; "message"; "failures": rows}.
+        """
+        nodes = [(k, n.status, n.message, n.failures) for k, n in [*self.nodes.items()]]
+        found = [n for n in nodes if n[1] == "warn" or n[1] not in GOOD | NOT_RUN | {None}]
+        if self.stopped:
+            found.append((None, "error", self.stopped, None))
+        names = ("node", "status", "message", "failures")
+        return [dict(zip(names, one, strict=True)) for one in found]
 
     def said(self, nodes) -> list[str]:
         return [line for node in nodes if node in self.nodes for line in self.nodes[node].lines]

@@ -1,5 +1,7 @@
 """The two kinds of tasks: the one `dbt build`, and a node of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
@@ -11,7 +13,7 @@ from include.dbt_build import artifacts
 from include.dbt_build.events import Events
 from include.dbt_build.lineage import emit_lineage
 from include.dbt_build.lock import build_lock
-from include.dbt_build.telling import LEFT, Teller
+from include.dbt_build.telling import LEFT, PROBLEMS, Teller
 
 
 class DbtBuild(DbtBuildLocalOperator):
@@ -32,18 +34,23 @@ class DbtBuild(DbtBuildLocalOperator):
         )
 
     def execute(self, context, **_):
-        with build_lock(self.profile_config, context["ti"], alone=True):
-            self._build(context)
+        with (
+            self.leaving_problems(context),
+            build_lock(self.profile_config, context["ti"], alone=True),
+        ):
+            alone = self._build(context)
+        if alone:
+            said = "\n".join([*alone, *self.events.said(alone)])
+            raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
 
-    def _build(self, context) -> None:
+    def _build(self, context) -> set[str]:
+        """Build what is not green; return the nodes that failed and have no task to fail with."""
         ti = context["ti"]
         tasks = [task for task in self.dag.tasks if getattr(task, "build", None) == self.task_id]
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         left = [task for task in tasks if states.get(task.task_id) != "success"]
         if green := len(tasks) - len(left):
             self.log.info("%s tasks are green and stay so", green)
-        # Where one process runs several tasks, as dag.test() does, another may have filled them.
-        self.events.nodes.clear()
         with Teller(ti, left, self.events):
             build = self._behind_fresh_sources(context, left)
             if build and len(build) < sum(not task.checks_freshness for task in tasks):
@@ -52,9 +59,21 @@ class DbtBuild(DbtBuildLocalOperator):
             if build or not left:
                 self.run_dbt(context)
         artifacts.end(self.profile_config, ti, green=not self.events.bad())
-        if alone := self.events.bad() - {node for task in left for node in task.nodes}:
-            said = "\n".join([*alone, *self.events.said(alone)])
-            raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
+        return self.events.bad() - {node for task in left for node in task.nodes}
+
+    @contextmanager
+    def leaving_problems(self, context) -> Iterator[None]:
+        """Leave what failed or warned for include/alerts.py, whatever stops dbt included."""
+        # Where one process runs several tasks, as dag.test() does, another may have filled them.
+        self.events.nodes.clear()
+        self.events.stopped = None
+        try:
+            yield
+        except Exception as error:
+            self.events.stopped = str(error)
+            raise
+        finally:
+            context["ti"].xcom_push(key=PROBLEMS, value=self.events.problems())
 
     def _keep_artifacts(self, project_dir: str, context, **_) -> None:
         artifacts.keep(project_dir, self.profile_config, context["ti"])
@@ -142,8 +161,7 @@ class DbtNode(BaseOperator):
             return None
         dbt = self.dag.get_task(self.build).prepare_for_execution()
         dbt.render_template_fields(context)
-        dbt.events.nodes.clear()
-        with build_lock(dbt.profile_config, ti, alone=False):
+        with dbt.leaving_problems(context), build_lock(dbt.profile_config, ti, alone=False):
             if self.checks_freshness:
                 dbt.check_freshness(context, self.nodes)
             else:

@@ -201,6 +201,9 @@ def reduce(known: dict) -> dict:
     selector}, and `test`: {its tests: selector}. A test on sources alone is under its first source,
     one that reads nothing under itself. `reads` has all that the tests under an id read, and
     `freshness` each source that has thresholds for it, by its id, as {itself: selector}.
+
+    `owners` has, by unique id, who owns a node: its meta.owner, else its group's or exposures'
+    owner. A test has that of what it is shown at.
     """
     tests = {k: n for k, n in known["nodes"].items() if n["resource_type"] == "test"}
     built = {k: n for k, n in known["nodes"].items() if n["resource_type"] in BUILT}
@@ -237,6 +240,7 @@ def reduce(known: dict) -> dict:
         "metadata": known["metadata"],
         "nodes": small,
         "selectors": known.get("selectors", {}),
+        "owners": _owners(known, owners),
         "tasks": {
             **tasks,
             "reads": {owner: sorted(parents) for owner, parents in reads.items()},
@@ -252,6 +256,30 @@ def reduce(known: dict) -> dict:
 def _has_thresholds(freshness: dict) -> bool:
     limits = (freshness.get("warn_after"), freshness.get("error_after"))
     return any(limit and limit["count"] is not None for limit in limits)
+
+
+def _owners(known: dict, shown_at: dict[str, list[str]]) -> dict[str, str]:
+    def name(owner: dict) -> str:
+        return owner.get("name") or owner["email"]
+
+    groups = {group["name"]: name(group["owner"]) for group in known["groups"].values()}
+    exposed = defaultdict(set)
+    for exposure in known["exposures"].values():
+        for node in exposure["depends_on"]["nodes"]:
+            exposed[node].add(name(exposure["owner"]))
+    owners = {}
+    for unique_id, node in {**known["sources"], **known["nodes"]}.items():
+        found = [
+            (node["config"].get("meta") or node.get("meta") or {}).get("owner"),
+            groups.get(node["config"].get("group")),
+            ", ".join(sorted(exposed[unique_id])),
+        ]
+        if owner := next(filter(None, found), None):
+            owners[unique_id] = str(owner)
+    for test, shown in shown_at.items():
+        if test not in owners and (owner := owners.get(next(iter(shown), None))):
+            owners[test] = owner
+    return owners
 
 
 def _selector(node: dict) -> str:

@@ -16,6 +16,8 @@ from jinja2 import Template
 # {"green": {task id: {"start", "end", "note"}}, "failed": [task ids]};
 # and what is left to the tasks: {task id: [outcome, lines]}.
 TOLD, LEFT = "told", "left"
+# Of every task that ran dbt, for include/alerts.py: what Events.problems returns.
+PROBLEMS = "problems"
 # Between two looks at what dbt has built. Each time it tells costs the API server two requests.
 SECONDS = 1
 # Characters that Airflow keeps of a note.
@@ -99,6 +101,8 @@ class Teller:
     def _leave(self, outcomes: dict[str, list]) -> None:
         self.left |= outcomes
         self.ti.xcom_push(key=LEFT, value=self.left)
+        # Now, as a build that is killed says nothing in the end.
+        self.ti.xcom_push(key=PROBLEMS, value=self.events.problems())
 
     def _tell(self, api: httpx.Client) -> None:
         if not (self.green or self.failed):

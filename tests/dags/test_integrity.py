@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from cosmos import DbtDag
 
+from include.alerts import alert
 from include.dbt_build import add_dbt_build, cosmos_args
 from tests.conftest import HOME, ROOT
 from tests.dags.checks import built_twice, misnamed, problems
@@ -75,6 +76,7 @@ def good_dag(**changes) -> DAG:
         "tags": ["tag"],
         "start_date": datetime(2026, 1, 1),
         "default_args": {"owner": "team", "retries": 1},
+        "on_failure_callback": alert,
         **changes,
     }
     with DAG(**arguments) as dag:
@@ -96,6 +98,7 @@ def test_a_good_dag_has_no_problem():
         ({"catchup": True}, {"warehouse"}, "catchup"),
         ({"default_args": {"retries": 1}}, {"warehouse"}, "no owner"),
         ({"default_args": {"owner": "team"}}, {"warehouse"}, "no retries"),
+        ({"on_failure_callback": None}, {"warehouse"}, "nobody hears"),
         ({}, {"another"}, "no connection warehouse"),
     ],
 )

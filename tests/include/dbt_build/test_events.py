@@ -47,6 +47,20 @@ def test_each_status_has_its_outcome(status, outcome):
     assert events.outcome([NODE, "model.p.b"]) == (None if outcome == "success" else outcome)
 
 
+@pytest.mark.parametrize(
+    ("status", "named"),
+    [("warn", True), ("fail", True), ("runtime error", True), ("pass", False), ("skipped", False)],
+)
+def test_what_failed_or_warned_is_a_problem(status, named):
+    events = Events()
+    for event in (start(), finish(status, "said")):
+        events.hear(event)
+    problem = {"node": NODE, "status": status, "message": "said", "failures": 0}
+    assert events.problems() == ([problem] if named else [])
+    events.stopped = "no such host"
+    assert events.problems()[-1]["message"] == "no such host"
+
+
 def test_a_batch_does_not_end_its_model():
     events = Events()
     for event in (start(), start(), finish("success"), start(), finish("error", "batch 2")):

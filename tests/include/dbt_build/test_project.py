@@ -181,6 +181,41 @@ def test_a_test_of_two_models_is_shown_at_the_last_and_waits_for_both(second):
     assert waits == {"dbt_build", "all_of_it.run", "base.run", "apart_run"}
 
 
+OWNED = {
+    "models/owners.yml": """
+        groups:
+          - {name: finance, owner: {name: Finance, email: finance@example.com}}
+        models:
+          - {name: by_meta, config: {meta: {owner: me}, group: finance}}
+          - name: by_group
+            config: {group: finance}
+            columns: [{name: id, data_tests: [unique]}]
+          - {name: by_exposures}
+        exposures:
+          - {name: one, type: dashboard, owner: {name: Sales}, depends_on: [ref('by_exposures')]}
+          - name: two
+            type: dashboard
+            owner: {email: ads@example.com}
+            depends_on: [ref('by_exposures'), ref('by_meta')]
+    """,
+    **{f"models/by_{what}.sql": "select 1 as id" for what in ("meta", "group", "exposures")},
+    "tests/one_of_a_group.sql": "select * from {{ ref('by_group') }} where id > 1",
+}
+
+
+def test_each_node_has_its_owner(second):
+    write(second, OWNED)
+    owners = project.json.loads(manifest_path(prepare()).read_text())["owners"]
+    known = {unique_id.split(".")[2]: owner for unique_id, owner in owners.items()}
+    assert known == {
+        "by_meta": "me",
+        "by_group": "Finance",
+        "unique_by_group_id": "Finance",
+        "one_of_a_group": "Finance",
+        "by_exposures": "Sales, ads@example.com",
+    }
+
+
 TRAPS = {
     # A model named as its project, as a folder beside it, as a test and as a part of another name.
     "models/second.sql": "select 1 as id",

@@ -6,11 +6,13 @@ from airflow.sdk import DAG, Param, task
 from cosmos import DbtDag, DbtTaskGroup
 
 from include.dbt_build import add_dbt_build, cosmos_args
+from include.defaults import DAG_DEFAULTS
 
 ARGS = {
+    **DAG_DEFAULTS,
     "schedule": None,
     "start_date": datetime(2026, 1, 1),
-    "default_args": {"retries": 1, "retry_delay": timedelta(seconds=1)},
+    "default_args": {"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=1)},
     "max_active_runs": 1,
     "params": {
         "start": Param("2026-01-01", type="string"),
