@@ -198,12 +198,12 @@ def without_rows(message: str) -> str:
     Postgres does so in lines that follow its first, as DETAIL, and at that one's end, as in
     `invalid input syntax for type integer: "..."`; others in single quotes.
     """
-    if re.match("(dbt failed: )?(Database|Runtime) Error", message):
-        # dbt's own line, and the first of the database.
-        message = "\n".join(message.splitlines()[:2])
-        message = re.sub(r': ".*', ': "..."', message)
-        message = re.sub("'.*'", "'...'", message)
-    return message
+    # Up to dbt's own line, and the first of the database.
+    if found := re.search(r"(Database|Runtime) Error.*\n", message):
+        first = message[found.end() :].partition("\n")[0]
+        first = re.sub(r': ".*', ': "..."', first)
+        message = message[: found.end()] + re.sub("'.*'", "'...'", first)
+    return re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]
 
 
 def _owners(builds) -> dict[str, str]:

@@ -34,6 +34,12 @@ from include import alerts
             'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
             'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
         ),
+        # Of a dbt apart, the end of what it printed.
+        (
+            "dbt ended with code 2: Running\nDatabase Error\n  it's full\n  DETAIL:  Key (id)=(5)",
+            "dbt ended with code 2: Running\nDatabase Error\n  it's full",
+        ),
+        ("no insert\nDETAIL:  Key (id)=(5)", "no insert"),
         # Only what a database says can hold a value.
         ("Compilation Error in model d\n  'x' is undefined", None),
         ("Got 3 results, configured to fail if != 0", None),
