@@ -67,7 +67,7 @@ psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
 dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select my_model"
 	@$(PYTHON) -m local dbt $(ARGS)
 
-backfill: $(VENV)/installed ## Run the DAG for each day; FROM=2026-03-01 TO=2026-03-07
+backfill: $(VENV)/installed ## Run the DAG for each day, or what is missing of them; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"
 
 # Python's own venv first, so that git, make and Python are all that a machine needs.
