@@ -79,7 +79,7 @@ docs: $(VENV)/installed ## Make the docs of all dbt projects as pages, in .local
 report: $(VENV)/installed ## Show the runs of dbt over time: the slowest nodes, what fails most
 	@$(PYTHON) -m local report
 
-backfill: $(VENV)/installed ## Run the DAG for each day; FROM=2026-03-01 TO=2026-03-07
+backfill: $(VENV)/installed ## Run the DAG for each day, or what is missing of them; FROM=2026-03-01 TO=2026-03-07
 	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"
 
 # Python's own venv first, so that git, make and Python are all that a machine needs.

@@ -3,9 +3,11 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from datetime import date, datetime
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from zoneinfo import ZoneInfo
 
 from rich.table import Table
@@ -34,7 +36,8 @@ from local.settings import (
 
 
 def start(args) -> None:
-    running = airflow.port_in_use()
+    # Without its database none of Airflow's processes goes on for long.
+    running = airflow.port_in_use() if postgres.is_running() else None
     port = running or PORT
     if DEPLOYMENT:
         deployment.require_usable()
@@ -84,7 +87,14 @@ def standalone(args) -> None:
     """Prepare what `astro dev start --standalone` lacks, since it builds no image."""
     start_warehouse(args)
     prepare_projects()
-    settings = {**shared_settings(), **machine_settings()}
+    settings = {
+        **shared_settings(),
+        **machine_settings(),
+        # `airflow standalone` starts two servers for logs, which would listen on every address; no
+        # setting leaves them out, but no port keeps them from it. The files are read without them.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "-1",
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "-1",
+    }
     lines = [f"{name}={value}" for name, value in settings.items()]
     # The CLI reads one file only, and of two lines with the same name the last.
     own = ROOT / ".env"
@@ -100,12 +110,13 @@ def backfill(args) -> None:
     first, last = day("FROM", args.first), day("TO", args.last)
     if first > last:
         raise Failure(f"FROM={first} is after TO={last}.")
+    zone = ZoneInfo(OWN["timezone"])
+    if last > datetime.now(zone).date():
+        raise Failure(f"TO={last} is in the future.")
     api = pipeline.Api(airflow.require_running())
     # The scheduler only works off the runs of a DAG that is not paused.
     pipeline.unpause(api, OWN["dag"])
-    zone = ZoneInfo(OWN["timezone"])
-    for run_id in pipeline.backfill(api, OWN["dag"], first, last, zone):
-        pipeline.follow(api, OWN["dag"], run_id)
+    pipeline.backfill(api, OWN["dag"], first, last, zone)
 
 
 def prepare_projects() -> None:
@@ -230,13 +241,26 @@ def main() -> None:
     backfill_command.add_argument("last")
 
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_ports()
         args.function(args)
     except Failure as failure:
         sys.exit(f"error: {failure}")
+    except OSError as error:
+        # Of this machine and not of this code: a full disk, a folder of another user.
+        if error.errno not in (ENOSPC, EDQUOT, EROFS, EACCES, EPERM):
+            raise
+        sys.exit(f"error: {error.strerror}: {error.filename or HOME}")
     except KeyboardInterrupt:
-        sys.exit("Interrupted. What was started goes on running; `make stop` ends it.")
+        sys.exit(f"Interrupted. {what_runs()}")
+
+
+def what_runs() -> str:
+    running = {"Airflow": airflow.port_in_use(), "Postgres": postgres.is_running()}
+    if names := " and ".join(name for name, runs in running.items() if runs):
+        return f"Still running: {names}; `make stop` ends it."
+    return "Nothing runs."
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import json
 import socket
 import subprocess
 import time
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
 
 import httpx
 import psutil
@@ -13,6 +15,12 @@ from local.progress import console, live
 from local.settings import BIN, HOME, LOGS, ROOT, Failure
 
 STATE = HOME / "airflow.json"
+# In the environment of all that the runner starts, and so of all that these start.
+MARK = {
+    "LOCAL_RUNNER": str(HOME),
+    # A process that gives itself a title writes it over its environment otherwise.
+    "SPT_NOENV": "1",
+}
 
 # Their log servers would listen on every address, and the API server reads the files itself.
 COMPONENTS = {
@@ -87,10 +95,13 @@ def start(port: str, env: dict[str, str], deployment: str | None = None) -> None
 
 def launch(name: str, command: list, env: dict[str, str]) -> tuple[int, float]:
     """Start a component; return its pid and when that was given to it."""
-    with (LOGS / f"{name}.log").open("w") as log:
+    path = LOGS / f"{name}.log"
+    # To another name, under which a process that still writes to it goes on.
+    RotatingFileHandler(path, backupCount=3, delay=True).doRollover()
+    with path.open("a") as log:
         process = subprocess.Popen(
             command,
-            env=env,
+            env=env | MARK,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -101,18 +112,20 @@ def launch(name: str, command: list, env: dict[str, str]) -> tuple[int, float]:
 
 
 def stop() -> None:
-    """End every component and all that it started."""
-    state = _state()
-    if state is None:
-        return
-    components = _processes(state)
+    """End every component and all that it started, also what outlived a component."""
+    components = _processes(_state() or {"processes": {}})
     # After the others: a Celery worker without its Redis would not end.
     redis = [components.pop("redis")] if "redis" in components else []
-    console.print("Stopping Airflow")
+    if _marked():
+        console.print("Stopping Airflow")
     with live():
         end([*components.values()])
         end(redis)
-    STATE.unlink()
+        # The workers of a scheduler that was killed hold its session of the database, and so the
+        # locks of that. The `dbt build` of one must not go on beside its repetition.
+        while left := _marked():
+            _kill(left)
+    STATE.unlink(missing_ok=True)
 
 
 def end(components: list[psutil.Process]) -> None:
@@ -121,9 +134,20 @@ def end(components: list[psutil.Process]) -> None:
     for process in components:
         process.terminate()
     _, alive = psutil.wait_procs(everything, timeout=15)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _kill(alive)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
+
+
+def _marked() -> list[psutil.Process]:
+    """Return all processes that the runner has started here, and all that these started."""
+    known = psutil.process_iter(["environ"])
+    return [p for p in known if MARK.items() <= (p.info["environ"] or {}).items()]
 
 
 def _wait_until_healthy(state: dict) -> None:
@@ -159,7 +183,11 @@ def _key(component: str) -> str:
 
 
 def _state() -> dict | None:
-    return json.loads(STATE.read_text()) if STATE.exists() else None
+    try:
+        return json.loads(STATE.read_text())
+    # There is none, or the disk was full when it was written.
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _processes(state: dict) -> dict[str, psutil.Process]:

@@ -1,6 +1,7 @@
 """Runs of the DAGs: triggered and followed through Airflow's REST API."""
 
-from datetime import UTC, date, datetime, time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic, sleep
 from zoneinfo import ZoneInfo
 
@@ -35,6 +36,10 @@ class Api:
             # A run that is being made can't be read yet.
             sleep(1)
             answer = self._client.request(method, path, **kwargs)
+        if answer.status_code == httpx.codes.CONFLICT and path.endswith("/dagRuns"):
+            raise Failure(
+                "A run of this DAG has that logical date already: clear that one instead."
+            )
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else {}
@@ -129,8 +134,21 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     Raises:
         Failure: the run failed.
     """
-    path = f"/dags/{dag_id}/dagRuns/{run_id}"
     console.print(f"[bold]{dag_id}[/bold] {run_id}")
+    run, failed = _until_ended(api, dag_id, run_id, _print_task)
+    if run["state"] == "failed":
+        raise Failure(
+            f"{dag_id} failed in {', '.join(failed) or 'no task'}: read the task's log on "
+            f"{api.url}/dags/{dag_id}/runs/{run_id}"
+        )
+    console.print(f"[green]success[/green]  {dag_id} in {run['duration']:.0f} s\n")
+
+
+def _until_ended(
+    api: Api, dag_id: str, run_id: str, told: Callable[[dict], None] = lambda task: None
+) -> tuple[dict, list[str]]:
+    """Wait for a run's end, and tell of each task as it ends; return the run and what failed."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}"
     shown, failed = set(), []
     with live() as show:
         while True:
@@ -141,44 +159,122 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
                 key = (task["task_id"], task["map_index"])
                 if task["state"] in FINISHED and key not in shown:
                     shown.add(key)
-                    _print_task(task)
+                    told(task)
                     if task["state"] == "failed":
                         failed.append(task["task_id"])
             if run["state"] in ("success", "failed"):
-                break
+                return run, failed
             active = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred")]
             show(f"{len(shown)} of {len(tasks)} tasks done, now: {', '.join(active[:3]) or '-'}")
             sleep(0.5)
-    if run["state"] == "failed":
+
+
+def backfill(api: Api, dag_id: str, first: date, last: date, zone: ZoneInfo) -> None:
+    """Run each day in [first, last] anew, and print a line for each as it ends.
+
+    Of days whose last backfill was cut off or had failures, only what is missing runs.
+
+    Raises:
+        Failure: a day failed, or the backfill was interrupted; or another one runs.
+    """
+    days = (first, last)
+    try:
+        active = _active_backfill(api, dag_id, zone)
+        if active and _days(active, zone) != days:
+            raise Failure(
+                f"A backfill of {' to '.join(map(str, _days(active, zone)))} goes on: "
+                "the same dates follow it, and Ctrl-C then ends it."
+            )
+        if active:
+            console.print("This backfill runs already")
+        else:
+            _start_backfill(api, dag_id, days, zone)
+        _follow_days(api, dag_id, days, zone)
+    except KeyboardInterrupt:
+        if active := _active_backfill(api, dag_id, zone):
+            api("PUT", f"/backfills/{active['id']}/cancel")
         raise Failure(
-            f"{dag_id} failed in {', '.join(failed) or 'no task'}: read the task's log on "
-            f"{api.url}/dags/{dag_id}/runs/{run_id}"
-        )
-    console.print(f"[green]success[/green]  {dag_id} in {run['duration']:.0f} s\n")
+            "Interrupted, and so the backfill has ended: a day that runs already goes on. "
+            "The same command runs what is missing."
+        ) from None
 
 
-def backfill(api: Api, dag_id: str, first: date, last: date, zone: ZoneInfo) -> list[str]:
-    """Start a run for each day in [first, last], and return their ids in the days' order."""
-    first, last = (datetime.combine(day, time.min, zone).isoformat() for day in (first, last))
-    interval = {"from_date": first, "to_date": last}
+def _active_backfill(api: Api, dag_id: str, zone: ZoneInfo) -> dict | None:
+    with live("waiting for the end of the last backfill"):
+        while True:
+            known = api.all("/backfills", "backfills", dag_id=dag_id)
+            # Airflow allows one of a DAG.
+            active = next((one for one in known if not one["completed_at"]), None)
+            if active is None or _unfinished(_runs(api, dag_id, _days(active, zone), zone)):
+                return active
+            # The scheduler looks every half minute whether one has ended.
+            sleep(1)
+
+
+def _start_backfill(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> None:
+    known = api.all("/backfills", "backfills", dag_id=dag_id)
+    again = any(_days(one, zone) == days for one in known) and any(
+        run["state"] == "failed" for run in _runs(api, dag_id, days, zone)
+    )
+    if again:
+        console.print("Only what the last backfill of these days lacks")
+    first, last = _midnights(days, zone)
     api(
         "POST",
         "/backfills",
         json={
             "dag_id": dag_id,
-            **interval,
-            "reprocess_behavior": "completed",
+            "from_date": first,
+            "to_date": last,
+            "reprocess_behavior": "failed" if again else "completed",
             "max_active_runs": 1,
         },
     )
-    runs = api.all(
-        f"/dags/{dag_id}/dagRuns",
-        "dag_runs",
-        logical_date_gte=interval["from_date"],
-        logical_date_lte=interval["to_date"],
-        order_by="logical_date",
-    )
-    return [run["dag_run_id"] for run in runs]
+
+
+def _midnights(days: tuple[date, date], zone: ZoneInfo) -> list[str]:
+    return [datetime.combine(day, time.min, zone).isoformat() for day in days]
+
+
+def _day(text: str, zone: ZoneInfo) -> date:
+    return datetime.fromisoformat(text).astimezone(zone).date()
+
+
+def _days(backfill: dict, zone: ZoneInfo) -> tuple[date, date]:
+    return _day(backfill["from_date"], zone), _day(backfill["to_date"], zone)
+
+
+def _runs(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> list[dict]:
+    first, last = _midnights(days, zone)
+    dates = {"logical_date_gte": first, "logical_date_lte": last}
+    return api.all(f"/dags/{dag_id}/dagRuns", "dag_runs", **dates, order_by="logical_date")
+
+
+def _unfinished(runs: list[dict]) -> list[dict]:
+    return [run for run in runs if run["state"] not in ("success", "failed")]
+
+
+def _follow_days(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> None:
+    waiting = _unfinished(_runs(api, dag_id, days, zone))
+    failed, begun = [], monotonic()
+    for number, run in enumerate(waiting, start=1):
+        run, _ = _until_ended(api, dag_id, run["dag_run_id"])
+        # Its id names the end of the day, when the run was due.
+        day = _day(run["logical_date"], zone)
+        if run["state"] == "failed":
+            failed.append(str(day))
+        left = (monotonic() - begun) / number * (len(waiting) - number)
+        console.print(
+            f"[{COLOURS.get(run['state'], 'red')}]{run['state']:8}[/]  {day}"
+            f"{run['duration']:7.0f} s  {run['dag_run_id']}  "
+            f"{number} of {len(waiting)}, {timedelta(seconds=round(left))} left",
+            soft_wrap=True,
+        )
+    if failed:
+        raise Failure(
+            f"{dag_id} failed for {', '.join(failed)}: read the tasks' logs on "
+            f"{api.url}/dags/{dag_id}/runs; the same command again runs only these."
+        )
 
 
 def _print_task(task: dict) -> None:

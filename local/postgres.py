@@ -9,7 +9,10 @@ import pwd
 import shutil
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, kept_secrets
 
@@ -26,7 +29,9 @@ USER = "pgserver" if os.geteuid() == 0 else None
 
 
 def is_running() -> bool:
-    return DATA.is_dir() and _run("pg_ctl", "status", "-D", DATA, check=False).returncode == 0
+    # Not by `pg_ctl status`, which takes any process for the server that has got its pid.
+    pids = {str(process.pid) for process in _processes()}
+    return bool(pids) and (DATA / "postmaster.pid").read_text().split()[0] in pids
 
 
 def port_in_use() -> str:
@@ -43,7 +48,14 @@ def start() -> None:
         _create(new)
         new.rename(DATA)
     _allow_user(DATA)
-    options = f"-p {WAREHOUSE_PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+    _end_orphans()
+    # It says nothing any more, and keeps the server from starting if another process has its pid.
+    (DATA / "postmaster.pid").unlink(missing_ok=True)
+    options = (
+        f"-p {WAREHOUSE_PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        # What a client that was killed had begun ends a second later, not when it is done.
+        " -c client_connection_check_interval=1s"
+    )
     log = DATA / "server.log"
     started = _run("pg_ctl", "start", "-w", "-D", DATA, "-l", log, "-o", options, check=False)
     if started.returncode:
@@ -53,6 +65,7 @@ def start() -> None:
 def stop() -> None:
     if is_running():
         _run("pg_ctl", "stop", "-w", "-m", "fast", "-D", DATA)
+    _end_orphans()
 
 
 def psql(*args: str) -> int:
@@ -101,6 +114,21 @@ def _create(data: Path) -> None:
         f"revoke connect on database {conn['conn_schema']} from public;",
     ]
     _run("postgres", "--single", "-D", data, "postgres", input="\n".join(statements) + "\n")
+
+
+def _processes() -> list[psutil.Process]:
+    """Return the server's processes. They name it by their folder, whatever became of the first."""
+    known = psutil.process_iter(["name", "cwd"])
+    return [p for p in known if p.info == {"name": "postgres", "cwd": str(DATA)}]
+
+
+def _end_orphans() -> None:
+    """End what a server that was killed has left: no other starts beside it."""
+    orphans = _processes()
+    for process in orphans:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(orphans, timeout=5)
 
 
 def _allow_user(data) -> None:

@@ -90,6 +90,8 @@ def machine_settings() -> dict[str, str]:
         # A new DAG file and an edited dbt project show within half a minute, not after five.
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
+        # What ran when a scheduler was ended runs again half a minute later, not five minutes.
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
         # The default of 32 processes would only wait for each other on a laptop. Half as many make
         # the scheduler look for work twice as often.
         "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),

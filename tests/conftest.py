@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,6 @@ OWN = {
     ),
     # For test_kills.py, not to wait for minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
     # Without a place for the docs no task makes them.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
@@ -180,6 +180,22 @@ def started(projects) -> subprocess.CompletedProcess:
     yield local("start")
     stopped = local("stop")
     assert stopped.returncode == 0, stopped.stderr
+    assert running_in(HOME) == []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    # A container's first process may leave the dead unburied.
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def running_in(home: Path) -> list[psutil.Process]:
+    """Return what the runner's commands have started for this LOCAL_HOME and not ended."""
+
+    def belongs(process: psutil.Process) -> bool:
+        environ, cwd = process.info["environ"] or {}, process.info["cwd"]
+        return environ.get("LOCAL_RUNNER") == str(home) or cwd == f"{home}/postgres"
+
+    return [p for p in psutil.process_iter(["environ", "cwd"]) if belongs(p)]
 
 
 @contextmanager
@@ -207,6 +223,7 @@ def started_apart(
     finally:
         stopped = local("stop", env=env, root=root)
     assert stopped.returncode == 0, stopped.stderr
+    assert running_in(folder) == []
 
 
 @pytest.fixture(scope="session")
@@ -218,9 +235,12 @@ def api(started):
     return Api(os.environ["PORT"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_warehouse(started):
-    """A connection to the warehouse of the shared Airflow, as the role that dbt uses."""
+    """A connection to the warehouse of the shared Airflow, as the role that dbt uses.
+
+    Of each module, as one of them kills the server.
+    """
     from local.settings import dbt_env
 
     with connect(dbt_env()) as connection:

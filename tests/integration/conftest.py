@@ -3,6 +3,6 @@
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def warehouse(running_warehouse):
     return running_warehouse

@@ -1,14 +1,16 @@
 """What a run comes to when a process that it needs is killed in the middle of it."""
 
 import json
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, connect, is_alive, local, wait_until
 
 if HAS_POSTGRES:
+    from local.settings import dbt_env
     from tests.integration.states import States
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
@@ -16,9 +18,12 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 BUILD = "dbt_build"
 
 
-@pytest.fixture(scope="module")
-def states(api, warehouse):
-    return States(api, warehouse)
+@pytest.fixture
+def states(api):
+    # A connection for each test, as one of them kills Postgres.
+    states = States(api, connect(dbt_env()))
+    yield states
+    states.warehouse.close()
 
 
 @pytest.fixture
@@ -65,8 +70,35 @@ def test_a_killed_worker_with_its_task(states, running):
     assert states.tasks()[BUILD]["try_number"] == 2
 
 
-def test_a_killed_scheduler(states, running):
-    replace("scheduler", kill=True)
+def components() -> dict[str, psutil.Process]:
+    state = json.loads(Path(HOME, "airflow.json").read_text())
+    return {name: psutil.Process(pid) for name, (pid, _) in state["processes"].items()}
+
+
+@pytest.mark.engine
+def test_start_after_a_killed_scheduler(states, running):
+    scheduler = components()["scheduler"]
+    workers = scheduler.children()
+    scheduler.kill()
+    started = local("start")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert [process for process in [*workers, running] if is_alive(process)] == []
+    assert ends_green_with_each_model_built_once(states)
+
+
+@pytest.mark.engine
+def test_start_after_all_were_killed(states, running):
+    postmaster = int(Path(HOME, "postgres", "postmaster.pid").read_text().split()[0])
+    tops = [*components().values(), psutil.Process(postmaster)]
+    everything = [*tops, *(child for top in tops for child in top.children(recursive=True))]
+    # The server's own processes end by themselves, and a statement goes on until it is over.
+    for process in everything:
+        if process.ppid() != postmaster:
+            process.kill()
+    started = local("start")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert [process for process in everything if is_alive(process)] == []
+    states.warehouse = connect(dbt_env())
     assert ends_green_with_each_model_built_once(states)
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port, wait_until
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -101,9 +101,6 @@ def shell(clone):
         "PATH": os.environ["PATH"],
         "TMPDIR": str(temporary),
         "WAREHOUSE_PORT": free_port(),
-        # `airflow standalone` serves logs on these as well, and knows no way not to.
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
     }
     runner = [sys.executable, "-m", "local"]
     subprocess.run([*runner, "standalone"], cwd=clone, env=shell, check=True)
@@ -160,10 +157,27 @@ def test_the_plugins_are_loaded(standalone):
     assert plugins >= {"dbt_build_api", "cosmos"}
 
 
-def test_only_this_machine_reaches_airflow(standalone):
-    addresses = {
-        connection.laddr.ip
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == standalone.port
+def test_only_this_machine_reaches_what_listens(standalone):
+    everything = [standalone.process, *standalone.process.children(recursive=True)]
+    listening = {
+        connection.laddr
+        for process in everything
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
     }
-    assert addresses == {"127.0.0.1"}
+    assert listening == {("127.0.0.1", standalone.port)}
+
+
+def test_a_running_tasks_log_is_read_without_a_server_for_logs(standalone):
+    from local.settings import OWN
+
+    runs = f"/dags/{OWN['dag']}/dagRuns"
+    run_id = standalone.api("POST", runs, json={"logical_date": None})["dag_run_id"]
+    task = f"{runs}/{run_id}/taskInstances/dbt_build"
+    wait_until(lambda: standalone.api("GET", task)["state"] == "running", seconds=120)
+
+    def says_something() -> bool:
+        events = [line["event"] for line in standalone.api("GET", f"{task}/logs/1")["content"]]
+        return any("dbt" in event for event in events)
+
+    wait_until(says_something, seconds=30)

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, connect, free_port, local
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port, is_alive, local, running_in
 
 pytestmark = pytest.mark.skipif(
     not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"
@@ -68,6 +69,7 @@ def taken_port():
         ("backfill FROM=2026-03-01 TO=2026-W10-1", "TO=2026-W10-1 is no date"),
         ("backfill FROM=2026-03-01", "TO= is no date"),
         ("backfill TO=2026-03-01", "FROM= is no date"),
+        ("backfill FROM=2026-03-01 TO=2999-01-01", "TO=2999-01-01 is in the future"),
         ("backfill FROM=2026-03-01 TO=2026-03-01", "Airflow is not running"),
         ("logs", "There are no logs yet"),
     ],
@@ -118,13 +120,47 @@ def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
     assert not (tmp_path / ".local").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_named():
+    code, lines = run(sys.executable, "-m", "local", "warehouse", LOCAL_HOME="/sys/local")
+    assert code == 1
+    assert lines == ["error: Operation not permitted: /sys/local"]
+
+
+def test_a_full_disk_is_named(postgres):
+    file = Path(postgres["LOCAL_HOME"], "standalone.env")
+    file.symlink_to("/dev/full")
+    code, lines = run(sys.executable, "-m", "local", "standalone", **postgres)
+    file.unlink()
+    assert code == 1
+    assert lines == [f"error: No space left on device: {postgres['LOCAL_HOME']}"]
+
+
+def test_an_interrupted_start_ends_airflow_and_says_what_still_runs():
+    home = HOME / "interrupted"
+    own = {"LOCAL_HOME": str(home), "PORT": free_port(), "WAREHOUSE_PORT": free_port()}
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "local", "start"],
+        cwd=ROOT,
+        env={**os.environ, **own},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while "Starting Airflow" not in (line := begun.stdout.readline()):
+            assert line
+        begun.send_signal(signal.SIGTERM)
+        said = begun.communicate(timeout=60)[1]
+        assert said == "Interrupted. Still running: Postgres; `make stop` ends it.\n"
+        assert begun.returncode == 1
+        assert running_in(home) != []
+    finally:
+        local("stop", env=own)
+    assert running_in(home) == []
+
+
 def test_stop_is_content_when_nothing_runs(make):
     assert make("stop") == (0, [])
-
-
-def is_alive(process: psutil.Process) -> bool:
-    # A container's first process may leave the dead unburied.
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def server(postgres) -> psutil.Process:
