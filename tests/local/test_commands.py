@@ -126,6 +126,7 @@ def test_a_place_that_cannot_be_written_to_is_named():
     assert lines == ["error: Operation not permitted: /sys/local"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named(postgres):
     file = Path(postgres["LOCAL_HOME"], "standalone.env")
     file.symlink_to("/dev/full")
@@ -135,6 +136,7 @@ def test_a_full_disk_is_named(postgres):
     assert lines == [f"error: No space left on device: {postgres['LOCAL_HOME']}"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_start_ends_airflow_and_says_what_still_runs():
     home = HOME / "interrupted"
     own = {"LOCAL_HOME": str(home), "PORT": free_port(), "WAREHOUSE_PORT": free_port()}

@@ -10,7 +10,11 @@ import pytest
 
 from tests.conftest import HAS_POSTGRES, ROOT, connect, is_alive, local, wait_until
 
-pytestmark = pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/")
+pytestmark = [
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/"),
+    pytest.mark.slow,
+    pytest.mark.engine,
+]
 
 BUSY = "do $$ begin loop end loop; end $$"
 
