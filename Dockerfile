@@ -7,6 +7,9 @@ ENV AIRFLOW__CORE__LOAD_EXAMPLES=False
 # dbt's target, which decides where a deployment writes: prod to schemas named after the project,
 # any other to `<target>_<project>`. A deployment's own variable wins.
 ENV DBT_TARGET=prod
+# From Airflow 3.4 on, which would else make a run for each event of an asset: those that wait for
+# a DAG start it once, as before.
+ENV AIRFLOW__SCHEDULER__BATCH_ASSET_EVENTS=True
 ENV AIRFLOW__COSMOS__ENABLE_TELEMETRY=False
 # Airflow 3 has no other way; unset, every task warns that it is used.
 ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True

@@ -46,6 +46,11 @@ def figures_of(rows: list[dict]) -> Counter:
     return Counter({key: value for key, value in figures.items() if value})
 
 
+def reported(figures: Counter) -> dict:
+    """Return of some figures those that carrier_performance_daily has."""
+    return {key: value for key, value in figures.items() if key[1] != "departure_delay"}
+
+
 def figures_in(warehouse, query: str, day: date) -> dict:
     """Figures by carrier in a mart on a day, from the columns after the first, without zeros."""
     cursor = warehouse.execute(query, [day])
