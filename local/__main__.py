@@ -179,12 +179,8 @@ def clean(args) -> None:
 
 def show(query: str, schema: str) -> None:
     """Print what a query gives, whose tables are those of the schemas that begin with `schema`."""
-    found = """
-        select set_config('search_path', string_agg(quote_ident(nspname), ',' order by 1), false)
-        from pg_namespace where starts_with(nspname, %s)
-    """
     with postgres.connect() as connection:
-        connection.execute(found, [schema])
+        postgres.look_in(connection, schema)
         cursor = connection.execute(query)
         table = Table()
         for column in cursor.description:

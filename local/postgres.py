@@ -97,6 +97,15 @@ def connect():
     )
 
 
+def look_in(connection, schema: str) -> None:
+    """Let a table's name alone mean one in the schemas whose names begin with `schema`."""
+    found = """
+        select set_config('search_path', string_agg(quote_ident(nspname), ',' order by 1), false)
+        from pg_namespace where starts_with(nspname, %s)
+    """
+    connection.execute(found, [schema])
+
+
 def _create(data: Path) -> None:
     conn = connection()
     data.mkdir(parents=True)

@@ -68,6 +68,16 @@ if HAS_POSTGRES:
     os.environ |= shared_settings() | OWN
 
 
+def pytest_collection_modifyitems(items):
+    """Give each test a time limit.
+
+    Not in pyproject.toml: `astro dev parse --standalone` reads that too, without the plugin for it.
+    """
+    for item in items:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Fail the run if a test was skipped where none may be, and remove what the tests made."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -10,7 +10,8 @@ import time
 
 import httpx
 
-from local import pipeline
+from include.target import target_schema
+from local import pipeline, postgres
 from local.settings import OWN, PORT, ROOT, Failure, dbt_env
 from tests.conftest import connect
 
@@ -20,17 +21,18 @@ EDIT_SECONDS = 60
 KEPT_OUT = (".git", ".env", ".local", ".bench", "airflow_settings.yaml", "local", "docs")
 
 
-def in_scheduler(*command: str) -> str:
-    names = subprocess.run(
-        ["docker", "ps", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
-    ).stdout.split()
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
+
+
+def in_image(program: str, *words: str) -> str:
+    """Run a program in the image of the running scheduler, without what is mounted into that."""
+    names = docker("ps", "--format", "{{.Names}}").split()
     scheduler = next((name for name in names if "scheduler" in name), None)
     if scheduler is None:
         raise Failure("No container runs a scheduler: `astro dev start` starts it.")
-    done = subprocess.run(
-        ["docker", "exec", scheduler, *command], capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    image = docker("inspect", "--format", "{{.Image}}", scheduler).strip()
+    return docker("run", "--rm", "--network", "none", "--entrypoint", program, image, *words)
 
 
 def expect(true: bool, what: str) -> None:
@@ -40,10 +42,10 @@ def expect(true: bool, what: str) -> None:
 
 
 def check_image() -> None:
-    expect(in_scheduler("whoami").strip() == "astro", "tasks run as user astro")
-    files = in_scheduler("ls", "-A", "/usr/local/airflow").split()
+    expect(in_image("whoami").strip() == "astro", "tasks run as user astro")
+    files = in_image("ls", "-A", "/usr/local/airflow").split()
     expect(not set(KEPT_OUT) & set(files), f"the image lacks {', '.join(KEPT_OUT)}")
-    parsed = in_scheduler("find", "/usr/local/airflow/cosmos_cache", "-name", "cosmos.json")
+    parsed = in_image("find", "/usr/local/airflow/cosmos_cache", "-name", "cosmos.json")
     expect(OWN["project"] in parsed, "the image holds what its build made of the dbt project")
 
 
@@ -71,6 +73,8 @@ def main() -> None:
         check_image()
         pipeline.run(api, OWN["dag"], OWN["then"])
         with connect(dbt_env()) as warehouse:
+            # The image's DBT_TARGET is prod.
+            postgres.look_in(warehouse, target_schema(OWN["project"], "prod"))
             rows = warehouse.execute(OWN["show"]).fetchall()
             expect(bool(rows), f"the marts have rows, as {rows[:1]}")
         tasks = [api("GET", f"/dags/{dag_id}/tasks") for dag_id in (OWN["dag"], *OWN["then"])]

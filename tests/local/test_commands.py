@@ -1,6 +1,7 @@
 """What the commands say while they work and to a wrong word, and whom their Postgres lets in."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+import yaml
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port, is_alive, local, running_in
 
@@ -103,12 +105,24 @@ def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port
 )
 def test_a_missing_connection_is_named(tmp_path, settings):
     shutil.copytree(ROOT / "local", tmp_path / "local")
+    shutil.copytree(ROOT / "include", tmp_path / "include")
     shutil.copy(ROOT / "local.toml", tmp_path)
     (tmp_path / "airflow_settings.yaml").write_text(settings)
     own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
     code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)
     assert code != 0
     assert lines == ["error: airflow_settings.yaml has no connection 'warehouse': put it back."]
+
+
+def test_containers_have_the_same_connection():
+    override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
+    given = json.loads(override["x-dbt"]["environment"]["AIRFLOW_CONN_WAREHOUSE"])
+    settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
+    [conn] = settings["airflow"]["connections"]
+    assert conn.pop("conn_id") == "warehouse"
+    # The one says login, the other conn_login; the type alone has the same name in both.
+    assert given.pop("conn_type") == conn.pop("conn_type")
+    assert given == {name.removeprefix("conn_"): value for name, value in conn.items()}
 
 
 def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
