@@ -99,5 +99,7 @@ def open_gantt(page: Page, dag_id: str, run_id: str, *task_ids: str) -> list[Loc
 def open_log(page: Page, dag_id: str, run_id: str, task_id: str) -> Locator:
     """Show a task's log in the whole window."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}")
+    # Before it has the lines the page may drop the click.
+    page.get_by_test_id("virtual-scroll-container").wait_for()
     page.get_by_role("button", name="Press f for fullscreen").click()
     return page.get_by_role("dialog").get_by_test_id("virtual-scroll-container")

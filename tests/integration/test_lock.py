@@ -8,7 +8,7 @@ from tests.conftest import HAS_POSTGRES, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
 
 BUILD = "dbt_build"
 
@@ -46,7 +46,6 @@ def test_a_second_build_waits_and_says_for_whom(two):
     assert build_of(first)["end_date"] < started
 
 
-@pytest.mark.slow
 def test_a_killed_build_is_waited_for_no_longer(two):
     first, second = two
     start_while_the_first_builds(first, second)
@@ -56,7 +55,6 @@ def test_a_killed_build_is_waited_for_no_longer(two):
     assert [states.not_green() for states in two] == [{}, {}]
 
 
-@pytest.mark.slow
 def test_a_task_that_builds_its_node_again_waits_too(two):
     first, second = two
     second.broken()

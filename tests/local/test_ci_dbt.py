@@ -88,7 +88,7 @@ def prod(warehouse, postgres, tmp_path_factory) -> Path:
         done = subprocess.run(
             [Path(sys.executable).with_name("dbt"), *words],
             cwd=folder,
-            env={**os.environ, **postgres},
+            env={**os.environ, **postgres, "DBT_TARGET": "prod"},
             capture_output=True,
             text=True,
         )

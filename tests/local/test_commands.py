@@ -135,7 +135,8 @@ def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_to_is_named():
-    code, lines = run(sys.executable, "-m", "local", "warehouse", LOCAL_HOME="/sys/local")
+    own = {"LOCAL_HOME": "/sys/local", "WAREHOUSE_PORT": free_port()}
+    code, lines = run(sys.executable, "-m", "local", "warehouse", **own)
     assert code == 1
     assert lines == ["error: Operation not permitted: /sys/local"]
 
