@@ -78,7 +78,7 @@ def _slowest(tries: list[dict]) -> Table:
     for node, times in sorted(seconds.items(), key=lambda item: -median(item[1]))[:ROWS]:
         told = rows[node] if rows[node] is not None and rows[node] >= 0 else ""
         table.add_row(
-            node, *map(str, (len(times), f"{median(times):.2f}", f"{times[0]:.2f}", told))
+            _name(node), *map(str, (len(times), f"{median(times):.2f}", f"{times[0]:.2f}", told))
         )
     return table
 
@@ -98,12 +98,18 @@ def _worst(tries: list[dict]) -> Table:
             if bad or status in WARN:
                 messages.setdefault(result["unique_id"], result["message"])
     for node in sorted(messages, key=lambda node: counts[node], reverse=True)[:ROWS]:
-        table.add_row(node, *map(str, counts[node]), messages[node].splitlines()[0])
+        table.add_row(_name(node), *map(str, counts[node]), messages[node].splitlines()[0])
     return table
+
+
+def _name(unique_id: str) -> str:
+    """Return a node's kind and name. The id of a test ends with a hash."""
+    kind, _, *names = unique_id.split(".")
+    return f"{kind} {names[0] if kind == 'test' else '.'.join(names)}"
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table

@@ -57,9 +57,9 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
     newest, _, rest = reported.stdout.partition("Slowest nodes")
     assert states.run_id in newest
     worst = rest.partition("What fails or warns most")[2]
-    [row] = [line for line in worst.splitlines() if "model.states.b " in line]
+    [row] = [line for line in worst.splitlines() if "model b " in line]
     assert "division by zero" in row or "Database Error" in row
-    assert "model.states.b" in (HOME / "report.html").read_text()
+    assert "model b" in (HOME / "report.html").read_text()
 
 
 def test_a_project_of_which_nothing_is_kept_is_said(tmp_path):
