@@ -47,15 +47,16 @@ def _tries(place) -> list[dict]:
     """Return what dbt has written of each try, the newest first, with what Airflow calls it."""
     found = []
     for file in place.glob("*/*/*@*/run_results.json"):
-        _, run_id, attempt = file.parent.name.split("@")
+        _, _, attempt = file.parent.name.split("@")
         dag_id, target = file.parent.parent.name, file.parent.parent.parent.name
-        names = {"target": target, "dag": dag_id, "run": run_id, "try": attempt}
-        found.append({**json.loads(file.read_text()), **names})
+        written = json.loads(file.read_text())
+        time = written["metadata"]["generated_at"][:16].replace("T", " ")
+        found.append({**written, "time": time, "target": target, "dag": dag_id, "try": attempt})
     return sorted(found, key=lambda one: one["metadata"]["generated_at"], reverse=True)
 
 
 def _newest(tries: list[dict]) -> Table:
-    names = ("target", "dag", "run", "try")
+    names = ("time", "target", "dag", "try")
     table = _table("Newest tries", *names, "seconds", "good", "warn", "failed", "not run")
     for one in tries[:ROWS]:
         states = [result["status"] for result in one["results"]]

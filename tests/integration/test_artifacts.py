@@ -55,7 +55,7 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
     assert reported.returncode == 0, reported.stderr
     # Of the three tries of this test, or more of others, two failed for b.
     newest, _, rest = reported.stdout.partition("Slowest nodes")
-    assert states.run_id in newest
+    assert states.dag_id in newest
     worst = rest.partition("What fails or warns most")[2]
     [row] = [line for line in worst.splitlines() if "model b " in line]
     assert "division by zero" in row or "Database Error" in row
