@@ -21,20 +21,10 @@ that stays green.
 
 from datetime import date, timedelta
 
-from airflow.sdk import (
-    AsyncCallback,
-    CronDataIntervalTimetable,
-    DeadlineAlert,
-    DeadlineReference,
-    Metadata,
-    Param,
-    dag,
-    task,
-)
+from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
 from cosmos import DbtTaskGroup
 from pendulum import datetime
 
-from include.alerts import deadline_passed
 from include.dbt_build import add_dbt_build, cosmos_args
 from include.defaults import DAG_DEFAULTS
 from include.nyc_flights.archive import TIMEZONE, local_date
@@ -67,11 +57,6 @@ def days_to_build(ti, params) -> dict[str, str]:
     catchup=False,
     max_active_runs=1,
     **DAG_DEFAULTS,
-    # A day's run is queued at midnight: by 07:00 the marts are there, or an alert says that they
-    # are late. From then on, not from the day, so that an old day that is run again is not late.
-    deadline=DeadlineAlert(
-        DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7), AsyncCallback(deadline_passed)
-    ),
     params={
         "full_refresh": Param(
             False, type="boolean", description="Rebuild fct_flights for all days that raw holds."

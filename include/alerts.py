@@ -1,13 +1,16 @@
 """What a team hears of its runs: one message for each that failed, warned, recovered or is late.
 
     DAG(..., on_failure_callback=alert, on_success_callback=alert,
-        deadline=DeadlineAlert(..., callback=AsyncCallback(deadline_passed)))
+        # A day's run is queued at midnight; its marts are late if they are not there by 07:00.
+        deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
+                               AsyncCallback(deadline_passed)))
 
 It goes to whatever the connection `alerts` names, by Airflow's Apprise provider. Without that
 connection nothing is sent. A run stays what it is, whether or not its message could be sent.
 Airflow's dag-processor calls `alert`, in a process that parses the DAG's file, and its triggerer
 calls `deadline_passed`: what they log is in the dag-processor's log of that file, or in the
-triggerer's.
+triggerer's. Airflow 3.3 ends `airflow dags test` of a DAG with a deadline with an error, after all
+its tasks: so no DAG here has one.
 """
 
 import asyncio
