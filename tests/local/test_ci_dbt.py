@@ -179,6 +179,7 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
     assert done.stdout == "Dropped: nothing, there is no schema ci_1_*\n"
 
 
+@pytest.mark.slow
 def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     # Deleted, which the children of a model can't outlive.
     (branch / "models" / "old.sql").unlink()

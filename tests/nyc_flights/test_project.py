@@ -146,6 +146,7 @@ def test_a_flight_gone_from_the_source_is_gone_from_the_facts(built, dbt, wareho
     assert len(before - after) == 1
 
 
+@pytest.mark.slow
 def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
     before = relations(warehouse)
     words = ["dbt", "build", "--select", "+stg_airlines"]

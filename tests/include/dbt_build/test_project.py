@@ -96,6 +96,7 @@ def test_parsing_writes_nothing_into_the_project(second):
     assert {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]} == before
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_parses(second, tmp_path, monkeypatch):
     counted = tmp_path / "calls"
     dbt = tmp_path / "dbt.sh"
