@@ -32,7 +32,8 @@ project = "states"
 def root(api, tmp_path_factory):
     """A clone whose local.toml names the DAG `days`, at the shared Airflow."""
     root = tmp_path_factory.mktemp("root")
-    shutil.copytree(ROOT / "local", root / "local")
+    for folder in ("include", "local"):
+        shutil.copytree(ROOT / folder, root / folder)
     shutil.copy(ROOT / "airflow_settings.yaml", root)
     (root / "local.toml").write_text(SETTINGS)
     wait_for_dags(api, "days")
