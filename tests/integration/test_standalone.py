@@ -143,12 +143,14 @@ def test_the_file_is_private_and_ones_own_lines_win(clone, shell):
 
 
 def test_the_dags_run_green(standalone, shell):
-    from local import pipeline
+    from include.target import target_schema
+    from local import pipeline, postgres
     from local.settings import OWN, dbt_env
 
     pipeline.run(standalone.api, OWN["dag"], OWN["then"])
     assert standalone.api("GET", "/importErrors")["import_errors"] == []
     with connect({**dbt_env(), **shell}) as warehouse:
+        postgres.look_in(warehouse, target_schema(OWN["project"], "prod"))
         assert warehouse.execute(OWN["show"]).fetchall()
 
 
