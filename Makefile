@@ -6,6 +6,8 @@ export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD STATE PR
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
+# Two at a time: a test mostly waits.
+PYTEST = NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers
@@ -41,10 +43,10 @@ standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --s
 	@$(PYTHON) -m local standalone
 
 test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
-	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose -m "$(QUICK_TESTS)" $(ARGS)
+	@$(PYTEST) -m "$(QUICK_TESTS)" $(ARGS)
 
 test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
-	@NO_SKIPS=1 $(PYTHON) -m pytest --verbose $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
 	@PATH="$(abspath $(VENV))/bin:$$PATH" .ci/canary $(ARGS)

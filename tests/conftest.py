@@ -68,20 +68,28 @@ if HAS_POSTGRES:
     os.environ |= shared_settings() | OWN
 
 
-def pytest_collection_modifyitems(items):
-    """Give each test a time limit.
+# First, as pytest-xdist reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Give each test a time limit, and say which of them run one after the other in one process.
 
-    Not in pyproject.toml: `astro dev parse --standalone` reads that too, without the plugin for it.
+    The limit is not in pyproject.toml: `astro dev parse --standalone` reads that too, without the
+    plugin for it.
     """
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
+        if config.pluginmanager.hasplugin("xdist"):
+            # What a session shares would be made once in each process.
+            shared = [name for name in ("started", "postgres") if name in item.fixturenames]
+            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
 def pytest_sessionfinish(session, exitstatus):
     """Fail the run if a test was skipped where none may be, and remove what the tests made."""
+    # A process of pytest-xdist has none.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
+    if reporter and os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)
