@@ -15,8 +15,7 @@ starts, whichever day's run it is.
 
 **When it fails**, open the log of the red task: it says what dbt said about that model or test.
 Mend the cause, then clear that task *with its downstream tasks*: each runs dbt for its own node
-only. Airflow judges a run by its last tasks: one that is cleared alone and fails is red in a run
-that stays green.
+only. So too for `load_day`: cleared alone, it could fail in a run that stays green.
 """
 
 from datetime import date, timedelta

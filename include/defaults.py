@@ -10,11 +10,15 @@ DEFAULT_ARGS = {
     # answer.
     "retries": 1,
     "retry_delay": timedelta(seconds=30),
+    # No statement hangs for ever: then the task is tried again.
+    "execution_timeout": timedelta(hours=2),
 }
 
 # Of a DAG: DAG(**DAG_DEFAULTS, ...).
 DAG_DEFAULTS = {
     "default_args": DEFAULT_ARGS,
+    # From the start of a run, or of what was cleared of it.
+    "dagrun_timeout": timedelta(hours=6),
     "on_failure_callback": alert,
     "on_success_callback": alert,
 }

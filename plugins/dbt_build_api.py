@@ -1,7 +1,8 @@
 """Sets the tasks of dbt's nodes as the one running `dbt build` has written into its own XCom.
 
 The route asks for no credentials, since it takes nothing from the request but that task's id: it
-does what a running DbtBuild says, to the DbtNodes of the same run that nothing has touched.
+does what a running DbtBuild says, to the DbtNodes of the same run that nothing has touched; and it
+takes the green from tasks of the same run that stand behind a running one that fails.
 
 What is not public of Airflow in this project is here: the table of the task instances, and the
 model of the XComs. tests/plugins/test_dbt_build_api.py names what an upgrade has changed.
@@ -17,7 +18,7 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState as State
 from fastapi import FastAPI, HTTPException
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 app = FastAPI(title="dbt build")
 
@@ -27,7 +28,8 @@ def tell(build_id: UUID) -> dict[str, int]:
     """Return the try number of each task that is green now, by its task id."""
     with create_session() as session:
         build = session.get(TaskInstance, build_id)
-        if build is None or (build.state, build.operator) != (State.RUNNING, "DbtBuild"):
+        operators = ("DbtBuild", "DbtNode")
+        if build is None or build.state != State.RUNNING or build.operator not in operators:
             raise HTTPException(409, "no such dbt build is running")
         run = {"dag_id": build.dag_id, "run_id": build.run_id}
         told = session.scalar(
@@ -36,6 +38,12 @@ def tell(build_id: UUID) -> dict[str, int]:
         if told is None:
             raise HTTPException(409, "this dbt build has told nothing")
         news = loads(told)
+        if behind := news.get("not_green"):
+            green = update(TaskInstance).filter_by(**run, state=State.SUCCESS)
+            session.execute(
+                green.where(TaskInstance.task_id.in_(behind)).values(state=State.UPSTREAM_FAILED)
+            )
+            return {}
         tasks = session.scalars(
             select(TaskInstance)
             .filter_by(**run, operator="DbtNode")

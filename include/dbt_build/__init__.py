@@ -19,6 +19,7 @@ operators.py  what those two kinds of tasks do
 events.py     what dbt says about each node
 artifacts.py  dbt's manifest and results of each run, kept
 lineage.py    OpenLineage's events of each node
+interrupt.py  a timeout ends dbt, and its statements
 lock.py       no two of them in one schema at once
 telling.py    how Airflow hears of it, through plugins/dbt_build_api.py
 project.py    where a project is, and how it is prepared for Cosmos

@@ -11,9 +11,10 @@ from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.events import Events
+from include.dbt_build.interrupt import interruptible
 from include.dbt_build.lineage import emit_lineage
 from include.dbt_build.lock import build_lock
-from include.dbt_build.telling import LEFT, PROBLEMS, Teller
+from include.dbt_build.telling import LEFT, PROBLEMS, Teller, no_green_behind
 
 
 class DbtBuild(DbtBuildLocalOperator):
@@ -34,14 +35,15 @@ class DbtBuild(DbtBuildLocalOperator):
         )
 
     def execute(self, context, **_):
-        with (
-            self.leaving_problems(context),
-            build_lock(self.profile_config, context["ti"], alone=True),
-        ):
-            alone = self._build(context)
-        if alone:
-            said = "\n".join([*alone, *self.events.said(alone)])
-            raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
+        with no_green_behind(self, context):
+            with (
+                self.leaving_problems(context),
+                build_lock(self.profile_config, context["ti"], alone=True),
+            ):
+                alone = self._build(context)
+            if alone:
+                said = "\n".join([*alone, *self.events.said(alone)])
+                raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
 
     def _build(self, context) -> set[str]:
         """Build what is not green; return the nodes that failed and have no task to fail with."""
@@ -124,6 +126,10 @@ class DbtBuild(DbtBuildLocalOperator):
         if self.events.trouble:
             raise self.events.trouble
 
+    def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
+        with interruptible(self.on_kill):
+            return super().build_and_run_cmd(context, cmd_flags, **kwargs)
+
     def handle_exception_dbt_runner(self, result) -> None:
         if not result.success and (result.exception or not self.events.bad()):
             raise AirflowException(f"dbt failed: {result.exception}")
@@ -159,9 +165,17 @@ class DbtNode(BaseOperator):
             return None
         if not self.nodes:
             return None
+        with no_green_behind(self, context):
+            self._run_again(context)
+        return True
+
+    def _run_again(self, context) -> None:
         dbt = self.dag.get_task(self.build).prepare_for_execution()
         dbt.render_template_fields(context)
-        with dbt.leaving_problems(context), build_lock(dbt.profile_config, ti, alone=False):
+        with (
+            dbt.leaving_problems(context),
+            build_lock(dbt.profile_config, context["ti"], alone=False),
+        ):
             if self.checks_freshness:
                 dbt.check_freshness(context, self.nodes)
             else:
@@ -171,7 +185,6 @@ class DbtNode(BaseOperator):
         nodes = [*self.nodes, *dbt.events.bad() - self.nodes.keys()]
         if (outcome := dbt.events.outcome(nodes)) != "success":
             self._end(outcome, dbt.events.said(nodes))
-        return True
 
     def _stands_behind_a_rebuilt_one(self, ti) -> bool:
         """Return whether a task that this one waits for has run dbt after the one build."""

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -10,11 +12,13 @@ from types import SimpleNamespace
 
 import httpx
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
 from jinja2 import Template
 
-# The XComs of a DbtBuild. What the plugin shall apply now, in JSON:
-# {"green": {task id: {"start", "end", "note"}}, "failed": [task ids]};
-# and what is left to the tasks: {task id: [outcome, lines]}.
+# XComs. What the plugin shall apply now, in JSON, of a DbtBuild
+# {"green": {task id: {"start", "end", "note"}}, "failed": [task ids]},
+# of any task that failed {"not_green": [task ids]};
+# and what a DbtBuild leaves to the tasks: {task id: [outcome, lines]}.
 TOLD, LEFT = "told", "left"
 # Of every task that ran dbt, for include/alerts.py: what Events.problems returns.
 PROBLEMS = "problems"
@@ -39,7 +43,7 @@ class Teller:
         self.failed: list[str] = []
         self.left: dict[str, list] = {}
         self.said: dict[str, list[str]] = {}
-        self.url = f"{_api_server()}/dbt_build/{ti.id}"
+        self.url = _route(ti)
         # Then nobody can read a file that this process writes.
         self.notes = conf.getboolean("logging", "remote_logging", fallback=False)
         self._over, self._trouble = Event(), None
@@ -135,10 +139,36 @@ class Teller:
             log.warning("The log of %s could not be written: %s", name, error)
 
 
-def _api_server() -> str:
+@contextmanager
+def no_green_behind(task, context) -> Iterator[None]:
+    """If the task fails for good, let no task behind it stay green.
+
+    Airflow judges a run by its last tasks. They are green already if the task was cleared alone.
+    """
+    ti = context["ti"]
+    try:
+        yield
+    except BaseException as error:
+        for_good = isinstance(error, AirflowFailException) or ti.try_number > ti.max_tries
+        # In its first try nothing behind it has run.
+        if for_good and ti.try_number > 1:
+            behind = [*task.get_flat_relative_ids(upstream=False)]
+            try:
+                ti.xcom_push(key=TOLD, value=json.dumps({"not_green": behind}))
+                httpx.post(_route(ti), timeout=60).raise_for_status()
+            except Exception as trouble:
+                log.error(
+                    "What is green behind this task stays so, as Airflow can't be told: "
+                    "clear this task with its downstream tasks. %s",
+                    trouble,
+                )
+        raise
+
+
+def _route(ti) -> str:
     base = conf.get("api", "base_url", fallback=None) or "http://localhost:8080"
     server = conf.get("core", "execution_api_server_url", fallback=None) or base
-    return server.rstrip("/").removesuffix("/execution")
+    return f"{server.rstrip('/').removesuffix('/execution')}/dbt_build/{ti.id}"
 
 
 def _utc(time: str) -> str:

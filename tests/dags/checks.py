@@ -23,6 +23,8 @@ def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
         yield f"{dag.dag_id}: catchup is on, a deployment would run each day since start_date"
     if not dag.on_failure_callback:
         yield f"{dag.dag_id}: nobody hears of a run that failed, take DAG_DEFAULTS"
+    if not dag.dagrun_timeout:
+        yield f"{dag.dag_id}: no dagrun_timeout, a run could hang for ever: take DAG_DEFAULTS"
     for task in dag.tasks:
         if task.owner in ("", "airflow"):
             yield f"{dag.dag_id}.{task.task_id}: no owner"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,7 @@ def good_dag(**changes) -> DAG:
         "start_date": datetime(2026, 1, 1),
         "default_args": {"owner": "team", "retries": 1},
         "on_failure_callback": alert,
+        "dagrun_timeout": timedelta(hours=1),
         **changes,
     }
     with DAG(**arguments) as dag:
@@ -99,6 +100,7 @@ def test_a_good_dag_has_no_problem():
         ({"default_args": {"retries": 1}}, {"warehouse"}, "no owner"),
         ({"default_args": {"owner": "team"}}, {"warehouse"}, "no retries"),
         ({"on_failure_callback": None}, {"warehouse"}, "nobody hears"),
+        ({"dagrun_timeout": None}, {"warehouse"}, "no dagrun_timeout"),
         ({}, {"another"}, "no connection warehouse"),
     ],
 )

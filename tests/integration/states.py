@@ -61,7 +61,7 @@ class States:
     def end(self) -> str:
         """Wait for the run's end; return its state."""
         ended = ("success", "failed")
-        wait_until(lambda: self.api("GET", self.path)["state"] in ended, seconds=120)
+        wait_until(lambda: self.api("GET", self.path)["state"] in ended)
         return self.api("GET", self.path)["state"]
 
     def run(self, **conf) -> str:

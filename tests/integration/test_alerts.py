@@ -214,8 +214,8 @@ def test_no_value_of_a_row_is_sent(states, receiver):
 def test_a_warehouse_that_is_down_is_what_failed(api, warehouse, states, receiver):
     where = {"host": "127.0.0.1", "port": int(free_port()), "schema": "warehouse"}
     who = {"login": "dbt", "password": KEPT_TOO}
-    with connection(api, "warehouse_down", conn_type="postgres", **where, **who):
-        down = States(api, warehouse, "warehouse_down")
+    with connection(api, "elsewhere", conn_type="postgres", **where, **who):
+        down = States(api, warehouse, "elsewhere_once")
         assert down.run() == "failed"
     text = receiver.wait(down.run_id)[0]["message"]
     assert "FAILED task dbt_build, owner tests\n  connection failed" in text

@@ -76,10 +76,10 @@ def components() -> dict[str, psutil.Process]:
 
 
 @pytest.mark.engine
-def test_start_after_a_killed_scheduler(states, running):
-    scheduler = components()["scheduler"]
-    workers = scheduler.children()
-    scheduler.kill()
+@pytest.mark.parametrize("component", ["scheduler", "dag-processor", "triggerer"])
+def test_start_after_a_killed_component(states, running, component):
+    workers = components()["scheduler"].children()
+    components()[component].kill()
     started = local("start")
     assert started.returncode == 0, started.stdout + started.stderr
     assert [process for process in [*workers, running] if is_alive(process)] == []

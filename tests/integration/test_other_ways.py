@@ -1,4 +1,4 @@
-"""A run where the plugin is off, and with a dbt of an older version in its own environment."""
+"""A run where the plugin is broken, and with a dbt of an older version in its own environment."""
 
 import json
 import shutil
@@ -24,12 +24,12 @@ def states_of(env: dict[str, str], folder: Path) -> "States":
     return States(Api(env["PORT"]), warehouse, home=folder)
 
 
-def test_without_the_plugin_every_task_accepts_what_dbt_built(projects, tmp_path):
+def test_with_a_broken_plugin_every_task_accepts_what_dbt_built(projects, tmp_path):
     for name in ("dags", "include", "local", "plugins"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("airflow_settings.yaml", "Dockerfile", "local.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "plugins" / "dbt_build_api.py").unlink()
+    (tmp_path / "plugins" / "dbt_build_api.py").write_text("raise ImportError('broken')")
     off = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path / "plugins")}
     folder = HOME / "unplugged"
     with started_apart(projects, folder, root=tmp_path, **off) as env:

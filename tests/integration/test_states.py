@@ -55,6 +55,14 @@ def test_a_good_run_has_one_dbt_and_dbts_own_times(states):
     assert "PASS unique_a_id" in states.log("dbt.a.test")
 
 
+@pytest.mark.slow
+def test_a_model_of_90_seconds_is_waited_for(states):
+    states.broken("g", fails=False, seconds=90)
+    assert states.run() == "success"
+    assert states.not_green() == {}
+    assert states.tasks()["dbt.g_run"]["duration"] > 90
+
+
 @pytest.mark.parametrize(
     ("broken", "red", "behind", "said"),
     [
@@ -216,6 +224,32 @@ def test_a_green_model_that_is_cleared_is_built_again(states):
     states.clear("dbt.b.run")
     assert states.end() == "success"
     assert states.built() == {"b": 1, "d": 1, "e": 1}
+
+
+@pytest.mark.parametrize(
+    ("task_id", "broken", "green"),
+    [
+        ("dbt.b.run", "b", {"before", BUILD, "dbt.a.run", "dbt.f_run"}),
+        pytest.param(BUILD, "end_hook", {"before"}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_cleared_alone_and_fails_leaves_nothing_green_behind_it(
+    states, task_id, broken, green
+):
+    assert states.run() == "success"
+    states.broken(broken)
+    states.clear(task_id, downstream=False)
+    assert states.end() == "failed"
+    not_green = states.not_green()
+    assert not_green.pop(task_id) == "failed"
+    assert set(not_green.values()) == {"upstream_failed"}
+    assert not_green.keys() >= {"dbt.b.test", "dbt.d.run", "after"}
+    assert not_green.keys() & green == set()
+
+    states.broken()
+    states.clear(task_id)
+    assert states.end() == "success"
+    assert states.not_green() == {}
 
 
 @pytest.mark.slow

@@ -117,6 +117,18 @@ def test_a_day_without_flights_passes(warehouse, run_daily):
 
 
 @pytest.mark.slow
+def test_a_day_in_the_future_waits_for_itself(api, yesterday):
+    runs = "/dags/flights_daily/dagRuns"
+    day = {"logical_date": midnight(yesterday + timedelta(days=30))}
+    run = f"{runs}/{api('POST', runs, json=day)['dag_run_id']}"
+    wait_until(lambda: api("GET", run)["state"] == "running")
+    waits_for = api("GET", f"{run}/taskInstances/load_day/dependencies")["dependencies"]
+    assert ["in the future" in dependency["reason"] for dependency in waits_for] == [True]
+    # max_active_runs=1: no other run starts as long as this one is there.
+    api("DELETE", run)
+
+
+@pytest.mark.slow
 def test_a_backfill_gives_each_day_its_own_rows_and_reports(api, warehouse, yesterday):
     before = len(reports_once_all_are_done(api))
     days = [yesterday - timedelta(days=n) for n in (6, 5, 4, 3, 2)]

@@ -30,7 +30,7 @@ def test_a_note_is_set_as_before():
     assert "note" in task.all_orm_descriptors
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "SUCCESS", "SCHEDULED"])
+@pytest.mark.parametrize("state", ["RUNNING", "SUCCESS", "SCHEDULED", "UPSTREAM_FAILED"])
 def test_airflow_has_the_state(state):
     assert TaskInstanceState[state] == state.lower()
 

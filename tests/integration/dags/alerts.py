@@ -1,12 +1,10 @@
-"""A DAG without dbt that is late and fails, and one whose warehouse can't be reached."""
+"""A DAG without dbt that is late and fails."""
 
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, task
-from cosmos import DbtDag
 
 from include.alerts import deadline_passed
-from include.dbt_build import add_dbt_build, cosmos_args
 from include.defaults import DAG_DEFAULTS
 
 ARGS = {
@@ -29,10 +27,3 @@ with DAG(
         raise ValueError("no source")
 
     fails()
-
-warehouse_down = DbtDag(
-    dag_id="warehouse_down",
-    **ARGS,
-    **cosmos_args("states", select=["a"], conn_id="warehouse_down", schema="never_built"),
-)
-add_dbt_build(warehouse_down)

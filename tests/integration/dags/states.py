@@ -45,5 +45,21 @@ with DAG("states_between", **ARGS):
 states_alone = DbtDag(dag_id="states_alone", **ARGS, **STATES)
 add_dbt_build(states_alone)
 
+# On a connection that tests make and break.
+apart = {**ARGS, **cosmos_args("states", select=["a", "b"], conn_id="elsewhere")}
+again = {"owner": "tests", "retries": 3, "retry_delay": timedelta(seconds=10)}
+elsewhere = DbtDag(dag_id="elsewhere", **{**apart, "default_args": again})
+elsewhere_once = DbtDag(dag_id="elsewhere_once", **{**apart, "default_args": {"owner": "tests"}})
+
+# One that is ended by the timeout of its tasks, the other by that of its run.
+hangs = {**ARGS, **cosmos_args("states", select=["a"])}
+task_hangs = DbtDag(
+    dag_id="task_hangs",
+    **{**hangs, "default_args": {"execution_timeout": timedelta(seconds=30)}},
+)
+run_hangs = DbtDag(dag_id="run_hangs", **{**hangs, "dagrun_timeout": timedelta(seconds=30)})
+for dag in (elsewhere, elsewhere_once, task_hangs, run_hangs):
+    add_dbt_build(dag)
+
 states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **STATES)
 add_dbt_build(states_fresh, freshness=True)

@@ -1,0 +1,117 @@
+"""A warehouse that is away for a while, or that does not let dbt in."""
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, HOME, connect, free_port, local, wait_until
+
+if HAS_POSTGRES:
+    from local.settings import dbt_env
+    from tests.integration.states import States
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+
+CONN = {"connection_id": "elsewhere", "conn_type": "postgres"}
+
+
+class Server:
+    """A Postgres that tests stop: not the one that Airflow has its own database in."""
+
+    def __init__(self):
+        self.env = {"LOCAL_HOME": str(HOME / "elsewhere"), "WAREHOUSE_PORT": free_port()}
+
+    def start(self) -> None:
+        started = local("warehouse", env=self.env)
+        assert started.returncode == 0, started.stderr
+
+    def stop(self) -> None:
+        stopped = local("stop", env=self.env)
+        assert stopped.returncode == 0, stopped.stderr
+
+    def connect(self):
+        return connect({**dbt_env(), **self.env})
+
+    def connection(self, **changes) -> dict:
+        """What Airflow's REST API takes for it."""
+        env = {**dbt_env(), **self.env}
+        return {
+            **CONN,
+            "host": env["WAREHOUSE_HOST"],
+            "port": int(env["WAREHOUSE_PORT"]),
+            "login": env["WAREHOUSE_USER"],
+            "password": env["WAREHOUSE_PASSWORD"],
+            "schema": env["WAREHOUSE_DB"],
+            **changes,
+        }
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def connected(api, server):
+    """A function that makes the connection `elsewhere`, which lead to the server at first."""
+    api("POST", "/connections", json=server.connection())
+    yield lambda **changes: api(
+        "PATCH", "/connections/elsewhere", json=server.connection(**changes)
+    )
+    api("DELETE", "/connections/elsewhere")
+
+
+def wait_for_a_try_that_failed(states: States) -> None:
+    wait_until(lambda: "up_for_retry" in states.states().values(), seconds=120)
+
+
+def test_a_warehouse_that_is_down_before_a_run(api, server, connected):
+    with server.connect() as warehouse:
+        states = States(api, warehouse, "elsewhere")
+    server.stop()
+    states.trigger()
+    wait_for_a_try_that_failed(states)
+    assert "Connection refused" in states.log("dbt_build")
+    server.start()
+    assert states.end() == "success"
+
+
+def test_a_warehouse_that_goes_down_during_a_run(api, server, connected):
+    with server.connect() as warehouse:
+        states = States(api, warehouse, "elsewhere")
+        states.broken("b", fails=False, seconds=5)
+        states.trigger()
+        wait_until(lambda: states.states()["a.run"] == "success", seconds=120)
+    server.stop()
+    wait_for_a_try_that_failed(states)
+    server.start()
+    assert states.end() == "success"
+    with server.connect() as states.warehouse:
+        assert states.built() == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"password": "wrong"}, 'password authentication failed for user "'),
+        # The role has no right there.
+        ({"schema": "postgres"}, "permission denied for database"),
+    ],
+)
+def test_a_warehouse_that_does_not_let_dbt_in(api, server, connected, changes, said):
+    with server.connect() as warehouse:
+        states = States(api, warehouse, "elsewhere_once")
+    connected(**changes)
+    assert states.run() == "failed"
+    found = states.states()
+    assert found.pop("dbt_build") == "failed"
+    assert set(found.values()) == {"upstream_failed"}
+    assert said in states.log("dbt_build")
+
+
+def test_a_connection_that_is_missing(api, server):
+    with server.connect() as warehouse:
+        states = States(api, warehouse, "elsewhere_once")
+    assert states.run() == "failed"
+    assert "The conn_id `elsewhere` isn't defined" in states.log("dbt_build")
