@@ -87,9 +87,10 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_sessionfinish(session, exitstatus):
     """Fail the run if a test was skipped where none may be, and remove what the tests made."""
-    # A process of pytest-xdist has none.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter and os.environ.get("NO_SKIPS") and reporter.stats.get("skipped") and exitstatus == 0:
+    # A process of pytest-xdist has none.
+    skipped = reporter.stats.get("skipped") if reporter else None
+    if os.environ.get("NO_SKIPS") and skipped and exitstatus == 0:
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(HOME, ignore_errors=True)

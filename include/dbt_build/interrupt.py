@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException
 
 REASONS = {
     signal.SIGALRM: "its execution_timeout has passed",
-    signal.SIGTERM: "Airflow ends it: its run is over, it was cleared or marked, or its worker ends",
+    signal.SIGTERM: "Airflow ends it: its run is over, it was cleared, or its worker ends",
 }
 
 

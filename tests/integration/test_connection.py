@@ -92,17 +92,17 @@ def test_a_warehouse_that_goes_down_during_a_run(api, server, connected):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("field", "value", "said"),
     [
-        ({"password": "wrong"}, 'password authentication failed for user "'),
+        ("password", "wrong", 'password authentication failed for user "'),
         # The role has no right there.
-        ({"schema": "postgres"}, "permission denied for database"),
+        ("schema", "postgres", "permission denied for database"),
     ],
 )
-def test_a_warehouse_that_does_not_let_dbt_in(api, server, connected, changes, said):
+def test_a_warehouse_that_does_not_let_dbt_in(api, server, connected, field, value, said):
     with server.connect() as warehouse:
         states = States(api, warehouse, "elsewhere_once")
-    connected(**changes)
+    connected(**{field: value})
     assert states.run() == "failed"
     found = states.states()
     assert found.pop("dbt_build") == "failed"
