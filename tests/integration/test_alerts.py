@@ -225,6 +225,16 @@ def test_a_warehouse_that_is_down_is_what_failed(api, warehouse, states, receive
 
 
 @pytest.mark.slow
+def test_a_run_that_timed_out_says_so(api, warehouse, receiver):
+    hangs = States(api, warehouse, "run_hangs")
+    hangs.broken("a", fails=False, seconds=3600)
+    assert hangs.run() == "failed"
+    text = receiver.wait(hangs.run_id)[0]["message"]
+    assert "Airflow's reason: timed_out" in text
+    assert "FAILED task dbt_build" in text
+
+
+@pytest.mark.slow
 def test_a_run_is_late_and_a_task_without_dbt_fails(api, warehouse, states, receiver):
     late = States(api, warehouse, "late")
     assert late.run() == "failed"
