@@ -4,17 +4,15 @@ from datetime import timedelta
 
 from include.alerts import alert
 
-DEFAULT_ARGS = {
-    "owner": "data-team",
-    # Of a model, or of a task of your own. A dbt test that fails is not tried again: it is an
-    # answer.
-    "retries": 1,
-    "retry_delay": timedelta(seconds=30),
-}
-
 # Of a DAG: DAG(**DAG_DEFAULTS, ...).
 DAG_DEFAULTS = {
-    "default_args": DEFAULT_ARGS,
+    "default_args": {
+        "owner": "data-team",
+        # Of a model, or of a task of your own. A dbt test that fails is not tried again: it is an
+        # answer.
+        "retries": 1,
+        "retry_delay": timedelta(seconds=30),
+    },
     "on_failure_callback": alert,
     "on_success_callback": alert,
 }

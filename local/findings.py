@@ -31,7 +31,8 @@ PROFILES_YML = """
 def findings(tree: Path, project: str, dag_file: Path) -> list[str]:
     """Return a line for each thing that a project of a clone lacks, with what to do.
 
-    It is parsed as its DAG does, whatever other DAGs lack, then built without rows, in schemas that are dropped again.
+    It is parsed as its DAG does, whatever other DAGs lack, then built without rows, in schemas that
+    are dropped again.
     """
     with tempfile.TemporaryDirectory(prefix="look-") as folder:
         env = {
