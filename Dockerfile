@@ -25,5 +25,6 @@ ENV DBT_LOG_LEVEL_FILE=none
 ENV AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120
 ENV AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT=150
 
-# The DAG files find their dbt projects parsed and with packages. That needs no database.
-RUN python -m include.dbt_build && mkdir dbt_docs
+# The DAG files find their dbt projects parsed and with packages. That needs no database, as long as
+# Cosmos keeps what it parses for a DAG without cosmos_args out of Airflow's variables.
+RUN AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS=False python -m include.dbt_build && mkdir dbt_docs

@@ -22,6 +22,7 @@ from local.settings import (
     HOME,
     LOGS,
     OWN,
+    PATH,
     PORT,
     PROJECTS,
     ROOT,
@@ -126,8 +127,11 @@ def prepare_projects() -> None:
     """
     console.print("Parsing the dbt projects")
     settings = {
+        "PATH": PATH,
         "AIRFLOW_HOME": str(HOME / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        # As in the Dockerfile: there is no database yet.
+        "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
     }
     with live():
         done = subprocess.run(

@@ -36,13 +36,13 @@ def adopt(args) -> None:
     name = wanted_name()
     with changed() as tree:
         git("rm", "--quiet", "-r", "--ignore-unmatch", *OWN["sample"], at=tree)
-        project = bring_in(tree, name, folder_of=project_name)
+        project, dag_file = bring_in(tree, name, folder_of=project_name)
         for path in NAMED:
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(NAME, name.replace("_", "-")))
         for path in ("README.md", "local.toml"):
             write(tree / path, f"{path}.txt", name=name, project=project)
-        found = look(tree, project)
+        found = look(tree, project, dag_file)
     # What Python and dbt have made there.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *OWN["sample"])
     report(project, found)
@@ -51,8 +51,8 @@ def adopt(args) -> None:
 def add_project(args) -> None:
     name = wanted_name()
     with changed() as tree:
-        project = bring_in(tree, name, folder_of=lambda source: name)
-        found = look(tree, project)
+        project, dag_file = bring_in(tree, name, folder_of=lambda source: name)
+        found = look(tree, project, dag_file)
     report(project, found)
 
 
@@ -114,8 +114,8 @@ def changed() -> Iterator[Path]:
     git("read-tree", "-m", "-u", "HEAD", made)
 
 
-def bring_in(tree: Path, name: str, folder_of) -> str:
-    """Write a dbt project and its DAG file; return the name of the project's folder."""
+def bring_in(tree: Path, name: str, folder_of) -> tuple[str, Path]:
+    """Write a dbt project and its DAG file; return the name of its folder, and that file."""
     console.print("Bringing in the dbt project")
     source = os.environ.get("FROM")
     with tempfile.TemporaryDirectory(prefix="adopt-") as scratch:
@@ -142,7 +142,7 @@ def bring_in(tree: Path, name: str, folder_of) -> str:
     # Without the sample's DAGs git has taken the folder away.
     dag_file.parent.mkdir(exist_ok=True)
     write(dag_file, template, project=project)
-    return project
+    return project, dag_file
 
 
 def dbt_project(source: str, scratch: Path) -> Path:
@@ -210,10 +210,10 @@ def write(path: Path, template: str, **values: str) -> None:
     path.write_text(Template((TEMPLATES / template).read_text()).substitute(values))
 
 
-def look(tree: Path, project: str) -> list[str]:
+def look(tree: Path, project: str, dag_file: Path) -> list[str]:
     console.print("Looking for what the project lacks")
     with live():
-        return findings(tree, project)
+        return findings(tree, project, dag_file)
 
 
 def report(project: str, found: list[str]) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from local import postgres
 from local.dbt import chosen_project, lacks_packages, last_month, warehouse
 from local.progress import console
 from local.settings import HOME, Failure
@@ -171,26 +172,15 @@ def drop(prefix: str, among: set[str] | None = None) -> list[str]:
     import psycopg
     from psycopg.sql import SQL, Identifier
 
-    at = warehouse()
     try:
-        connection = psycopg.connect(
-            host=at["WAREHOUSE_HOST"],
-            port=at["WAREHOUSE_PORT"],
-            user=at["WAREHOUSE_USER"],
-            password=at["WAREHOUSE_PASSWORD"],
-            dbname=at["WAREHOUSE_DB"],
-            autocommit=True,
-            connect_timeout=30,
-        )
+        connection = postgres.connect(warehouse())
     except psycopg.OperationalError as error:
         said = " ".join(str(error).split())
         raise Failure(f"No warehouse: {said}. WAREHOUSE_HOST= names another.") from None
     with connection:
-        # Not by LIKE, to which an underscore is any letter.
-        rows = connection.execute(
-            "select nspname from pg_namespace where starts_with(nspname, %s)", [prefix]
-        )
-        found = sorted(name for (name,) in rows if among is None or name in among)
+        found = [
+            name for name in postgres.schemas(connection, prefix) if among is None or name in among
+        ]
         for name in found:
             connection.execute(SQL("drop schema {} cascade").format(Identifier(name)))
     return found

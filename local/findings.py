@@ -28,10 +28,11 @@ PROFILES_YML = """
 """
 
 
-def findings(tree: Path, project: str) -> list[str]:
+def findings(tree: Path, project: str, dag_file: Path) -> list[str]:
     """Return a line for each thing that a project of a clone lacks, with what to do.
 
-    It is parsed as its DAG does, then built without rows, in schemas that are dropped again.
+    It is parsed as its DAG does, whatever other DAGs lack, then built without rows, in schemas that
+    are dropped again.
     """
     with tempfile.TemporaryDirectory(prefix="look-") as folder:
         env = {
@@ -40,7 +41,7 @@ def findings(tree: Path, project: str) -> list[str]:
             **machine_settings(),
             **dbt_env(),
             "AIRFLOW_HOME": folder,
-            "AIRFLOW__CORE__DAGS_FOLDER": str(tree / "dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dag_file),
             "AIRFLOW__COSMOS__CACHE_DIR": folder,
             # One batch of each microbatch model.
             "DBT_EVENT_TIME_START": "2026-01-01",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, kept_secrets
+from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, dbt_env, kept_secrets
 
 with warnings.catch_warnings():
     # About a user without a runtime folder, which is where this package keeps sockets; not here.
@@ -82,28 +82,36 @@ def psql(*args: str) -> int:
     return subprocess.run([BIN / "psql", *args], env=env).returncode
 
 
-def connect():
-    """Connect to the warehouse as its owner, each statement a transaction."""
+def connect(at: dict[str, str] | None = None):
+    """Connect to the warehouse that dbt's variables name, or to the local one as its owner.
+
+    Each statement is a transaction.
+    """
     import psycopg
 
-    conn = connection()
+    at = at or dbt_env()
     return psycopg.connect(
-        host=conn["conn_host"],
-        port=conn["conn_port"],
-        user=conn["conn_login"],
-        password=conn["conn_password"],
-        dbname=conn["conn_schema"],
+        host=at["WAREHOUSE_HOST"],
+        port=at["WAREHOUSE_PORT"],
+        user=at["WAREHOUSE_USER"],
+        password=at["WAREHOUSE_PASSWORD"],
+        dbname=at["WAREHOUSE_DB"],
         autocommit=True,
+        connect_timeout=30,
     )
 
 
-def look_in(connection, schema: str) -> None:
-    """Let a table's name alone mean one in the schemas whose names begin with `schema`."""
-    found = """
-        select set_config('search_path', string_agg(quote_ident(nspname), ',' order by 1), false)
-        from pg_namespace where starts_with(nspname, %s)
-    """
-    connection.execute(found, [schema])
+def schemas(connection, prefix: str) -> list[str]:
+    """Return the schemas whose names begin with a prefix."""
+    # Not by LIKE, to which an underscore is any letter.
+    found = "select nspname from pg_namespace where starts_with(nspname, %s) order by 1"
+    return [name for (name,) in connection.execute(found, [prefix])]
+
+
+def look_in(connection, prefix: str) -> None:
+    """Let a table's name alone mean one in the schemas whose names begin with a prefix."""
+    path = ",".join(f'"{name}"' for name in schemas(connection, prefix))
+    connection.execute("select set_config('search_path', %s, false)", [path])
 
 
 def _create(data: Path) -> None:

@@ -35,7 +35,7 @@ def node_converters(manifest: Path) -> dict:
                 **{**given, **node.operator_kwargs_to_override},
             )
             # For add_dbt_build; what Cosmos gives to a task that runs dbt among it.
-            task.rendered = kind, node.unique_id, task_args
+            task.rendered = kind, node.unique_id, task_args, known
             return task
 
         return dbt_node
@@ -58,11 +58,10 @@ def add_dbt_build(place: DbtDag | DbtTaskGroup, *, freshness: bool = False) -> D
     """
     group = place if isinstance(place, TaskGroup) else place.task_group
     dag, graph = group.dag, place.dbt_graph
-    known = json.loads(Path(graph.project.manifest_path.path).read_text())["tasks"]
     run, test = {}, {}
     for task in group.iter_tasks():
         if isinstance(task, DbtNode):
-            kind, unique_id, task_args = task.rendered
+            kind, unique_id, task_args, known = task.rendered
             (run if kind == "run" else test)[unique_id] = task
     if not run:
         raise ValueError(

@@ -160,9 +160,14 @@ def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
 @pytest.mark.slow
 def test_two_projects_that_share_names_are_side_by_side(clone):
     assert run(clone, "adopt", NAME="acme").returncode == 0
+    broken = clone / "dags" / "broken.py"
+    broken.write_text("from airflow.sdk import no_dag\n")
     commit(clone, "Adopt")
     added = run(clone, "add-project", NAME="other", FROM=str(clone / "dbt" / "acme"))
     assert added.returncode == 0, added.stderr
+    # What another DAG file lacks is no lack of the project.
+    assert added.stdout.endswith("Now: make start, make test, make lint.\n")
+    broken.unlink()
     assert sorted(path.name for path in (clone / "dags").glob("*.py")) == ["acme.py", "other.py"]
     twice = run(clone, "add-project", NAME="other")
     assert twice.stderr.startswith("error: There are changes that are not committed")
