@@ -20,7 +20,7 @@ def states(api, warehouse):
     return States(api, warehouse)
 
 
-def kept(states: States) -> dict[str, Path]:
+def kept(states: "States") -> dict[str, Path]:
     """The folders of a run, by task and try, in the order of their time."""
     found = sorted((PLACE / states.dag_id).glob(f"*@{states.run_id}@*"))
     return {path.name.rpartition("@")[2]: path for path in found}
