@@ -8,7 +8,8 @@ def deployed_target() -> str:
     if target := os.environ.get("DBT_TARGET"):
         return target
     raise RuntimeError(
-        "DBT_TARGET is not set. The image sets it, and so do `make start` and `make standalone`."
+        "DBT_TARGET is not set. The image sets it, and so does `make start`; for standalone mode "
+        "run `make standalone`, then the command that it prints."
     )
 
 

@@ -105,6 +105,7 @@ def standalone(args) -> None:
     file.touch(mode=0o600)
     file.write_text("\n".join(lines) + "\n")
     console.print(f"Now: astro dev start --standalone --env {os.path.relpath(file)}")
+    console.print("To end it: astro dev stop --standalone, then make stop")
 
 
 def backfill(args) -> None:

@@ -37,9 +37,12 @@ def connection() -> dict:
     settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
     # Without any connection the key has no value.
     for conn in settings["airflow"]["connections"] or []:
-        if conn["conn_id"] == "warehouse":
+        # `astro dev object export` writes it without its values.
+        if conn["conn_id"] == "warehouse" and conn.get("conn_login"):
             return {**conn, "conn_host": "127.0.0.1", "conn_port": int(WAREHOUSE_PORT)}
-    raise Failure("airflow_settings.yaml has no connection 'warehouse': put it back.")
+    raise Failure(
+        "airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
+    )
 
 
 def kept_secrets() -> dict[str, str]:

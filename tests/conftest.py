@@ -68,14 +68,25 @@ if HAS_POSTGRES:
     os.environ |= shared_settings() | OWN
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Set here what must hold without pyproject.toml too, which the image does not have."""
+    config.addinivalue_line("markers", "slow: `make test-all` only")
+    config.addinivalue_line(
+        "markers",
+        "engine: what a fork has no reason to test each time, so `make test-all` only there",
+    )
+    # Only `make` has the plugin; the CLI's standalone mode and the image have not.
+    config.addinivalue_line("markers", "timeout: a limit in seconds, of pytest-timeout")
+    if config.option.reportchars == "fE":
+        # pytest's default: say why a test was skipped as well.
+        config.option.reportchars = "a"
+
+
 # First, as pytest-xdist reads the groups in the same hook.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Give each test a time limit, and say which of them run one after the other in one process.
-
-    The limit is not in pyproject.toml: `astro dev parse --standalone` reads that too, without the
-    plugin for it.
-    """
+    """Give each test a time limit, and say which of them run one after the other in one process."""
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))

@@ -12,7 +12,7 @@ import httpx
 
 from include.target import target_schema
 from local import pipeline, postgres
-from local.settings import OWN, PORT, ROOT, Failure, dbt_env
+from local.settings import OWN, ROOT, Failure, dbt_env
 from tests.conftest import connect
 
 MODEL = ROOT / "dbt" / OWN["project"] / "models" / "seen_in_containers.sql"
@@ -25,13 +25,23 @@ def docker(*words: str) -> str:
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
 
 
+def container(service: str) -> str:
+    """Return the container that this folder's `astro dev start` runs a service in."""
+    labels = {"project.working_dir": ROOT, "service": service}
+    filters = [f"--filter=label=com.docker.compose.{name}={is_}" for name, is_ in labels.items()]
+    if not (found := docker("ps", "--quiet", *filters).split()):
+        raise Failure(f"No container runs {service} of {ROOT}: `astro dev start` starts it.")
+    return found[0]
+
+
+def port() -> str:
+    """Return the port of the API server, which need not be 8080, whatever URL the CLI names."""
+    return docker("port", container("api-server"), "8080/tcp").split()[0].rpartition(":")[2]
+
+
 def in_image(program: str, *words: str) -> str:
     """Run a program in the image of the running scheduler, without what is mounted into that."""
-    names = docker("ps", "--format", "{{.Names}}").split()
-    scheduler = next((name for name in names if "scheduler" in name), None)
-    if scheduler is None:
-        raise Failure("No container runs a scheduler: `astro dev start` starts it.")
-    image = docker("inspect", "--format", "{{.Image}}", scheduler).strip()
+    image = docker("inspect", "--format", "{{.Image}}", container("scheduler")).strip()
     return docker("run", "--rm", "--network", "none", "--entrypoint", program, image, *words)
 
 
@@ -67,7 +77,7 @@ def check_edit(api: pipeline.Api) -> None:
 
 def main() -> None:
     try:
-        api = pipeline.Api(PORT)
+        api = pipeline.Api(port())
         errors = api("GET", "/importErrors")["import_errors"]
         expect(errors == [], "no import error")
         check_image()

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from local.pipeline import Api
 from tests.conftest import HAS_POSTGRES, HOME, free_port, wait_until
 
 if HAS_POSTGRES:
+    from local.pipeline import Api
     from tests.integration.states import States
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def connection(api: Api, conn_id: str, **values) -> Iterator[None]:
+def connection(api: "Api", conn_id: str, **values) -> Iterator[None]:
     api("POST", "/connections", json={"connection_id": conn_id, **values})
     try:
         yield

@@ -27,7 +27,7 @@ def relations(warehouse, schemas) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(api, warehouse) -> States:
+def whole(api, warehouse) -> "States":
     whole = States(api, warehouse, "all_of_dbt")
     assert whole.run() == "success"
     return whole

@@ -10,7 +10,11 @@ from tests.conftest import HAS_POSTGRES, HOME, local
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.engine,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
 
 PLACE = HOME / "artifacts" / "states" / "prod"
 
@@ -20,7 +24,7 @@ def states(api, warehouse):
     return States(api, warehouse)
 
 
-def kept(states: States) -> dict[str, Path]:
+def kept(states: "States") -> dict[str, Path]:
     """The folders of a run, by task and try, in the order of their time."""
     found = sorted((PLACE / states.dag_id).glob(f"*@{states.run_id}@*"))
     return {path.name.rpartition("@")[2]: path for path in found}

@@ -14,7 +14,7 @@ BUILD = "dbt_build"
 
 
 @pytest.fixture
-def two(api, warehouse) -> tuple[States, States]:
+def two(api, warehouse) -> "tuple[States, States]":
     """Two DAGs of one project, whose model g takes 8 s."""
     first, second = (States(api, warehouse, dag) for dag in ("states_between", "states_alone"))
     first.broken("g", fails=False, seconds=8)
@@ -22,11 +22,11 @@ def two(api, warehouse) -> tuple[States, States]:
     first.broken()
 
 
-def build_of(states: States) -> dict:
+def build_of(states: "States") -> dict:
     return states.tasks()[BUILD]
 
 
-def start_while_the_first_builds(first: States, second: States) -> None:
+def start_while_the_first_builds(first: "States", second: "States") -> None:
     first.trigger()
     wait_until(lambda: first.states().get("dbt.f_run") == "success")
     second.trigger()

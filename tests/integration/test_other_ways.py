@@ -16,7 +16,11 @@ if HAS_POSTGRES:
     from local.settings import dbt_env
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
 
 
 def states_of(env: dict[str, str], folder: Path) -> "States":

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from local.findings import PROFILES_YML
 from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
 from tests.include.dbt_build.conftest import write
 
 if not HAS_POSTGRES:
     pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)
+
+from local.findings import PROFILES_YML
 
 PROFILE = (ROOT / "local" / "adopted" / "profiles.yml.txt").read_text()
 FILES = {

@@ -101,6 +101,8 @@ def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port
         "airflow: {connections: [{conn_id: another}]}",
         # The only connection of a list deleted: its key stays.
         "airflow:\n  connections:\n",
+        # What `astro dev object export` makes of it.
+        "airflow: {connections: [{conn_id: warehouse, conn_type: postgres, conn_login: ''}]}",
     ],
 )
 def test_a_missing_connection_is_named(tmp_path, settings):
@@ -111,7 +113,9 @@ def test_a_missing_connection_is_named(tmp_path, settings):
     own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
     code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)
     assert code != 0
-    assert lines == ["error: airflow_settings.yaml has no connection 'warehouse': put it back."]
+    assert lines == [
+        "error: airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
+    ]
 
 
 def test_containers_have_the_same_connection():

@@ -7,8 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from include.nyc_flights.archive import TIMEZONE, local_date
-from tests.conftest import local, wait_until
-from tests.integration.states import tasks_of
+from tests.conftest import HAS_POSTGRES, local, wait_until
 from tests.nyc_flights.helpers import (
     BY_CARRIER,
     REPORTED,
@@ -20,6 +19,9 @@ from tests.nyc_flights.helpers import (
     reported,
     rows,
 )
+
+if HAS_POSTGRES:
+    from tests.integration.states import tasks_of
 
 pytestmark = pytest.mark.timeout(600)
 

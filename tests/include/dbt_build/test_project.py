@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,15 @@ def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
         project.project_path("lost")
 
 
+def unpack(project: Path) -> None:
+    """Replace it as `astro dbt deploy` does, by other files with old times and a target/."""
+    files = {str(f.relative_to(project)): f.read_text() for f in project.rglob("*") if f.is_file()}
+    shutil.rmtree(project)
+    write(project, files | {"models/base.sql": "select 2 as id", "target/manifest.json": "{}"})
+    for file in project.rglob("*.*"):
+        os.utime(file, (0, 0))
+
+
 @pytest.mark.parametrize(
     ("change", "parsed_anew"),
     [
@@ -64,6 +74,7 @@ def test_a_project_that_is_nowhere_gets_a_clear_error(tmp_path, monkeypatch):
             lambda p: (p / "models/extra.sql").rename(p / "models/new.sql"), True, id="rename"
         ),
         pytest.param(lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"),
+        pytest.param(unpack, True, id="deploy"),
     ],
 )
 def test_a_project_is_parsed_when_it_has_changed(second, change, parsed_anew):
