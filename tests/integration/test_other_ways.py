@@ -1,4 +1,4 @@
-"""A run where the plugin is broken and the folder has an odd name, and with a dbt of an older version in its own environment."""
+"""A broken plugin in a folder of an odd name, and a dbt of an older version, installed apart."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def states_of(env: dict[str, str], folder: Path) -> "States":
 @pytest.fixture
 def odd(projects, tmp_path, monkeypatch) -> Iterator["States"]:
     """A run of a clone whose plugin is broken, in a folder of an odd name, without a HOME."""
-    root, folder = (place / "für alle, 2. Stock" for place in (tmp_path, HOME))
+    root, folder = (place / "für uns, 2. Stock" for place in (tmp_path, HOME))
     for name in ("dags", "include", "local", "plugins"):
         shutil.copytree(ROOT / name, root / name)
     for name in ("airflow_settings.yaml", "Dockerfile", "local.toml"):
