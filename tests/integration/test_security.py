@@ -158,7 +158,11 @@ def test_airflows_pages_show_no_secret(page, run):
     page.on("response", lambda response: answered.append(response))
     task = f"/dags/{run.states.dag_id}/runs/{run.states.run_id}/tasks/dbt_build"
     # Each with a word that it has once it is there.
-    pages = {"/connections": CONNECTION, f"{task}/rendered_templates": "env", f"{task}/xcom": "told"}
+    pages = {
+        "/connections": CONNECTION,
+        f"{task}/rendered_templates": "env",
+        f"{task}/xcom": "told",
+    }
     for path, word in pages.items():
         page.goto(path)
         page.get_by_text(word, exact=True).first.wait_for()
