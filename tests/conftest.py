@@ -35,6 +35,8 @@ def free_port() -> str:
 OWN = {
     # Where Cosmos looks for dbt.
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    # A DAG of Cosmos alone is parsed here too, without Airflow's database.
+    "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
     "LOCAL_HOME": str(HOME),
     "PORT": free_port(),
     "WAREHOUSE_PORT": free_port(),
