@@ -231,7 +231,6 @@ def test_a_run_that_timed_out_says_so(api, warehouse, receiver):
     assert hangs.run() == "failed"
     text = receiver.wait(hangs.run_id)[0]["message"]
     assert "Airflow's reason: timed_out" in text
-    assert "FAILED task dbt_build" in text
 
 
 @pytest.mark.slow
