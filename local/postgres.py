@@ -1,7 +1,7 @@
 """The embedded Postgres: one server with the warehouse and Airflow's metadata database.
 
-Each database belongs to a role of its own that can't enter the other. The server listens on
-127.0.0.1 only, and no role without a password can log in.
+Each database has a role of its own that can't enter the other. The server listens on 127.0.0.1
+only, and no role without a password can log in.
 """
 
 import os
@@ -69,7 +69,7 @@ def stop() -> None:
 
 
 def psql(*args: str) -> int:
-    """Run psql as the owner of the warehouse; return its exit code."""
+    """Run psql in the warehouse, as its role; return its exit code."""
     conn = connection()
     env = {
         **os.environ,
@@ -83,7 +83,7 @@ def psql(*args: str) -> int:
 
 
 def connect():
-    """Connect to the warehouse as its owner, each statement a transaction."""
+    """Connect to the warehouse as its role, each statement a transaction."""
     import psycopg
 
     conn = connection()
@@ -106,6 +106,19 @@ def look_in(connection, schema: str) -> None:
     connection.execute(found, [schema])
 
 
+def role_statements(role: str, password: str, database: str) -> list[str]:
+    """Return what makes the warehouse, and its role with no rights but those that dbt needs.
+
+    Not its owner, who may drop or rename it. docker-compose.override.yml has the same statements.
+    """
+    return [
+        f"create role {role} login password '{password}';",
+        f"create database {database};",
+        f"revoke all on database {database}, postgres, template1 from public;",
+        f"grant connect, create, temporary on database {database} to {role};",
+    ]
+
+
 def _create(data: Path) -> None:
     conn = connection()
     data.mkdir(parents=True)
@@ -118,9 +131,7 @@ def _create(data: Path) -> None:
         f"create role airflow login password '{kept_secrets()['metadata']}';",
         "create database airflow owner airflow;",
         "revoke connect on database airflow from public;",
-        f"create role {conn['conn_login']} login password '{conn['conn_password']}';",
-        f"create database {conn['conn_schema']} owner {conn['conn_login']};",
-        f"revoke connect on database {conn['conn_schema']} from public;",
+        *role_statements(conn["conn_login"], conn["conn_password"], conn["conn_schema"]),
     ]
     _run("postgres", "--single", "-D", data, "postgres", input="\n".join(statements) + "\n")
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -203,9 +203,26 @@ def running_in(home: Path) -> list[psutil.Process]:
 
     def belongs(process: psutil.Process) -> bool:
         environ, cwd = process.info["environ"] or {}, process.info["cwd"]
-        return environ.get("LOCAL_RUNNER") == str(home) or cwd == f"{home}/postgres"
+        # Postgres is started without the mark, Redis writes its title over it.
+        return environ.get("LOCAL_RUNNER") == str(home) or cwd in (
+            f"{home}/postgres",
+            f"{home}/redis",
+        )
 
     return [p for p in psutil.process_iter(["environ", "cwd"]) if belongs(p)]
+
+
+def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
+    """Return the addresses on which processes listen, Unix sockets aside."""
+    found = set()
+    for process in processes:
+        # One that has ended meanwhile.
+        with suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections("inet"):
+                datagrams = connection.type == socket.SOCK_DGRAM and not connection.raddr
+                if connection.status == psutil.CONN_LISTEN or datagrams:
+                    found.add(tuple(connection.laddr))
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 
 from include.dbt_build.operators import DbtBuild, DbtNode
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, started_apart
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, listening, running_in, started_apart
 
 if HAS_POSTGRES:
     from local.settings import OWN
@@ -79,18 +79,9 @@ def test_a_worker_imports_dbt_before_it_forks(processes, queues):
         assert sum(map(has_dbt, worker.children())) == concurrency
 
 
-def test_only_the_api_and_redis_listen_and_only_on_this_machine(started, processes):
-    listening = {
-        (name, *connection.laddr)
-        for name, component in processes.items()
-        for process in [component, *component.children(recursive=True)]
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert listening == {
-        ("api-server", "127.0.0.1", int(started["PORT"])),
-        ("redis", "127.0.0.1", int(started["REDIS_PORT"])),
-    }
+def test_only_this_machine_reaches_what_listens(started):
+    ports = (started[name] for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT"))
+    assert listening(running_in(FOLDER)) == {("127.0.0.1", int(port)) for port in ports}
 
 
 def test_redis_wants_a_password_which_no_log_holds(started):

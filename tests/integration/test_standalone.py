@@ -16,7 +16,16 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port, wait_until
+from tests.conftest import (
+    HAS_POSTGRES,
+    HOME,
+    ROOT,
+    connect,
+    free_port,
+    listening,
+    running_in,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -159,15 +168,11 @@ def test_the_plugins_are_loaded(standalone):
     assert plugins >= {"dbt_build_api", "cosmos"}
 
 
-def test_only_this_machine_reaches_what_listens(standalone):
-    everything = [standalone.process, *standalone.process.children(recursive=True)]
-    listening = {
-        connection.laddr
-        for process in everything
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert listening == {("127.0.0.1", standalone.port)}
+def test_only_this_machine_reaches_what_listens(standalone, shell, clone):
+    airflow = [standalone.process, *standalone.process.children(recursive=True)]
+    ports = (standalone.port, int(shell["WAREHOUSE_PORT"]))
+    found = listening([*airflow, *running_in(clone / ".local")])
+    assert found == {("127.0.0.1", port) for port in ports}
 
 
 def test_a_running_tasks_log_is_read_without_a_server_for_logs(standalone):

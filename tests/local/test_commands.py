@@ -17,7 +17,17 @@ import psycopg
 import pytest
 import yaml
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, free_port, is_alive, local, running_in
+from tests.conftest import (
+    HAS_POSTGRES,
+    HOME,
+    ROOT,
+    connect,
+    free_port,
+    is_alive,
+    listening,
+    local,
+    running_in,
+)
 
 pytestmark = pytest.mark.skipif(
     not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"
@@ -125,6 +135,29 @@ def test_containers_have_the_same_connection():
     assert given == {name.removeprefix("conn_"): value for name, value in conn.items()}
 
 
+def test_containers_are_reached_from_this_machine_only():
+    override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
+    published = [p for s in override["services"].values() for p in s.get("ports", [])]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+    assert [s for s in override["services"].values() if "network_mode" in s] == []
+    # The CLI's own ports are for this machine too, unless this is set.
+    settings = yaml.safe_load((ROOT / ".astro" / "config.yaml").read_text())
+    assert "expose_port" not in settings.get("airflow", {})
+
+
+def test_containers_have_the_same_role_and_no_superuser_who_can_log_in():
+    from local.postgres import role_statements
+    from local.settings import connection
+
+    override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
+    conn = connection()
+    same = role_statements(conn["conn_login"], conn["conn_password"], conn["conn_schema"])
+    made = override["configs"]["warehouse"]["content"].splitlines()
+    assert made == [*same, "alter role postgres password null;"]
+    assert "POSTGRES_USER" not in override["services"]["warehouse"]["environment"]
+
+
 def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
     for name in ("Makefile", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
@@ -186,12 +219,8 @@ def server(postgres) -> psutil.Process:
 
 
 def test_postgres_listens_on_this_machine_only(postgres):
-    listening = [
-        connection.laddr
-        for connection in server(postgres).net_connections("all")
-        if connection.status == psutil.CONN_LISTEN or isinstance(connection.laddr, str)
-    ]
-    assert listening == [("127.0.0.1", int(postgres["WAREHOUSE_PORT"]))]
+    found = listening(running_in(Path(postgres["LOCAL_HOME"])))
+    assert found == {("127.0.0.1", int(postgres["WAREHOUSE_PORT"]))}
 
 
 @pytest.mark.parametrize("user", ["postgres", "airflow", "dbt"])

@@ -21,15 +21,15 @@ ARGS = {
         "parse": Param("good", type="string"),
     },
 }
-STATES = cosmos_args(
-    "states",
-    env_vars={
+GIVEN = {
+    "env_vars": {
         "DBT_EVENT_TIME_START": "{{ params.start }}",
         "DBT_EVENT_TIME_END": "{{ params.end }}",
         "STATES_PARSE": "{{ params.parse }}",
     },
-    full_refresh="{{ params.full_refresh }}",
-)
+    "full_refresh": "{{ params.full_refresh }}",
+}
+STATES = cosmos_args("states", **GIVEN)
 
 with DAG("states_between", **ARGS):
 
@@ -47,3 +47,9 @@ add_dbt_build(states_alone)
 
 states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **STATES)
 add_dbt_build(states_fresh, freshness=True)
+
+# For tests/integration/test_security.py, which makes the connection.
+states_secret = DbtDag(
+    dag_id="states_secret", **ARGS, **cosmos_args("states", conn_id="secret", **GIVEN)
+)
+add_dbt_build(states_secret)
