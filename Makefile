@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
 
 .DEFAULT_GOAL := help
-.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers
+.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint audit lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow an
 
 lint: $(VENV)/installed ## Run pre-commit on all files
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
+
+audit: $(VENV)/installed ## Look for known weaknesses of what is installed; list it in .local/sbom.json
+	@mkdir -p .local
+	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --hook-stage manual sbom
+	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --hook-stage manual audit
 
 containers: $(VENV)/installed ## Look at what astro dev start runs, and run it
 	@$(PYTHON) -m tests.integration.containers

@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -72,6 +74,65 @@ def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
         )
         assert done.returncode == 0, f"{step}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         assert "Installing into" not in done.stdout
+
+
+@pytest.fixture
+def index():
+    """A server of OSV's: its address, and what it knows, as {package: [weakness]}."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.dumps({"vulns": known.get(asked["package"]["name"], [])}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    known = {}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", known
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_audit_names_a_weakness_and_fails_where_nobody_can_be_asked(clone, index):
+    """It needs PyPI, as the hooks' other tools do."""
+    url, known = index
+    # Not all of it, which is asked for one by one.
+    (clone / "requirements-dev.txt").write_text("jinja2==3.1.6\nmarkupsafe==3.0.3\n")
+
+    def audit(url: str) -> subprocess.CompletedProcess:
+        own = {"PIP_AUDIT_VULNERABILITY_SERVICE": "osv", "PIP_AUDIT_OSV_URL": url}
+        venv = [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
+        inherited = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
+        return subprocess.run(
+            ["make", *venv, "audit"],
+            cwd=clone,
+            env={**inherited, **own},
+            capture_output=True,
+            text=True,
+        )
+
+    assert audit(url).returncode == 0
+    listed = json.loads((clone / ".local" / "sbom.json").read_text())["components"]
+    assert [(p["name"], p["version"]) for p in listed] == [
+        ("jinja2", "3.1.6"),
+        ("markupsafe", "3.0.3"),
+    ]
+
+    affected = [{"package": {"name": "jinja2", "ecosystem": "PyPI"}, "ranges": []}]
+    known["jinja2"] = [{"id": "PYSEC-2999-1", "affected": affected}]
+    found = audit(url)
+    assert found.returncode != 0
+    assert "PYSEC-2999-1" in found.stdout
+
+    alone = audit("http://127.0.0.1:1")
+    assert alone.returncode != 0
+    assert "error: nobody could be asked: " in alone.stdout
+    assert "Traceback" not in alone.stdout
 
 
 def test_renovate_finds_what_the_hooks_install_and_the_runtimes():
