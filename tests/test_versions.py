@@ -19,9 +19,11 @@ if not (ROOT / "Dockerfile").exists():
 AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 FILES = [
+    ".astro/config.yaml",
     "Dockerfile",
     "deploy/prod.yaml",
     "deploy/staging.yaml",
+    "docker-compose.override.yml",
     "pyproject.toml",
     "requirements.txt",
 ]
@@ -55,7 +57,16 @@ def check_dbt_projects(root: Path):
         assert image(root)["dbt-core"] in SpecifierSet(wanted), file
 
 
+def check_postgres(root: Path):
+    tag = yaml.safe_load(read(root, ".astro/config.yaml"))["postgres"]["tag"]
+    compose = yaml.safe_load(read(root, "docker-compose.override.yml"))
+    assert compose["services"]["warehouse"]["image"] == f"postgres:{tag}"
+    # One of a single number moves on.
+    assert "." in tag
+
+
 CHECKS = [
+    check_postgres,
     check_runtime,
     check_deployment,
     check_image,
@@ -71,6 +82,7 @@ def test_versions_agree(check):
 @pytest.mark.parametrize(
     ("check", "file", "old", "new"),
     [
+        (check_postgres, ".astro/config.yaml", r"17\.\d+", "16.1"),
         (check_runtime, "pyproject.toml", r"apache-airflow==.*\d", "apache-airflow==3.3.1"),
         (check_runtime, "Dockerfile", r"-python-3\.\d+", "-python-3.14"),
         (check_deployment, "deploy/prod.yaml", r"3\.3-8", "3.3-7"),
