@@ -146,8 +146,13 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 def _marked() -> list[psutil.Process]:
     """Return all processes that the runner has started here, and all that these started."""
-    known = psutil.process_iter(["environ"])
-    return [p for p in known if MARK.items() <= (p.info["environ"] or {}).items()]
+    return [
+        process
+        for process in psutil.process_iter(["environ", "cwd"])
+        if MARK.items() <= (process.info["environ"] or {}).items()
+        # Redis writes its title over its environment.
+        or process.info["cwd"] == str(HOME / "redis")
+    ]
 
 
 def _wait_until_healthy(state: dict) -> None:

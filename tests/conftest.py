@@ -225,7 +225,11 @@ def running_in(home: Path) -> list[psutil.Process]:
 
     def belongs(process: psutil.Process) -> bool:
         environ, cwd = process.info["environ"] or {}, process.info["cwd"]
-        return environ.get("LOCAL_RUNNER") == str(home) or cwd == f"{home}/postgres"
+        # Postgres is started without the mark, Redis writes its title over it.
+        return environ.get("LOCAL_RUNNER") == str(home) or cwd in (
+            f"{home}/postgres",
+            f"{home}/redis",
+        )
 
     return [p for p in psutil.process_iter(["environ", "cwd"]) if belongs(p)]
 
