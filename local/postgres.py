@@ -117,7 +117,7 @@ def look_in(connection, prefix: str) -> None:
 def role_statements(role: str, password: str, database: str) -> list[str]:
     """Return what makes the warehouse, and its role with no rights but those that dbt needs.
 
-    Not its owner, who may drop or rename it. docker-compose.override.yml has the same statements.
+    Not its owner, who may drop or rename it. local/warehouse.sql has the same for containers.
     """
     return [
         f"create role {role} login password '{password}';",
