@@ -144,6 +144,7 @@ def no_green_behind(task, context) -> Iterator[None]:
     """If the task fails for good, let no task behind it stay green.
 
     Airflow judges a run by its last tasks. They are green already if the task was cleared alone.
+    The nodes of a DbtBuild stay: they are green because they were built and passed.
     """
     ti = context["ti"]
     try:
@@ -152,7 +153,11 @@ def no_green_behind(task, context) -> Iterator[None]:
         for_good = isinstance(error, AirflowFailException) or ti.try_number > ti.max_tries
         # In its first try nothing behind it has run.
         if for_good and ti.try_number > 1:
-            behind = [*task.get_flat_relative_ids(upstream=False)]
+            behind = [
+                name
+                for name in task.get_flat_relative_ids(upstream=False)
+                if getattr(task.dag.get_task(name), "build", None) != task.task_id
+            ]
             try:
                 ti.xcom_push(key=TOLD, value=json.dumps({"not_green": behind}))
                 httpx.post(_route(ti), timeout=60).raise_for_status()
