@@ -149,6 +149,9 @@ def test_a_failing_hook_fails_the_build_and_the_run(states, hook):
     tasks = states.tasks()
     assert (tasks[BUILD]["state"], tasks[BUILD]["try_number"]) == ("failed", 2)
     assert tasks[ENDED]["state"] == "upstream_failed"
+    if hook == "end_hook":
+        # What was built and passed stays green.
+        assert states.not_green().keys() == {BUILD, ENDED, "after"}
     assert "division by zero" in states.log(BUILD, 2)
 
     states.broken()
