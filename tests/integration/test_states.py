@@ -221,6 +221,21 @@ def test_the_whole_run_cleared_builds_everything_again(states):
 
 
 @pytest.mark.slow
+def test_the_group_cleared_without_its_build_builds_each_node_again(states):
+    assert states.run() == "success"
+    group = [name for name in states.states() if name.startswith("dbt.")]
+    states.broken("b")
+    states.clear(*group)
+    assert states.end() == "failed"
+    assert states.not_green() == {"dbt.b.run": "failed", **BEHIND_B, **AFTER}
+    assert states.tasks()[BUILD]["try_number"] == 1
+    states.broken()
+    states.clear(*group)
+    assert states.end() == "success"
+    assert states.built() == dict.fromkeys(MODELS, 1)
+
+
+@pytest.mark.slow
 def test_a_green_model_that_is_cleared_is_built_again(states):
     assert states.run() == "success"
     states.broken()
