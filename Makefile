@@ -6,8 +6,8 @@ export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD STATE PR
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
 QUICK_TESTS = not slow and not engine
-# Two at a time: a test mostly waits.
-PYTEST = NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadgroup
+# Two files at a time, as a test mostly waits: each of the two has an Airflow of its own.
+PYTEST = NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint audit lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers

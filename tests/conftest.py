@@ -87,17 +87,11 @@ def pytest_configure(config):
         config.option.reportchars = "a"
 
 
-# First, as pytest-xdist reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Give each test a time limit, and say which of them run one after the other in one process."""
+def pytest_collection_modifyitems(items):
+    """Give each test a time limit, where the plugin for it is."""
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
-        if config.pluginmanager.hasplugin("xdist"):
-            # What a session shares would be made once in each process.
-            shared = [name for name in ("started", "postgres") if name in item.fixturenames]
-            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
 # Last, when pytest-xdist has ended its processes.
@@ -218,7 +212,7 @@ def connect(env: dict[str, str], **changes):
 
 @pytest.fixture(scope="session")
 def started(projects) -> subprocess.CompletedProcess:
-    """The outcome of `make start` on an empty folder: an Airflow that all tests share."""
+    """The outcome of `make start` on an empty folder: an Airflow that the tests share."""
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
     yield local("start")
