@@ -313,7 +313,7 @@ def browser():
 
 
 @pytest.fixture
-def page(request, browser, api):
+def page(request, api, browser):
     """A page of the shared Airflow; .local/screenshots has what each test saw last."""
     from tests.integration import pages
 

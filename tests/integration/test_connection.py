@@ -74,7 +74,7 @@ def connected(api, server):
     api("DELETE", "/connections/elsewhere")
 
 
-def wait_for_a_try_that_failed(states: States) -> None:
+def wait_for_a_try_that_failed(states: "States") -> None:
     wait_until(lambda: "up_for_retry" in states.states().values(), seconds=120)
 
 
