@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from local.pipeline import Api, unpause, wait_for_dags
@@ -28,6 +30,16 @@ def tasks_of(api: Api, dag_id: str, run_id: str) -> dict[str, dict]:
     """The task instances of a run, by their task's id."""
     found = api.all(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
     return {task["task_id"]: task for task in found}
+
+
+@contextmanager
+def connection(api: Api, conn_id: str, **values) -> Iterator[None]:
+    """A connection in Airflow, by the names of its REST API, as long as it is entered."""
+    api("POST", "/connections", json={"connection_id": conn_id, **values})
+    try:
+        yield
+    finally:
+        api("DELETE", f"/connections/{conn_id}")
 
 
 class States:
