@@ -18,6 +18,7 @@ from local.progress import console, live
 from local.settings import OWN, ROOT, Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
+POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
 # Where the template's own name stands.
 NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
 NAME = "dbt-on-airflow"
@@ -132,6 +133,7 @@ def bring_in(tree: Path, name: str, folder_of) -> tuple[str, Path]:
         if found:
             shutil.copytree(found, folder, ignore=LEFT_OUT, ignore_dangling_symlinks=True)
             leave_unjudged(tree, folder)
+            add_postgres_macros(folder)
         else:
             shutil.copytree(TEMPLATES / "project", folder)
             for path in folder.rglob("*.yml"):
@@ -195,6 +197,18 @@ def has_postgres(project: Path) -> bool:
     known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
     outputs = (known.get(profile(project)) or {}).get("outputs") or {}
     return any(output.get("type") == "postgres" for output in outputs.values())
+
+
+def add_postgres_macros(project: Path) -> None:
+    """Copy the macros for Postgres into a project, except those that the project itself defines."""
+    paths = described(project).get("macro-paths") or ["macros"]
+    files = [file for path in paths for file in (project / path).rglob("*.sql")]
+    defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
+    folder = project / paths[0] / POSTGRES_MACROS.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for macro in POSTGRES_MACROS.glob("*.sql"):
+        if macro.stem not in defined:
+            shutil.copy(macro, folder)
 
 
 def leave_unjudged(tree: Path, folder: Path) -> None:

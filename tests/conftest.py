@@ -168,6 +168,11 @@ def projects() -> Path:
     ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
     for folder in (ROOT / "dbt", ROOT / "tests" / "projects"):
         shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
+    if HAS_POSTGRES:
+        # The image has neither local/ nor a Postgres.
+        from local.adopt import add_postgres_macros
+
+        add_postgres_macros(PROJECTS / "states")
     return PROJECTS
 
 

@@ -14,6 +14,8 @@ from tests.include.dbt_build.conftest import write
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
+from local.adopt import POSTGRES_MACROS, add_postgres_macros
+
 
 def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:
     """Run a command of the runner in a clone, on a Postgres of its own."""
@@ -155,6 +157,17 @@ def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "dbt must be able to parse it." in done.stdout
     assert "version of dbt is not supported" in done.stdout
+
+
+def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path):
+    macro = "{%- macro postgres__create_schema(relation) -%}{%- endmacro -%}"
+    files = {"dbt_project.yml": "{name: own, macro-paths: [sql]}", "sql/schemas.sql": macro}
+    add_postgres_macros(write(tmp_path, files))
+    assert {path.name for path in (tmp_path / "sql" / "postgres").iterdir()} == {
+        "postgres__can_clone_table.sql",
+        "postgres__create_or_replace_clone.sql",
+        "postgres__get_incremental_microbatch_sql.sql",
+    }
 
 
 @pytest.mark.slow
