@@ -170,6 +170,15 @@ def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path
     }
 
 
+def test_the_sample_has_the_macros_that_an_adopted_project_gets():
+    """The sample has copies, because `make adopt` deletes the sample."""
+    sample, adopted = (
+        {path.name: path.read_text() for path in folder.iterdir()}
+        for folder in (ROOT / "dbt" / "nyc_flights" / "macros" / "postgres", POSTGRES_MACROS)
+    )
+    assert sample == adopted
+
+
 @pytest.mark.slow
 def test_two_projects_that_share_names_are_side_by_side(clone):
     assert run(clone, "adopt", NAME="acme").returncode == 0
