@@ -166,7 +166,7 @@ class ResultReporter:
         self._poll_seconds = POLL_SECONDS
         self.next_tries |= answer.next_tries
         for task_id, try_number in answer.applied.items():
-            if (outcome := self.unsent.pop(task_id, None)) == "success":
+            if self.unsent.pop(task_id, None) == "success":
                 message = self.results.message(self.tasks[task_id].nodes)
                 self._logs.write(
                     task_id, try_number, message, report.succeeded[task_id].end.isoformat()
