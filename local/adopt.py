@@ -23,7 +23,7 @@ POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
 NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
 NAME = "dbt-on-airflow"
 # What `update` leaves as the fork has it.
-OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py")
+OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
 # Of a dbt project: what tools have made, and what would be a repository within this one.
 LEFT_OUT = shutil.ignore_patterns(
     *(".git", ".user.yml", "target", "logs", "dbt_packages", "dbt_modules"),
@@ -42,7 +42,7 @@ def adopt(args) -> None:
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(NAME, name.replace("_", "-")))
         for path in ("README.md", "local.toml"):
-            write(tree / path, f"{path}.txt", name=name, project=project)
+            write(tree / path, f"{path}.txt", name=name, project=project, dag_id=project.lower())
         found = look(tree, project, dag_file)
     # What Python and dbt have made there.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *OWN["sample"])
@@ -74,7 +74,8 @@ def update(args) -> None:
     try:
         sample = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))["sample"]
         git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *sample)
-        git("checkout", before, "--", *OF_THE_FORK)
+        had = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
+        git("checkout", before, "--", *had)
         if conflicts := git("diff", "--name-only", "--diff-filter=U"):
             raise Failure(f"You and the template have both changed {', '.join(conflicts.split())}.")
         git("commit", "--quiet", "--message", f"Update the template from {source}")
@@ -143,7 +144,7 @@ def bring_in(tree: Path, name: str, folder_of) -> tuple[str, Path]:
     template = "dag_with_load.py.txt" if os.environ.get("LOAD") else "dag.py.txt"
     # Without the sample's DAGs git has taken the folder away.
     dag_file.parent.mkdir(exist_ok=True)
-    write(dag_file, template, project=project)
+    write(dag_file, template, project=project, dag_id=project.lower())
     return project, dag_file
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -130,6 +131,14 @@ def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess
         capture_output=True,
         text=True,
     )
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """Write files into a folder, without the indentation of their text; return the folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    return folder
 
 
 def git(folder: Path, *words) -> str:

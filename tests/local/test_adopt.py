@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git
-from tests.include.dbt_build.conftest import write
+from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git, write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
@@ -141,7 +140,7 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
     # Not what follows from those, nor what nothing reads.
     assert "of_" not in said
     assert "unread" not in said
-    assert "DbtTaskGroup" in (clone / "dags" / "theirs.py").read_text()
+    assert "load() >> dbt >> publish()" in (clone / "dags" / "theirs.py").read_text()
     assert "type: postgres" in (clone / "dbt" / "theirs" / "profiles.yml").read_text()
     # Not judged: what came. Judged: the DAG file, which is the team's.
     excluded = (clone / ".pre-commit-config.yaml").read_text()
