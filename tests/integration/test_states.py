@@ -185,13 +185,13 @@ def test_a_failed_hook_fails_the_build_task_and_the_run(states, hook, tries):
 
 
 @pytest.mark.slow
-def test_an_error_outside_of_the_nodes_fails_the_build_task(states):
-    assert states.run(parse="bad") == "failed"
-    found = states.states()
-    assert (found.pop("before"), found.pop("always")) == ("success", "success")
-    assert found.pop(BUILD) == "failed"
+def test_an_error_outside_of_the_nodes_fails_the_build_task(api, warehouse, states):
+    parse_fails = States(api, warehouse, "parse_fails")
+    assert parse_fails.run(parse="bad") == "failed"
+    found = parse_fails.states()
+    assert found.pop("dbt_build") == "failed"
     assert set(found.values()) == {"upstream_failed"}
-    assert "f is not good" in states.log(BUILD, 2)
+    assert "f is not good" in parse_fails.log("dbt_build")
 
 
 def day_rows(states) -> dict[date, int]:

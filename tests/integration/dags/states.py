@@ -58,7 +58,11 @@ with DAG("states_between", **ARGS):
     @task
     def after() -> None: ...
 
-    before() >> DbtTaskGroup("dbt", **states()) >> after()
+    @task(trigger_rule="all_done")
+    def always() -> None: ...
+
+    before() >> (dbt := DbtTaskGroup("dbt", **states())) >> after()
+    dbt >> always()
 
 states_alone = DbtDag(dag_id="states_alone", **ARGS, **states())
 states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **states(), source_freshness=True)
