@@ -95,7 +95,8 @@ class BuildResults:
         package, name = info.unique_id.split(".")[1], Path(info.node_path).name
         for folder in ("run", "compiled"):
             # In "run" the file of a model is the statement that creates it.
-            if found := [*self.target.joinpath(folder, package).rglob(name)]:
+            files = self.target.joinpath(folder, package).rglob(name)
+            if found := [file for file in files if file.is_file()]:
                 return max(found, key=lambda file: file.stat().st_mtime).read_text()
         return ""
 
