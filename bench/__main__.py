@@ -13,7 +13,7 @@ RUNS = 3
 def main() -> None:
     if sys.platform != "linux":
         sys.exit("error: the benchmark reads Linux's /proc.")
-    # Before local/settings.py is imported, which reads it.
+    # bench/settings.py reads them when it is imported below.
     os.environ |= {
         "LOCAL_HOME": str(HOME),
         "PORT": os.environ.get("PORT") or "8090",

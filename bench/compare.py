@@ -20,10 +20,11 @@ import psutil
 from bench import projects
 from bench.measure import Meter
 from bench.projects import Project
+from bench.settings import SETTINGS
 from bench.ways import DBT_BIN, WAYS, YARDSTICK, TooSlow, Way
 from local import airflow, postgres
 from local.pipeline import console
-from local.settings import BIN, HOME, LOGS, PORT, ROOT, WAREHOUSE_PORT, Failure
+from local.settings import BIN, ROOT, Failure
 
 # What the figures of a row mean.
 FIGURES = {
@@ -137,23 +138,24 @@ def services() -> Iterator:
 
     Yields a connection to the warehouse, and the server's process.
     """
-    LOGS.mkdir(parents=True, exist_ok=True)
+    SETTINGS.logs.mkdir(parents=True, exist_ok=True)
     # What an interrupted comparison may have left.
-    airflow.stop()
-    postgres.stop()
-    shutil.rmtree(postgres.DATA, ignore_errors=True)
-    airflow.require_free(PORT, "Airflow", "PORT")
-    airflow.require_free(WAREHOUSE_PORT, "Postgres", "WAREHOUSE_PORT")
+    airflow.stop(SETTINGS)
+    postgres.stop(SETTINGS)
+    data = postgres.data_folder(SETTINGS)
+    shutil.rmtree(data, ignore_errors=True)
+    postgres.require_free(SETTINGS.port, "Airflow", "PORT")
+    postgres.require_free(SETTINGS.warehouse_port, "Postgres", "WAREHOUSE_PORT")
     console.print(f"Starting Postgres, and installing dbt into {DBT_BIN.parent}")
     install_dbt()
-    postgres.start()
+    postgres.start(SETTINGS)
     try:
-        with postgres.connect() as warehouse:
+        with postgres.connect(SETTINGS.dbt_env()) as warehouse:
             projects.load_raw(warehouse)
-            pid = (postgres.DATA / "postmaster.pid").read_text().split()[0]
+            pid = (data / "postmaster.pid").read_text().split()[0]
             yield warehouse, psutil.Process(int(pid))
     finally:
-        postgres.stop()
+        postgres.stop(SETTINGS)
 
 
 def install_dbt() -> None:
@@ -170,7 +172,7 @@ def install_dbt() -> None:
 
 
 def prepare(name: str) -> Project:
-    folder = HOME / "projects" / name
+    folder = SETTINGS.home / "projects" / name
     shutil.rmtree(folder, ignore_errors=True)
     projects.write(folder, name)
     return projects.parse(folder, DBT_BIN / "dbt")

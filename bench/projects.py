@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+from bench.settings import SETTINGS
 from include.nyc_flights import warehouse
-from local.findings import PROFILES_YML
-from local.settings import ROOT, Failure, dbt_env
+from local.dbt import profiles_yml
+from local.settings import ROOT, Failure
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
 NAMES = [SAMPLE.name, "models_50", "models_200", "slow_200", "failing_200", "models_1000"]
@@ -55,7 +56,7 @@ def write(folder: Path, name: str) -> None:
         # Without the lock in create_schema, dbt processes that start at the same time can fail.
         shutil.copytree(SAMPLE / "macros" / "postgres", folder / "macros" / "postgres")
         (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
-    (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name, schema=name))
+    (folder / "profiles.yml").write_text(profiles_yml(name, prod=name))
     if name == SAMPLE.name:
         return
     kind, count = name.split("_")
@@ -143,7 +144,7 @@ def threads(name: str) -> list[str]:
 def env() -> dict[str, str]:
     """Return the variables that dbt reads, in whichever process it runs."""
     return {
-        **dbt_env(),
+        **SETTINGS.dbt_env(),
         "DBT_EVENT_TIME_START": START.isoformat(),
         "DBT_EVENT_TIME_END": END.isoformat(),
     }

@@ -18,12 +18,13 @@ import psutil
 import psycopg
 
 from bench import projects
+from bench.settings import SETTINGS
 from local import airflow, pipeline
-from local.settings import HOME, LOGS, PORT, ROOT, Failure, airflow_env, shared_settings
+from local.settings import ROOT, Failure, shared_env
 
 HERE = Path(__file__).parent
 # dbt in an environment of its own, without Airflow.
-DBT_BIN = HOME / "dbt" / "bin"
+DBT_BIN = SETTINGS.home / "dbt" / "bin"
 WARM_UP = "warm_up"
 
 
@@ -76,7 +77,7 @@ class Warm(Dbt):
     """`dbt build` again, in a process that keeps what it has parsed."""
 
     def __enter__(self):
-        with (LOGS / "warm.log").open("w") as log:
+        with (SETTINGS.logs / "warm.log").open("w") as log:
             self._process = subprocess.Popen(
                 [self.programs / "python", HERE / "warm.py", *projects.words(self.project)],
                 cwd=self.project,
@@ -105,7 +106,7 @@ class Warm(Dbt):
         if seconds >= limit:
             raise TooSlow(limit)
         if answer != ("failed" if projects.expected_code(self.project) else "success"):
-            raise Failure(f"dbt {answer or 'ended'}: see {LOGS / 'warm.log'}")
+            raise Failure(f"dbt {answer or 'ended'}: see {SETTINGS.logs / 'warm.log'}")
         return seconds
 
 
@@ -127,14 +128,14 @@ class Airflow:
     def __enter__(self):
         # Each its own, so that its logs can be read afterwards.
         name = "celery" if self.deployment else self.dag_id
-        self._home = HOME / "airflow" / self.project.name / name
+        self._home = SETTINGS.home / "airflow" / self.project.name / name
         shutil.rmtree(self._home, ignore_errors=True)
         dags = self._home / "dags"
         dags.mkdir(parents=True)
         for dag_id in (self.dag_id, WARM_UP):
             shutil.copy(HERE / "dags" / f"{dag_id}.py", dags)
         env = {
-            **self.settings(PORT),
+            **self.settings(SETTINGS.port),
             **projects.env(),
             "AIRFLOW_HOME": str(self._home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -149,8 +150,8 @@ class Airflow:
         )
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            airflow.start(PORT, env, self.deployment)
-            self._api = pipeline.Api(PORT)
+            airflow.start(SETTINGS, SETTINGS.port, env, self.deployment)
+            self._api = pipeline.Api(SETTINGS.port)
             pipeline.wait_for_dags(self._api, self.dag_id, WARM_UP)
             pipeline.unpause(self._api, self.dag_id)
             pipeline.unpause(self._api, WARM_UP)
@@ -166,7 +167,7 @@ class Airflow:
         for process in processes:
             process.kill()
         psutil.wait_procs(processes)
-        airflow.stop()
+        airflow.stop(SETTINGS)
         self._metadata.close()
 
     def run(self, limit: float) -> float:
@@ -234,14 +235,15 @@ def seconds_between(start: str, end: str) -> float:
 def stock(port: str) -> dict[str, str]:
     """Return the environment of an Airflow with its defaults, and Cosmos's."""
     own = {
-        *shared_settings(),
+        *shared_env(),
         "AIRFLOW__CORE__PARALLELISM",
         "AIRFLOW__CORE__PLUGINS_FOLDER",
         "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS",
     }
     # Astro sets the one too; the other sends statistics, which a closed network would hold up.
     kept = {"AIRFLOW__CORE__LOAD_EXAMPLES", "AIRFLOW__COSMOS__ENABLE_TELEMETRY"}
-    return {name: value for name, value in airflow_env(port).items() if name not in own - kept}
+    env = SETTINGS.airflow_env(port)
+    return {name: value for name, value in env.items() if name not in own - kept}
 
 
 def tuned(port: str) -> dict[str, str]:
@@ -278,14 +280,16 @@ WAYS = [
         "Cosmos WATCHER, tuned",
         partial(Airflow, dag_id="watcher_tuned", settings=tuned),
     ),
-    Way("shipped", "this project", partial(Airflow, dag_id="shipped", settings=airflow_env)),
+    Way(
+        "shipped", "this project", partial(Airflow, dag_id="shipped", settings=SETTINGS.airflow_env)
+    ),
     Way(
         "celery",
         "this project, two Celery workers",
         partial(
             Airflow,
             dag_id="shipped",
-            settings=airflow_env,
+            settings=SETTINGS.airflow_env,
             deployment="deploy/prod.yaml",
         ),
     ),

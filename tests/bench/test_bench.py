@@ -51,12 +51,14 @@ def test_a_generated_project_has_its_models_in_layers_with_a_test_each(generated
 @pytest.fixture
 def outcome(postgres, monkeypatch):
     """A function that runs dbt by itself on a project; its row, and whether it was too slow."""
+    from bench import projects
     from bench.compare import cell
     from bench.ways import Dbt, Way
     from local.settings import BIN
     from tests.conftest import connect
 
-    monkeypatch.setattr("local.settings.WAREHOUSE_PORT", postgres["WAREHOUSE_PORT"])
+    own = replace(projects.SETTINGS, warehouse_port=postgres["WAREHOUSE_PORT"])
+    monkeypatch.setattr(projects, "SETTINGS", own)
     pid = Path(postgres["LOCAL_HOME"], "postgres", "postmaster.pid").read_text().split()[0]
     way = Way("dbt", "dbt build", partial(Dbt, programs=BIN))
 
