@@ -288,22 +288,6 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
             )
 
 
-def _check_same_dbt(render: RenderConfig, execution: ExecutionConfig) -> None:
-    """Refuse another dbt for parsing than for building: a run uses the parsed project."""
-    external = InvocationMode.SUBPROCESS
-    if render.invocation_mode == external and execution.invocation_mode != external:
-        raise UnsupportedArgumentError(
-            "RenderConfig(invocation_mode=...)", "ExecutionConfig has it for parsing too"
-        )
-    if render.dbt_executable_path not in (
-        RenderConfig().dbt_executable_path,
-        execution.dbt_executable_path,
-    ):
-        raise UnsupportedArgumentError(
-            "RenderConfig(dbt_executable_path=...)", "ExecutionConfig has it for parsing too"
-        )
-
-
 def _check_operator_args(given: dict) -> None:
     known = {
         *OPERATOR_ARGS,
