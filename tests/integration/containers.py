@@ -9,7 +9,7 @@ import sys
 import time
 
 import httpx
-from include.target import target_schema
+from include.warehouse import target_schema
 
 from local import pipeline, postgres
 from local.settings import OWN, ROOT, Failure, dbt_env
