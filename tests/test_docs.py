@@ -15,11 +15,21 @@ if not HAS_POSTGRES:
 from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig, settings
+from cosmos.constants import (
+    ExecutionMode,
+    LoadMode,
+    SeedRenderingBehavior,
+    SourceRenderingBehavior,
+)
 from cosmos.converter import DbtToAirflowConverter
 from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
 from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
-from include.dbt_build.arguments import REFUSED_OPERATOR_ARGS
+from include.dbt_build.arguments import (
+    REFUSED_OPERATOR_ARGS,
+    Arguments,
+    UnsupportedArgumentError,
+)
 
 PAGES = sorted(
     [
@@ -134,8 +144,6 @@ def test_each_setting_exists(page):
     # Cosmos does not describe all of its settings.
     for names in re.findall(r'conf\.\w+\(\s*"(\w+)", "(\w+)"', inspect.getsource(settings) + CODE):
         known.add(names)
-    known.add(("cosmos", "dbt_docs_projects"))
-    known.add(("secrets", "backend"))
     named = {
         *re.findall(r"\[(\w+)\] (\w+)", text),
         *(
@@ -194,6 +202,42 @@ def test_the_table_of_arguments_has_each_of_cosmos(section):
     named = set().union(*(names_of(cell) for cell, _ in rows_of(section)))
     assert parameters - {"self", "task_id"} <= named
     assert named <= parameters | of_airflow | OWN_ARGUMENTS.get(section, set())
+
+
+# By section and argument: a value that the table calls refused.
+REFUSED = {
+    "RenderConfig": {
+        "load_method": LoadMode.CUSTOM,
+        "node_converters": {"model": print},
+        "dbt_ls_path": Path("dbt_ls.txt"),
+        "source_rendering_behavior": SourceRenderingBehavior.ALL,
+        "source_pruning": True,
+        "seed_rendering_behavior": SeedRenderingBehavior.NONE,
+        "airflow_vars_to_purge_dbt_ls_cache": ["name"],
+        "airflow_vars_to_purge_dbt_yaml_selectors_cache": ["name"],
+    },
+    "ExecutionConfig": {
+        "execution_mode": ExecutionMode.WATCHER,
+        "install_dbt_deps": "{{ params.install }}",
+        "virtualenv_dir": Path("venv"),
+        "async_py_requirements": ["dbt-bigquery"],
+        "setup_operator_args": {"queue": "dbt"},
+    },
+}
+
+
+@pytest.mark.parametrize("section", REFUSED)
+def test_the_table_names_the_arguments_of_configs_that_the_engine_refuses(section, tmp_path):
+    named = [names_of(cell) for cell, text in rows_of(section) if "refused" in text]
+    assert set().union(*named) == set(REFUSED[section])
+    (tmp_path / "profiles.yml").touch()
+    profile = ProfileConfig("acme", "dev", profiles_yml_filepath=tmp_path / "profiles.yml")
+    config = {"RenderConfig": RenderConfig, "ExecutionConfig": ExecutionConfig}[section]
+    argument = "render_config" if section == "RenderConfig" else "execution_config"
+    for name, value in REFUSED[section].items():
+        given = {"profile_config": profile, argument: config(**{name: value})}
+        with pytest.raises(UnsupportedArgumentError, match=name):
+            Arguments.check(given)
 
 
 def test_the_table_refuses_the_arguments_of_operators_that_the_engine_refuses():
