@@ -17,6 +17,7 @@ from airflow.sdk import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig, settings
 from cosmos.constants import (
     ExecutionMode,
+    InvocationMode,
     LoadMode,
     SeedRenderingBehavior,
     SourceRenderingBehavior,
@@ -208,6 +209,8 @@ def test_the_table_of_arguments_has_each_of_cosmos(section):
 REFUSED = {
     "RenderConfig": {
         "load_method": LoadMode.CUSTOM,
+        "invocation_mode": InvocationMode.SUBPROCESS,
+        "dbt_executable_path": "/opt/dbt",
         "node_converters": {"model": print},
         "dbt_ls_path": Path("dbt_ls.txt"),
         "source_rendering_behavior": SourceRenderingBehavior.ALL,
@@ -242,7 +245,7 @@ def test_the_table_names_the_arguments_of_configs_that_the_engine_refuses(sectio
 
 def test_the_table_refuses_the_arguments_of_operators_that_the_engine_refuses():
     refused = [names_of(cell) for cell, text in rows_of("operator_args") if "refused" in text[:8]]
-    assert set().union(*refused) - {"install_deps"} == set(REFUSED_OPERATOR_ARGS)
+    assert set().union(*refused) == set(REFUSED_OPERATOR_ARGS)
 
 
 def test_each_situation_of_the_reliability_pages_has_its_tests():
