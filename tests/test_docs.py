@@ -50,10 +50,10 @@ CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(
     r"[\w./-]+/|(?:[\w-]*\.?[\w.-]+/)*[\w.-]*\.(?:md|py|toml|ya?ml|txt|json|sql|example)"
 )
-# Files of dbt, of a dbt project, or of the machine, which no repository has.
+# Files of dbt, of a dbt project, of the machine, or of a measurement, which may not be there.
 OTHER_FILES = re.compile(
     r"(?:manifest|run_results|sources)\.json|(?:packages|profiles|selectors|dbt_project)\.yml"
-    r"|\.env|\.(?:local|venv|bench)/.*|target/|/dbt_build/"
+    r"|docs/benchmark\.json|\.env|\.(?:local|venv|bench)/.*|target/|/dbt_build/"
 )
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]")
 # Variables of other tools.
