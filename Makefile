@@ -84,7 +84,7 @@ ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what c
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
 # Python's own venv first, so that a machine needs git, make and Python only.
-$(VENV)/installed: requirements-dev.txt
+$(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
 	@python=; for candidate in python3 python3.13 python3.12 python3.11; do \
 		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 		then python=$$candidate; break; fi; done; \
