@@ -1,6 +1,6 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # The comment of a target says who needs it and when. `make PORT=9000 start` takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT
+export PORT WAREHOUSE_PORT REDIS_PORT WAREHOUSE_URL
 
 # `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
