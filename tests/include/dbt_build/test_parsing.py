@@ -30,7 +30,7 @@ CONNECTION = {
     "host": "db.example.com",
     "port": 5432,
     "login": "ada",
-    "password": "a secret",
+    "password": "a secret",  # pragma: allowlist secret
     "schema": 'dab"s',
 }
 PROFILES = """
