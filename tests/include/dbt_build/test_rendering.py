@@ -108,8 +108,12 @@ def test_a_test_of_two_models_is_shown_at_the_last_one_and_waits_for_both(unchan
 
 def test_a_test_of_several_models_can_have_a_task_of_its_own(unchanged):
     dag = render(unchanged, should_detach_multiple_parents_tests=True)
-    detached = [task for name, task in node_tasks(dag).items() if "relationships" in name]
-    assert [len(task.nodes) for task in detached] == [1, 1]
+    tests = {
+        name: [node.split(".")[2] for node in task.nodes]
+        for name, task in node_tasks(dag).items()
+        if name.startswith("relationships")
+    }
+    assert tests == {f"{node}_test": [node] for (node,) in tests.values()}
     assert len(nodes_with_task(dag)) == 6
 
 
