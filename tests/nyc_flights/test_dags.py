@@ -5,8 +5,6 @@ from collections import Counter
 
 import pytest
 
-from include.dbt_build.operators import DbtBuildOperator
-
 
 @pytest.fixture(scope="module")
 def dags(dag_bag) -> list:
@@ -19,12 +17,6 @@ def test_every_node_is_in_one_of_the_two_dags(dags):
     run = Counter(node for dag in dags for task in dag.tasks for node in getattr(task, "nodes", []))
     # One of the DAGs checks the sources.
     assert run == Counter([*manifest["nodes"], *manifest["unit_tests"], *manifest["sources"]])
-
-
-def test_both_dags_share_one_parse_of_the_project(dags):
-    builds = [task for dag in dags for task in dag.tasks if isinstance(task, DbtBuildOperator)]
-    assert len(builds) == 2
-    assert len({build.project_dir for build in builds}) == 1
 
 
 def test_flights_daily_loads_before_the_group_and_publishes_after_it(dags):
