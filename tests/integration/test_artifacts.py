@@ -66,6 +66,8 @@ def test_each_try_is_kept_and_green_is_the_newest_successful_build(states):
 
 
 def test_a_report_of_a_project_without_artifacts_is_an_error(tmp_path):
-    done = local("report", env={"PROJECT": "states", "DBT_ARTIFACTS": f"file://{tmp_path}"})
-    nothing = f"error: Nothing is kept of states in file://{tmp_path}: run a DAG that builds it.\n"
+    done = local("report", "--project", "states", env={"DBT_ARTIFACTS": f"file://{tmp_path}"})
+    nothing = (
+        f"error: There are no artifacts of states in file://{tmp_path}: run a DAG that builds it.\n"
+    )
     assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, nothing)

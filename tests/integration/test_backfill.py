@@ -68,7 +68,7 @@ def test_each_day_is_a_line_and_the_next_backfill_runs_the_failed_days_only(api,
     assert re.fullmatch(r"failed +2026-04-01 +\d+ s  backfill__\S+  1 of 2, 0:00:\d\d left", first)
     assert re.fullmatch(r"success +2026-04-02 +\d+ s  backfill__\S+  2 of 2, 0:00:00 left", second)
     assert code == 1
-    assert errors.startswith("error: days failed for 2026-04-01: read the tasks' logs on ")
+    assert errors.startswith("error: days failed for 2026-04-01: see ")
     assert len(errors.splitlines()) == 1
 
     api("PATCH", "/variables/days_that_fail", json={"key": "days_that_fail", "value": "none"})
@@ -93,7 +93,7 @@ def test_after_an_interrupted_backfill_the_same_command_runs_the_missing_days(ro
     assert interrupted.stdout.readline().startswith("success")
     interrupted.send_signal(signal.SIGTERM)
     (line,) = interrupted.communicate(timeout=60)[1].splitlines()
-    assert line.startswith("error: Interrupted, and so the backfill has ended")
+    assert line.startswith("error: Interrupted. The backfill has ended")
     assert interrupted.returncode == 1
     assert "failed" in {state for state, _ in days(6).values()}
 

@@ -14,7 +14,6 @@ import pytest
 
 from include.nyc_flights import archive
 from include.nyc_flights.warehouse import day_figures, load
-from include.warehouse import warehouse_profile
 from tests.conftest import connect, drop_schemas, local, wait_for_blocked
 from tests.nyc_flights.helpers import archived
 
