@@ -87,7 +87,10 @@ def update(settings: Settings, source: str) -> None:
         return
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *settings.local_toml.get("left_out", [])]
-    git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *removed)
+    # Only files of the template: the fork may have files of its own in the same folders.
+    files = git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()
+    if files:
+        git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files)
     own = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.

@@ -213,6 +213,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert run(clone, "adopt", "--name=acme", "--ci=github").returncode == 0
     commit(clone, "Adopt")
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
+    write(clone, {"tests/nyc_flights/test_ours.py": ""})
     commit(clone, "What a fork edits")
 
     def append(name: str, text: str) -> None:
@@ -240,6 +241,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert "newer" not in (clone / "README.md").read_text()
     assert (clone / "local.toml").read_text().endswith("# ours\n")
     assert not (clone / "include" / "nyc_flights").exists()
+    assert git(clone, "ls-files", "tests/nyc_flights") == "tests/nyc_flights/test_ours.py"
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
     check(clone, "tests/dags/test_integrity.py")
     assert run(clone, "update", f"--source={template}").stdout == "There is nothing new.\n"
