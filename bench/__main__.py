@@ -8,14 +8,17 @@ from pathlib import Path
 # Services apart from those of `make start`.
 HOME = Path(__file__).resolve().parents[1] / ".bench"
 RUNS = 3
+TARGET = "prod"
 
 
 def main() -> None:
     if sys.platform != "linux":
         sys.exit("error: the benchmark reads Linux's /proc.")
-    # Before local/settings.py is imported, which reads it.
+    # Before local/settings.py and include/target.py are imported, which read them.
     os.environ |= {
         "LOCAL_HOME": str(HOME),
+        # Every way builds the target `prod`, and all processes have to agree on it.
+        "DBT_TARGET": TARGET,
         "PORT": os.environ.get("PORT") or "8090",
         "WAREHOUSE_PORT": os.environ.get("WAREHOUSE_PORT") or "5443",
     }
@@ -37,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         file, names, runs = HOME / "quick.json", NAMES[:1], 1
+        file.unlink(missing_ok=True)
     else:
         file, names, runs = HOME / "results.json", args.project, args.runs
     chosen = args.way or [name for name in ways if not (args.quick and name == "celery")]
@@ -50,6 +54,8 @@ def main() -> None:
     if not args.quick:
         picture.draw(results, ROOT / "docs" / "images" / "bench.png")
         report.write(results, ROOT / "docs" / "benchmark.md")
+    if failures := report.failures(results, names, chosen):
+        sys.exit(f"error: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

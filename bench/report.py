@@ -42,6 +42,21 @@ def seconds(row: dict) -> str:
     return " ".join(parts)
 
 
+def failures(results: dict, names: list[str], ways: list[str]) -> list[str]:
+    """Return a line for each way that did not run on a project, or that left a table out.
+
+    How long a run took is never a failure, unless it was stopped at the limit.
+    """
+    rows = {(row["project"], row["way"]): row for row in results["rows"]}
+    lines = []
+    for name in names:
+        for way in ways:
+            row = rows.get((name, way), {"ok": False, "reason": "was not run"})
+            if not row["ok"]:
+                lines.append(f"{way} on {name} failed: {row['reason']}")
+    return lines
+
+
 def write(results: dict, file: Path) -> None:
     """Put the results between the two marks in the file."""
     machine = results["machine"]

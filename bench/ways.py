@@ -132,7 +132,10 @@ class Airflow:
         dags = self._home / "dags"
         dags.mkdir(parents=True)
         for dag_id in (self.dag_id, WARM_UP):
-            shutil.copy(HERE / "dags" / f"{dag_id}.py", dags)
+            file = HERE / "dags" / f"{dag_id}.py"
+            if not file.exists():
+                raise Failure(f"there is no {file.relative_to(ROOT)}")
+            shutil.copy(file, dags)
         env = {
             **self.settings(PORT),
             **projects.env(),
@@ -239,8 +242,14 @@ def stock(port: str) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER",
         "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS",
     }
-    # Astro sets the one too; the other sends statistics, which a closed network would hold up.
-    kept = {"AIRFLOW__CORE__LOAD_EXAMPLES", "AIRFLOW__COSMOS__ENABLE_TELEMETRY"}
+    kept = {
+        # Astro sets it too.
+        "AIRFLOW__CORE__LOAD_EXAMPLES",
+        # A closed network would delay the statistics that Cosmos sends.
+        "AIRFLOW__COSMOS__ENABLE_TELEMETRY",
+        # Not a setting of Airflow: local/airflow.py needs to know which target it starts.
+        "DBT_TARGET",
+    }
     return {name: value for name, value in airflow_env(port).items() if name not in own - kept}
 
 

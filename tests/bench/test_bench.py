@@ -1,7 +1,10 @@
 """The projects are what the benchmark says they are, and a failure shows wherever results do."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +13,7 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, running_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -159,6 +162,37 @@ def test_results_are_in_order_and_a_new_row_replaces_its_predecessor(results):
         ("models_50", "bash", 2.25),
         ("models_50", "shipped", 2.5),
     ]
+
+
+def test_a_failed_row_and_a_missing_row_are_failures(results):
+    from bench import report
+
+    assert report.failures(results, ["models_50"], ["dbt", "shipped"]) == []
+    assert report.failures(results, ["nyc_flights", "models_50"], ["local", "bash"]) == [
+        r"local on nyc_flights failed: no \d",
+        "bash on nyc_flights failed: was not run",
+        "local on models_50 failed: was not run",
+        "bash on models_50 failed: run 2 failed in dbt_build",
+    ]
+
+
+def test_the_command_fails_if_a_way_has_no_dag_file(clone):
+    (clone / "bench" / "dags" / "bash.py").unlink()
+    ports = {name: free_port() for name in ("PORT", "WAREHOUSE_PORT")}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--way", "dbt", "bash"],
+        cwd=clone,
+        env={**os.environ, **ports},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: bash on nyc_flights failed: there is no bench/dags/bash.py"
+    )
+    # The other way ran and is in the table.
+    assert "| nyc_flights | dbt build, a new process | " in done.stdout
+    assert running_in(clone / ".bench") == []
 
 
 def test_the_table_says_what_failed(results, tmp_path):
