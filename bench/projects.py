@@ -13,7 +13,6 @@ from local.findings import PROFILES_YML
 from local.settings import ROOT, Failure, dbt_env
 
 SAMPLE = ROOT / "dbt" / "nyc_flights"
-PACKAGE = ROOT / "dbt" / "packages" / "airflow_postgres"
 NAMES = [SAMPLE.name, "models_50", "models_200", "slow_200", "failing_200", "models_1000"]
 THREADS = {"slow_200": 8}
 # What a model of slow_200 waits for in the warehouse, and how many are behind the one that fails.
@@ -53,12 +52,9 @@ def write(folder: Path, name: str) -> None:
         ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
         shutil.copytree(SAMPLE, folder, ignore=ignored)
     else:
-        folder.mkdir(parents=True)
+        # Without the lock in create_schema, dbt processes that start at the same time can fail.
+        shutil.copytree(SAMPLE / "macros" / "postgres", folder / "macros" / "postgres")
         (folder / "dbt_project.yml").write_text(PROJECT_YML.format(name=name))
-    # The macros themselves, not as a package, which other ways would install for each task. One is
-    # the lock without which dbt processes that start at once can fail.
-    (folder / "packages.yml").unlink(missing_ok=True)
-    shutil.copytree(PACKAGE / "macros", folder / "macros", dirs_exist_ok=True)
     (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name, schema=name))
     if name == SAMPLE.name:
         return

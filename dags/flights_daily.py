@@ -1,34 +1,34 @@
 """
 ### Flights of one day, from the source to the marts
 
-1. `load_day` replaces the day's flights and weather in the schema `raw`.
-2. `dbt` builds and tests every model of `nyc_flights` but the reporting ones. First it looks how
-   old the newest rows of `raw` are: a source that is stale is red, and stops what reads it.
-3. `publish_figures` reads the day's figures from `nyc_flights_marts.fct_flights` and updates the
-   asset `nyc_flights`, which starts `flights_reporting`.
+1. `load_day` replaces the flights and the weather of the day in the schema `raw`.
+2. `dbt` builds and tests every model of `nyc_flights` except the reporting ones. It checks the age
+   of the sources first: a source that is too old fails, and dbt does not build what reads it.
+3. `publish_figures` reads the figures of the day from `nyc_flights_marts.fct_flights` and updates
+   the asset `nyc_flights`, which starts `flights_reporting`.
 
 **A run** covers its data interval, one day in New York. A manual run without a logical date covers
-yesterday. Any run can be repeated: it replaces its day.
+yesterday. Every run can be repeated: it replaces its day.
 
 **full_refresh** in the trigger form rebuilds `fct_flights` for every day that `raw` holds when dbt
-starts, whichever day's run it is.
+starts, whichever day the run is for.
 
-**When it fails**, open the log of the red task: it says what dbt said about that model or test.
-Mend the cause, then clear that task *with its downstream tasks*: each runs dbt for its own node
-only. So too for `load_day`: cleared alone, it could fail in a run that stays green.
+**When it fails**, open the log of the failed task: it begins with dbt's message. Fix the cause and
+clear the task with its downstream tasks. One `dbt build` then builds all cleared nodes.
 """
 
 from datetime import date, timedelta
 
 from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
-from cosmos import DbtTaskGroup
+from cosmos import ProjectConfig, RenderConfig
 from pendulum import datetime
 
-from include.dbt_build import add_dbt_build, cosmos_args
+from include.dbt_build import DbtTaskGroup
 from include.defaults import DAG_DEFAULTS
 from include.nyc_flights.archive import TIMEZONE, local_date
 from include.nyc_flights.assets import FLIGHTS_MARTS
 from include.nyc_flights.warehouse import RAW
+from include.warehouse import DBT_PROJECTS, DBT_QUEUE, warehouse_profile
 
 CONN_ID = "warehouse"
 
@@ -36,7 +36,8 @@ CONN_ID = "warehouse"
 def days_to_build(ti, params) -> dict[str, str]:
     """Return the interval for dbt: what load_day loaded, or with full_refresh all that raw holds.
 
-    Not from load_day, as the dbt tasks of an old run can be cleared when raw holds more days.
+    With full_refresh it does not come from load_day, because the dbt tasks of an old run can be
+    cleared when raw holds more days.
     """
     if not params["full_refresh"]:
         return ti.xcom_pull(task_ids="load_day")
@@ -50,7 +51,7 @@ def days_to_build(ti, params) -> dict[str, str]:
 
 @dag(
     doc_md=__doc__,
-    # A day of the source, whatever the clock says where Airflow runs.
+    # A day of the source, whatever the time zone of Airflow is.
     schedule=CronDataIntervalTimetable("@daily", timezone=TIMEZONE),
     start_date=datetime(2013, 1, 1, tz=TIMEZONE),
     catchup=False,
@@ -80,17 +81,20 @@ def flights_daily():
 
     dbt = DbtTaskGroup(
         group_id="dbt",
-        **cosmos_args(
-            "nyc_flights",
-            exclude=["tag:reporting"],
-            vars={"raw_schema": RAW},
-            # As variables: a seed or a test that runs on its own has no option for them.
+        project_config=ProjectConfig(
+            DBT_PROJECTS / "nyc_flights",
+            dbt_vars={"raw_schema": RAW},
+            # Variables, because seeds and tests have no option for an interval.
             env_vars={
                 "DBT_EVENT_TIME_START": "{{ days_to_build(ti, params)['start'] }}",
                 "DBT_EVENT_TIME_END": "{{ days_to_build(ti, params)['end'] }}",
             },
-            full_refresh="{{ params.full_refresh }}",
         ),
+        profile_config=warehouse_profile("nyc_flights"),
+        # The asset nyc_flights stands for all marts.
+        render_config=RenderConfig(exclude=["tag:reporting"], emit_datasets=False),
+        operator_args={"full_refresh": "{{ params.full_refresh }}", "queue": DBT_QUEUE},
+        source_freshness=True,
     )
 
     @task(outlets=[FLIGHTS_MARTS])
@@ -107,7 +111,7 @@ def flights_daily():
         yield Metadata(FLIGHTS_MARTS, extra=figures)
 
     loaded = load_day()
-    loaded >> add_dbt_build(dbt, freshness=True) >> dbt >> publish_figures(loaded)
+    loaded >> dbt >> publish_figures(loaded)
 
 
 flights_daily()

@@ -1,29 +1,32 @@
 """
 ### Reports on flights, whenever the marts have changed
 
-Builds and tests the models of `nyc_flights` that carry the tag `reporting`, as a DAG made by
-Cosmos alone. It is started by the asset `nyc_flights`, which `flights_daily` updates.
+Builds and tests the models of `nyc_flights` with the tag `reporting`. The asset `nyc_flights`,
+which `flights_daily` updates, starts it.
 
 Where AIRFLOW__COSMOS__DBT_DOCS_PROJECTS names a folder or bucket for the docs of `nyc_flights`,
-`make_docs` then puts them there, and Airflow shows them under Browse. If it fails, the run does
-not, and the last docs stay.
+`make_docs` puts them there, and Airflow shows them under Browse. If that fails, the run does not
+fail, and the previous docs stay.
 
-**When it fails**, open the red task's log for dbt's message, mend the cause and clear the task
-with its downstream tasks. Nothing else depends on this DAG.
+**When it fails**, open the log of the failed task for dbt's message, fix the cause and clear the
+task with its downstream tasks. No other DAG depends on this one.
 """
 
 from datetime import datetime
 
-# Airflow only parses files that name both airflow and dag.
-from cosmos import DbtDag
+# Airflow only parses files that contain the words "airflow" and "dag".
+from cosmos import ProjectConfig, RenderConfig
 from cosmos.operators.local import DbtDocsLocalOperator
 
-from include.dbt_build import add_dbt_build, cosmos_args, docs_args, docs_place
+from include.dbt_build import DbtDag
+from include.dbt_build.docs import docs_folder, publish_docs
 from include.defaults import DAG_DEFAULTS
 from include.nyc_flights.assets import FLIGHTS_MARTS
 from include.nyc_flights.warehouse import RAW
+from include.warehouse import DBT_PROJECTS, DBT_QUEUE, warehouse_profile
 
-DBT = cosmos_args("nyc_flights", select=["tag:reporting"], vars={"raw_schema": RAW})
+PROJECT = DBT_PROJECTS / "nyc_flights"
+VARS = {"raw_schema": RAW}
 
 flights_reporting = DbtDag(
     dag_id="flights_reporting",
@@ -31,16 +34,28 @@ flights_reporting = DbtDag(
     schedule=[FLIGHTS_MARTS],
     start_date=datetime(2013, 1, 1),
     catchup=False,
-    # The marts of days that end while it runs wait for one more run, which builds all of them.
+    # Days that end while it runs wait for one more run, which builds all of them.
     max_active_runs=1,
     **DAG_DEFAULTS,
     tags=["nyc_flights", "dbt", "reporting"],
-    **DBT,
+    project_config=ProjectConfig(PROJECT, dbt_vars=VARS),
+    profile_config=warehouse_profile("nyc_flights"),
+    render_config=RenderConfig(select=["tag:reporting"]),
+    operator_args={"queue": DBT_QUEUE},
 )
-add_dbt_build(flights_reporting)
 
-if docs_place("nyc_flights"):
-    built = flights_reporting.leaves
-    make_docs = DbtDocsLocalOperator(task_id="make_docs", dag=flights_reporting, **docs_args(DBT))
-    # As a teardown, whose failure does not fail the run.
-    built >> make_docs.as_teardown()
+if folder := docs_folder("nyc_flights"):
+    reports = flights_reporting.leaves
+    make_docs = DbtDocsLocalOperator(
+        task_id="make_docs",
+        dag=flights_reporting,
+        project_dir=PROJECT,
+        profile_config=warehouse_profile("nyc_flights"),
+        vars=VARS,
+        dbt_cmd_flags=["--static"],
+        callback=publish_docs,
+        callback_args={"folder": folder},
+        queue=DBT_QUEUE,
+    )
+    # The failure of a teardown does not fail the run.
+    reports >> make_docs.as_teardown()

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from include.alerts import alert
+from include.dbt_build.alerts import alert
 
 # Of a DAG: DAG(**DAG_DEFAULTS, ...).
 DAG_DEFAULTS = {

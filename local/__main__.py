@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from rich.table import Table
 
-from include.target import target_schema
+from include.warehouse import target_schema
 from local import adopt, airflow, ci_dbt, deployment, docs, pipeline, postgres, report
 from local.dbt import chosen_project, lacks_packages, last_month
 from local.deployment import DEPLOYMENT, REDIS_PORT

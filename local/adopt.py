@@ -18,11 +18,12 @@ from local.progress import console, live
 from local.settings import OWN, ROOT, Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
+POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
 # Where the template's own name stands.
 NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
 NAME = "dbt-on-airflow"
 # What `update` leaves as the fork has it.
-OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py")
+OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
 # Of a dbt project: what tools have made, and what would be a repository within this one.
 LEFT_OUT = shutil.ignore_patterns(
     *(".git", ".user.yml", "target", "logs", "dbt_packages", "dbt_modules"),
@@ -41,7 +42,7 @@ def adopt(args) -> None:
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(NAME, name.replace("_", "-")))
         for path in ("README.md", "local.toml"):
-            write(tree / path, f"{path}.txt", name=name, project=project)
+            write(tree / path, f"{path}.txt", name=name, project=project, dag_id=project.lower())
         found = look(tree, project, dag_file)
     # What Python and dbt have made there.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *OWN["sample"])
@@ -73,7 +74,8 @@ def update(args) -> None:
     try:
         sample = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))["sample"]
         git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *sample)
-        git("checkout", before, "--", *OF_THE_FORK)
+        had = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
+        git("checkout", before, "--", *had)
         if conflicts := git("diff", "--name-only", "--diff-filter=U"):
             raise Failure(f"You and the template have both changed {', '.join(conflicts.split())}.")
         git("commit", "--quiet", "--message", f"Update the template from {source}")
@@ -132,6 +134,7 @@ def bring_in(tree: Path, name: str, folder_of) -> tuple[str, Path]:
         if found:
             shutil.copytree(found, folder, ignore=LEFT_OUT, ignore_dangling_symlinks=True)
             leave_unjudged(tree, folder)
+            add_postgres_macros(folder)
         else:
             shutil.copytree(TEMPLATES / "project", folder)
             for path in folder.rglob("*.yml"):
@@ -141,7 +144,7 @@ def bring_in(tree: Path, name: str, folder_of) -> tuple[str, Path]:
     template = "dag_with_load.py.txt" if os.environ.get("LOAD") else "dag.py.txt"
     # Without the sample's DAGs git has taken the folder away.
     dag_file.parent.mkdir(exist_ok=True)
-    write(dag_file, template, project=project)
+    write(dag_file, template, project=project, dag_id=project.lower())
     return project, dag_file
 
 
@@ -195,6 +198,18 @@ def has_postgres(project: Path) -> bool:
     known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
     outputs = (known.get(profile(project)) or {}).get("outputs") or {}
     return any(output.get("type") == "postgres" for output in outputs.values())
+
+
+def add_postgres_macros(project: Path) -> None:
+    """Copy the macros for Postgres into a project, except those that the project itself defines."""
+    paths = described(project).get("macro-paths") or ["macros"]
+    files = [file for path in paths for file in (project / path).rglob("*.sql")]
+    defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
+    folder = project / paths[0] / POSTGRES_MACROS.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for macro in POSTGRES_MACROS.glob("*.sql"):
+        if macro.stem not in defined:
+            shutil.copy(macro, folder)
 
 
 def leave_unjudged(tree: Path, folder: Path) -> None:

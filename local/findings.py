@@ -56,9 +56,11 @@ def findings(tree: Path, project: str, dag_file: Path) -> list[str]:
             text=True,
         )
         if done.returncode:
-            _, _, said = done.stderr.partition("can't be imported:\n")
+            _, _, said = done.stderr.partition("cannot be imported:\n")
             return [f"dbt must be able to parse it. {said.strip()}"]
-        (place,) = Path(folder).glob(f"dbt_projects/*/{project}")
+        # The working directory repeats the last four folders of the project's path.
+        (manifest,) = Path(folder).glob("dbt_projects/*/*/*/*/*/target/manifest.json")
+        place = manifest.parent.parent
         return [*_in_postgres(place, env)]
 
 

@@ -1,77 +1,208 @@
-"""Sets the tasks of dbt's nodes as the one running `dbt build` has written into its own XCom.
+"""Sets the states of node tasks as the build task reports them: an endpoint of the API server.
 
-The route asks for no credentials, since it takes nothing from the request but that task's id: it
-does what a running DbtBuild says, to the DbtNodes of the same run that nothing has touched; and it
-takes the green from tasks of the same run that stand behind a running one that fails.
+A report needs no login, because it is signed with a key that only workers and API server have. The
+signature is checked before anything else happens. A report changes node tasks of the running build
+task that sent it, and nothing else. Each change writes a row to Airflow's audit log.
 
-What is not public of Airflow in this project is here: the table of the task instances, and the
-model of the XComs. tests/plugins/test_dbt_build_api.py names what an upgrade has changed.
+This file is the only one that uses what is not public in Airflow: the models of the task instances,
+of the DAG versions and of the audit log. tests/plugins/test_dbt_build_api.py names what an upgrade
+has changed.
 """
 
-from datetime import UTC, datetime
-from json import loads
+import hmac
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
+from airflow.configuration import conf
+from airflow.models.dag_version import DagVersion
+from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
-from airflow.models.xcom import XComModel
 from airflow.plugins_manager import AirflowPlugin
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState as State
-from fastapi import FastAPI, HTTPException
-from sqlalchemy import select, update
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import ValidationError
+from sqlalchemy import select
 
-app = FastAPI(title="dbt build")
+from include.dbt_build.protocol import MAX_AGE_SECONDS, Answer, Report, Times, sign, signing_key
+
+BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
+# States that let the teardown succeed.
+DONE = (State.SUCCESS, State.SKIPPED)
+# The longest body of a request: the report of a build with 50,000 tasks.
+MAX_BYTES = 32 * 2**20
+# How much the clocks of two machines may differ.
+SKEW = timedelta(minutes=5)
+
+log = logging.getLogger(__name__)
+# Its own pages would describe the endpoint to everybody.
+app = FastAPI(title="dbt build", docs_url=None, redoc_url=None, openapi_url=None)
+key = signing_key(conf)
+if key is None:
+    log.warning(
+        "dbt_build_api is off: node tasks become successful only after dbt has ended. "
+        "Set [dbt_build] signing_key or [core] fernet_key for workers and API server."
+    )
 
 
 @app.post("/{build_id}")
-def tell(build_id: UUID) -> dict[str, int]:
-    """Return the try number of each task that is green now, by its task id."""
+async def receive_report(build_id: UUID, request: Request) -> Answer:
+    """Set the states of a report; return the try numbers of the tasks."""
+    # The signature is that of the bytes, so FastAPI must not parse them.
+    if not 0 < int(request.headers.get("content-length") or 0) <= MAX_BYTES:
+        raise HTTPException(413, "the report has no length, or is too long")
+    body = await request.body()
+    signature = request.headers.get("x-dbt-build-signature", "")
+    report = _verified(str(build_id), body, signature)
+    # The database driver blocks, so not in the event loop.
+    return await run_in_threadpool(_apply_report, build_id, report)
+
+
+def _apply_report(build_id: UUID, report: Report) -> Answer:
     with create_session() as session:
         build = session.get(TaskInstance, build_id)
-        operators = ("DbtBuild", "DbtNode")
-        if build is None or build.state != State.RUNNING or build.operator not in operators:
-            raise HTTPException(409, "no such dbt build is running")
-        run = {"dag_id": build.dag_id, "run_id": build.run_id}
-        told = session.scalar(
-            select(XComModel.value).filter_by(**run, task_id=build.task_id, key="told")
-        )
-        if told is None:
-            raise HTTPException(409, "this dbt build has told nothing")
-        news = loads(told)
-        if behind := news.get("not_green"):
-            green = update(TaskInstance).filter_by(**run, state=State.SUCCESS)
-            session.execute(
-                green.where(TaskInstance.task_id.in_(behind)).values(state=State.UPSTREAM_FAILED)
+        if build is None or build.state != State.RUNNING or build.operator != BUILD:
+            raise HTTPException(409, "no such build task is running")
+        tasks = _tasks_of(session, build)
+        named = {
+            *(*report.pending, *report.succeeded, *report.failed),
+            *(*report.upstream_failed, *report.skipped),
+        }
+        if unknown := sorted(named - tasks.nodes - tasks.teardowns):
+            raise HTTPException(422, f"not a task of this build: {unknown[0]}")
+        _check_times(report, build)
+        return _apply(session, build, report, tasks)
+
+
+def _verified(build_id: str, body: bytes, signature: str) -> Report:
+    """Return a report, if its signature is right, it is new, and it is well formed."""
+    if key is None:
+        raise HTTPException(403, "the endpoint is off: no signing key is set")
+    if not hmac.compare_digest(sign(key, build_id, body).encode(), signature.encode()):
+        raise HTTPException(403, "the signature is wrong")
+    try:
+        report = Report.model_validate_json(body)
+    except ValidationError as error:
+        details = json.loads(error.json(include_url=False, include_input=False))
+        raise HTTPException(422, details) from None
+    if abs(datetime.now(UTC) - report.sent_at) > timedelta(seconds=MAX_AGE_SECONDS):
+        raise HTTPException(403, "the report is too old")
+    return report
+
+
+class BuildTasks:
+    """The tasks of one build, by the serialized DAG."""
+
+    def __init__(self, dag, build_id: str):
+        build = dag.get_task(build_id)
+        self.teardowns = {
+            task.task_id for task in build.downstream_list if task.task_type == TEARDOWN
+        }
+        upstream = {
+            name
+            for teardown in self.teardowns
+            for name in dag.get_task(teardown).get_flat_relative_ids(upstream=True)
+        }
+        # What follows the group is downstream of the build task too, but not before its teardown.
+        self.nodes = {
+            name
+            for name in build.get_flat_relative_ids(upstream=False) & upstream
+            if dag.get_task(name).task_type == NODE
+        }
+
+
+def _tasks_of(session, build: TaskInstance) -> BuildTasks:
+    version = str(build.dag_version_id)
+    if (tasks := _known(version, build.task_id)[0]) is None:
+        dag = session.get(DagVersion, build.dag_version_id).serialized_dag.dag
+        _known(version, build.task_id)[0] = tasks = BuildTasks(dag, build.task_id)
+    return tasks
+
+
+@lru_cache(maxsize=64)
+def _known(version: str, build_id: str) -> list[BuildTasks | None]:
+    """Return a cell for the tasks of a build: a DAG of thousands of tasks is slow to read."""
+    return [None]
+
+
+def _check_times(report: Report, build: TaskInstance) -> None:
+    earliest, latest = build.start_date - SKEW, datetime.now(UTC) + SKEW
+    for task_id, times in report.succeeded.items():
+        if not earliest <= times.start <= times.end <= latest:
+            raise HTTPException(422, f"the times of {task_id} are not those of this try")
+
+
+def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> Answer:
+    found = session.scalars(
+        select(TaskInstance)
+        .filter_by(dag_id=build.dag_id, run_id=build.run_id)
+        .where(TaskInstance.task_id.in_([*tasks.nodes, *tasks.teardowns]))
+        .order_by(TaskInstance.task_id)
+        .with_for_update(of=TaskInstance)
+    ).all()
+    by_id = {ti.task_id: ti for ti in found}
+    answer = Answer(applied={}, next_tries={})
+    for task_id in report.pending:
+        if task_id in by_id:
+            answer.next_tries[task_id] = next_try(by_id[task_id])
+    changes = [
+        *((task_id, State.SUCCESS, times) for task_id, times in report.succeeded.items()),
+        *((task_id, State.SCHEDULED, None) for task_id in report.failed),
+        *((task_id, State.UPSTREAM_FAILED, None) for task_id in report.upstream_failed),
+        *((task_id, State.SKIPPED, None) for task_id in report.skipped),
+    ]
+    # The teardown last: it depends on the others.
+    for task_id, state, times in sorted(changes, key=lambda change: change[0] in tasks.teardowns):
+        ti = by_id.get(task_id)
+        # A state that somebody set in the meantime stays, as does a task that has begun.
+        if ti is None or ti.state is not None:
+            continue
+        if task_id in tasks.teardowns and not all(
+            by_id[name].state in DONE for name in tasks.nodes & by_id.keys()
+        ):
+            continue
+        _set_state(ti, state, times, build)
+        session.add(
+            Log(
+                event=state.value,
+                task_instance=ti,
+                owner="dbt_build",
+                owner_display_name="dbt_build",
+                extra=json.dumps({"reported_by": build.task_id, "try_number": ti.try_number}),
             )
-            return {}
-        tasks = session.scalars(
-            select(TaskInstance)
-            .filter_by(**run, operator="DbtNode")
-            .where(TaskInstance.task_id.in_([*news["green"], *news["failed"]]))
-            .with_for_update(of=TaskInstance)
         )
-        answer = {}
-        for task in tasks:
-            green = news["green"].get(task.task_id)
-            if task.state is None and green:
-                task.state = State.SUCCESS
-                task.try_number += 1
-                task.start_date, task.end_date = map(
-                    datetime.fromisoformat, (green["start"], green["end"])
-                )
-                task.duration = (task.end_date - task.start_date).total_seconds()
-                # Where the log is, if the worker has to be asked for it.
-                task.hostname = build.hostname
-                if green["note"]:
-                    task.note = green["note"]
-            elif task.state is None and task.try_number == 0:
-                # Only in its first try a task reads what dbt said; later it would run dbt.
-                task.state = State.SCHEDULED
-                task.try_number = 1
-                task.scheduled_dttm = datetime.now(UTC)
-            if green and task.state == State.SUCCESS:
-                answer[task.task_id] = task.try_number
-        return answer
+        answer.applied[task_id] = ti.try_number
+    return answer
+
+
+def _set_state(ti: TaskInstance, state: State, times: Times | None, build: TaskInstance) -> None:
+    ti.state = state
+    if state in (State.SUCCESS, State.SCHEDULED):
+        ti.try_number = next_try(ti)
+    if state == State.SCHEDULED:
+        ti.scheduled_dttm = datetime.now(UTC)
+    if times:
+        ti.start_date, ti.end_date = times.start, times.end
+        ti.duration = (times.end - times.start).total_seconds()
+        # The log of the task is on the worker of the build task.
+        ti.hostname = build.hostname
+    elif state in (State.UPSTREAM_FAILED, State.SKIPPED):
+        ti.start_date = ti.end_date = datetime.now(UTC)
+        ti.duration = 0
+
+
+def next_try(ti: TaskInstance) -> int:
+    """Return the number of a task instance's next try.
+
+    Airflow 3.3 counts a try when it schedules it, Airflow 3.4 already when the last one has ended.
+    """
+    if hasattr(TaskInstance, "working_set"):
+        return max(1, ti.try_number)
+    return ti.try_number + 1
 
 
 class DbtBuildApi(AirflowPlugin):

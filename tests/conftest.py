@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -132,6 +133,14 @@ def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess
     )
 
 
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """Write files into a folder, without the indentation of their text; return the folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    return folder
+
+
 def git(folder: Path, *words) -> str:
     # Whoever runs the tests may have no name in git.
     who = ("-c", "user.name=team", "-c", "user.email=team@example.com")
@@ -168,6 +177,11 @@ def projects() -> Path:
     ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
     for folder in (ROOT / "dbt", ROOT / "tests" / "projects"):
         shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
+    if HAS_POSTGRES:
+        # The image has neither local/ nor a Postgres.
+        from local.adopt import add_postgres_macros
+
+        add_postgres_macros(PROJECTS / "states")
     return PROJECTS
 
 

@@ -1,32 +1,76 @@
-"""One `dbt build` whose nodes are Airflow tasks: see, retry and alert on each, at dbt's own speed.
+"""Cosmos's DbtDag and DbtTaskGroup, with one `dbt build` for all nodes.
 
-    dbt = DbtTaskGroup(group_id="dbt", **cosmos_args("my_project"))
-    load() >> add_dbt_build(dbt) >> dbt >> publish()
+    from include.dbt_build import DbtDag, DbtTaskGroup
 
-Cosmos renders the project; `add_dbt_build` adds the task that runs `dbt build`, before all others:
+The arguments are those of Cosmos, and source_freshness. Each node of dbt is a task. One setup task
+runs `dbt build` and reports the result of each node to Airflow while dbt works:
 
-    dbt_build ─┬─> stg_a.run ─> stg_a.test ─> mart.run ─> mart.test
-               └─> every one of them, so that none is due while dbt runs
+    dbt_build -> stg_a.run -> stg_a.test -> mart.run -> mart.test -> dbt_build_done
 
-While dbt builds, each task whose nodes are built and tested is set green, with dbt's own times and
-words: no process waits for dbt or starts, so there is no success callback, listener or asset event
-of such a task either. What failed starts, and fails with what dbt said; its failure callbacks run.
-A task that is retried or cleared runs `dbt build` for exactly its own nodes.
+docs/how-it-works.md explains it. The modules, in the order of a DAG file's parse and of a run:
 
-config.py     which project, selection, connection, schema: what a DAG file calls
-graph.py      the tasks of a project's nodes, and the one build before them
-operators.py  what those two kinds of tasks do
-events.py     what dbt says about each node
-artifacts.py  dbt's manifest and results of each run, kept
-lineage.py    OpenLineage's events of each node
-interrupt.py  a timeout ends dbt, and its statements
-lock.py       no two of them in one schema at once
-telling.py    how Airflow hears of it, through plugins/dbt_build_api.py
-project.py    where a project is, and how it is prepared for Cosmos
-__main__.py   prepares all of them, so that no DAG file waits for dbt
+arguments   Cosmos's arguments, honoured or refused
+project     what decides how dbt parses a project
+workdir     the working directory: linked files, packages, dbt's parse
+parsing     how dbt parses without a connection, and how a run uses the parse
+selection   which nodes dbt selects
+manifest    the slim manifest that Cosmos renders
+rendering   the tasks and their edges
+operators   the build task, the node tasks and the teardown
+command     one dbt command of a task
+results     the results of nodes
+reporting   passes results to Airflow while dbt works
+channel     the client of the plugin, and the logs of the tasks that it marks
+protocol    what the tasks and the plugin exchange
+lock        one build at a time in a schema
+timeouts    Airflow's timeouts end dbt and its statements
+artifacts   dbt's artifacts of each run, kept
+lineage     OpenLineage events of each node
+docs        dbt docs in Airflow's UI
+alerts      one message for each run that failed, warned or recovered
+__main__    parses all dbt projects, so that no DAG file waits for dbt
 """
 
-from include.dbt_build.config import cosmos_args, docs_args, docs_place
-from include.dbt_build.graph import add_dbt_build
+from typing import Any
 
-__all__ = ["add_dbt_build", "cosmos_args", "docs_args", "docs_place"]
+import cosmos
+
+from include.dbt_build.rendering import Rendering
+
+__all__ = ["DbtDag", "DbtTaskGroup"]
+
+
+class DbtDag(cosmos.DbtDag):
+    """A dbt project as a DAG.
+
+    Args:
+        source_freshness: whether each source with thresholds for its age gets a task. A source
+            older than error_after fails, and dbt does not build what reads it.
+        args, kwargs: the arguments of cosmos.DbtDag.
+    """
+
+    def __init__(self, *args: Any, source_freshness: bool = False, **kwargs: Any):
+        rendering = Rendering(kwargs, source_freshness=source_freshness)
+        super().__init__(*args, **rendering.cosmos_kwargs())
+        rendering.add_build(self, self.task_group)
+
+
+class DbtTaskGroup(cosmos.DbtTaskGroup):
+    """A dbt project as a task group.
+
+    Args:
+        group_id: the ID of the group.
+        source_freshness: as in DbtDag.
+        args, kwargs: the arguments of cosmos.DbtTaskGroup.
+    """
+
+    def __init__(
+        self,
+        group_id: str = "dbt_task_group",
+        *args: Any,
+        source_freshness: bool = False,
+        **kwargs: Any,
+    ):
+        rendering = Rendering(kwargs, source_freshness=source_freshness)
+        super().__init__(group_id, *args, **rendering.cosmos_kwargs())
+        rendering.add_build(self.dag, self)

@@ -1,6 +1,6 @@
-"""Imports all DAG files, which prepares their dbt projects: no DAG file has to wait for dbt later.
+"""Imports all DAG files, which parses their dbt projects, so that no DAG file waits for dbt later.
 
-The image's build and `make start` run it. It ends with code 1 if a file can't be imported.
+The build of the image and `make start` run it. The exit code is 1 if a file cannot be imported.
 """
 
 import sys
@@ -10,7 +10,9 @@ from airflow.sdk.configuration import conf
 
 errors = DagBag(conf.get("core", "dags_folder")).import_errors
 for file, error in errors.items():
-    # What comes before the traceback, as dbt's own words do; else the error, which comes last.
-    said, _, traceback = error.rpartition("\n\nThe above exception")
-    print(f"{file} can't be imported:\n{said or traceback}", file=sys.stderr)
+    # The last line of a traceback is the error itself, which can have several lines.
+    _, _, message = error.rpartition("\n  File ")
+    lines = message.splitlines()
+    first = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), 0)
+    print(f"{file} cannot be imported:", *lines[first:], sep="\n", file=sys.stderr)
 sys.exit(bool(errors))

@@ -1,9 +1,9 @@
-"""One dbt at a time in the schemas of a project, whoever starts it.
+"""One `dbt build` at a time in the schema of a project, whoever starts it.
 
-Airflow alone can't say so: runs of a backfill do not count into `max_active_runs`, and two DAGs may
-build parts of one project. A `dbt build` holds the lock alone. Tasks that build nodes again, each
-its own, share it. It is an advisory lock in the warehouse: Postgres ends it with the connection,
-so also when its holder was killed.
+Airflow alone cannot promise that: runs of a backfill do not count into `max_active_runs`, and two
+DAGs may build parts of one project. The build task holds an exclusive lock; node tasks that run
+dbt again share one, each for its own nodes. It is an advisory lock in the warehouse, which
+Postgres releases with the connection, also when the process that holds it is killed.
 """
 
 import logging
@@ -14,8 +14,7 @@ from contextlib import closing, contextmanager
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from cosmos import ProfileConfig
 
-# Between two tries to get it.
-SECONDS = 1
+POLL_SECONDS = 1
 KEY = "hashtext('dbt'), hashtext(%s)"
 HOLDERS = """
     select string_agg(distinct application_name, ', ')
@@ -28,26 +27,35 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def build_lock(profile: ProfileConfig, ti, *, alone: bool) -> Iterator[None]:
-    """Hold the lock of the profile's schema for a task instance; say for whom it waits."""
+def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]:
+    """Hold the lock of the profile's schema for a task instance, and log for whom it waits.
+
+    There is a lock for a profile of Postgres that is made from an Airflow connection. For any
+    other profile, `max_active_runs=1` and a pool of one slot keep two builds apart.
+    """
     mapping = profile.profile_mapping
-    schema = [mapping.profile_args["schema"]]
-    kind = "" if alone else "_shared"
+    if mapping is None or mapping.dbt_profile_type != "postgres":
+        log.info("There is no lock for this profile: max_active_runs and a pool take its place.")
+        yield
+        return
+    schema = [mapping.profile["schema"]]
+    kind = "" if exclusive else "_shared"
     with closing(PostgresHook(mapping.conn_id).get_conn()) as connection:
-        # Not in a transaction, which would stay open as long as dbt builds.
+        # A transaction would stay open as long as dbt builds.
         connection.autocommit = True
         with closing(connection.cursor()) as cursor:
 
-            def ask(query: str, values: list):
+            def value_of(query: str, values: list):
                 cursor.execute(query, values)
                 return cursor.fetchone()[0]
 
-            ask("select set_config('application_name', %s, false)", [f"{ti.dag_id} {ti.run_id}"])
-            told = None
-            while not ask(f"select pg_try_advisory_lock{kind}({KEY})", schema):
-                holders = ask(HOLDERS, schema)
-                if holders and holders != told:
+            name = f"{ti.dag_id} {ti.run_id}"
+            value_of("select set_config('application_name', %s, false)", [name])
+            logged = None
+            while not value_of(f"select pg_try_advisory_lock{kind}({KEY})", schema):
+                holders = value_of(HOLDERS, schema)
+                if holders and holders != logged:
                     log.info("Waiting for %s, which builds in %s", holders, *schema)
-                    told = holders
-                time.sleep(SECONDS)
+                    logged = holders
+                time.sleep(POLL_SECONDS)
             yield

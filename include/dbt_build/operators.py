@@ -1,201 +1,291 @@
-"""The two kinds of tasks: the one `dbt build`, and a node of it."""
+"""The tasks of a `dbt build`: the build task, a task for each node, and the teardown."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import partial
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
-from include.dbt_build.events import Events
-from include.dbt_build.interrupt import interruptible
-from include.dbt_build.lineage import emit_lineage
+from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.telling import LEFT, PROBLEMS, Teller, no_green_behind
+from include.dbt_build.manifest import SlimManifest
+from include.dbt_build.protocol import BUILT_NODES, NODE_RESULTS, PROBLEMS, StoredResult
+from include.dbt_build.reporting import ResultReporter
+from include.dbt_build.results import BuildResults
+
+# States of a node task whose nodes the build task leaves alone.
+DONE = ("success", "skipped")
 
 
-class DbtBuild(DbtBuildLocalOperator):
-    """Runs one `dbt build`, and lets each node's task end as its node has ended.
+@dataclass
+class BuildGroup:
+    """The tasks of one build: what its operators know of each other.
 
-    Succeeds although nodes failed, if each has a task of its own: that one starts and fails. Where
-    tasks of this run are green already, as after a retry or a clear, it builds the others only.
-    Sources whose freshness is a task come first: what stands behind a stale one is not built.
+    Args:
+        slim_file: the slim manifest of the selection.
+        command_args: the arguments with which any task of the build runs dbt.
+        tests_last: whether all tests run when all other nodes were built.
     """
 
-    def __init__(self, **kwargs):
-        # Airflow executes a copy of this operator, which must hear what dbt tells this one.
-        self.events = Events()
-        super().__init__(
-            dbt_runner_callbacks=[self.events.hear],
-            callback=[self.events.read, self._keep_artifacts],
-            **kwargs,
-        )
+    slim_file: Path
+    command_args: dict
+    tests_last: bool
+    build_id: str = ""
+    teardown_id: str = ""
+    # In the order of the DAG.
+    node_task_ids: tuple[str, ...] = ()
 
-    def execute(self, context, **_):
-        with no_green_behind(self, context):
-            with (
-                self.leaving_problems(context),
-                build_lock(self.profile_config, context["ti"], alone=True),
-            ):
-                alone = self._build(context)
-            if alone:
-                said = "\n".join([*alone, *self.events.said(alone)])
-                raise AirflowException(f"failed, and no task of its own is to fail with it: {said}")
+    @cached_property
+    def slim(self) -> SlimManifest:
+        return json.loads(self.slim_file.read_text())
 
-    def _build(self, context) -> set[str]:
-        """Build what is not green; return the nodes that failed and have no task to fail with."""
-        ti = context["ti"]
-        tasks = [task for task in self.dag.tasks if getattr(task, "build", None) == self.task_id]
-        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-        left = [task for task in tasks if states.get(task.task_id) != "success"]
-        if green := len(tasks) - len(left):
-            self.log.info("%s tasks are green and stay so", green)
-        with Teller(ti, left, self.events):
-            build = self._behind_fresh_sources(context, left)
-            if build and len(build) < sum(not task.checks_freshness for task in tasks):
-                self.only({node: one for task in build for node, one in task.nodes.items()})
-            # All are green when a hook after them failed: dbt runs its hooks with nodes only.
-            if build or not left:
-                self.run_dbt(context)
-        artifacts.end(self.profile_config, ti, green=not self.events.bad())
-        return self.events.bad() - {node for task in left for node in task.nodes}
+    def definitions(self, nodes: Iterable[str]) -> list[dict]:
+        """Return how a selectors.yml names some nodes."""
+        known = self.slim["selectors_of_nodes"]
+        return [known[node] for node in sorted(nodes) if node in known]
 
-    @contextmanager
-    def leaving_problems(self, context) -> Iterator[None]:
-        """Leave what failed or warned for include/alerts.py, whatever stops dbt included."""
-        # Where one process runs several tasks, as dag.test() does, another may have filled them.
-        self.events.nodes.clear()
-        self.events.stopped = None
-        try:
-            yield
-        except Exception as error:
-            self.events.stopped = str(error)
-            raise
-        finally:
-            context["ti"].xcom_push(key=PROBLEMS, value=self.events.problems())
 
-    def _keep_artifacts(self, project_dir: str, context, **_) -> None:
-        artifacts.keep(project_dir, self.profile_config, context["ti"])
+class DbtBuildOperator(DbtCommandOperator):
+    """Runs one `dbt build` and reports the result of each node to Airflow while dbt works.
 
-    def _behind_fresh_sources(self, context, tasks: list) -> list:
-        """Check the sources among some tasks; return the others without those behind stale ones."""
-        sources = [task for task in tasks if task.checks_freshness]
-        if sources:
-            self.check_freshness(context, {k: v for task in sources for k, v in task.nodes.items()})
-        stale = [task for task in sources if self.events.outcome(task.nodes) != "success"]
-        behind = {name for task in stale for name in task.get_flat_relative_ids(upstream=False)}
-        return [t for t in tasks if not t.checks_freshness and t.task_id not in behind]
+    It is the setup task of the node tasks. It succeeds although nodes failed, if each of them has
+    a task, which then fails. When tasks of the run are successful already, as in a retry or after
+    a clear, it builds the nodes of the others only.
+    """
 
-    def check_freshness(self, context, sources: dict[str, str]) -> None:
-        """Run `dbt source freshness` for some sources, which fills `events`.
+    def __init__(self, *, group: BuildGroup, **kwargs):
+        self.group = group
+        super().__init__(**group.command_args, **kwargs)
 
-        Not in a run for days that are past, as of a backfill: how old the rows are by now says
-        nothing about it.
-        """
-        run = context["dag_run"]
-        start, end = run.data_interval_start, run.data_interval_end
-        if end and end > start and datetime.now(UTC) - end > end - start:
-            self.events.pass_sources(sources, f"Not checked: the run is of the past, {start}")
-            return
-        dbt = self.prepare_for_execution()
-        dbt.base_cmd = ["source", "freshness"]
-        dbt.select, dbt.exclude, dbt.selector = " ".join(sources.values()), None, None
-        dbt.indirect_selection = None
-        dbt.callback = [partial(self.events.read_sources, sources), self._keep_artifacts]
-        dbt.build_and_run_cmd(context)
+    def execute(self, context, **_) -> None:
+        # This is a copy of the operator, which shares its attributes with other runs.
+        self.results = BuildResults()
+        with (
+            stored_problems(self, context),
+            build_lock(self.profile_config, context["ti"], exclusive=True),
+        ):
+            self._build_pending(context)
 
-    def only(self, nodes: dict[str, str]) -> None:
-        """Let dbt build just these nodes, given with their selectors."""
-        self.select, self.exclude, self.selector = " ".join(nodes.values()), None, None
-        self.indirect_selection = "empty"
-
-    def run_dbt(self, context) -> None:
-        """Run dbt, which fills `events`.
+    def _build_pending(self, context) -> None:
+        """Build the nodes whose tasks are not successful.
 
         Raises:
-            AirflowException: dbt failed, and not at a node.
+            AirflowException: a node without a task failed, or a hook.
         """
-        try:
-            self.build_and_run_cmd(context, cmd_flags=self.add_cmd_flags())
-        finally:
-            # Cosmos has them unless dbt did not come so far.
-            emit_lineage(context["ti"], getattr(self, "openlineage_events_completes", []))
-        if self.events.trouble:
-            raise self.events.trouble
+        ti = context["ti"]
+        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
+        pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
+        built = self._built_nodes(ti)
+        with ResultReporter(ti, pending, self.results, self.group.teardown_id) as reporter:
+            stale = self._check_sources(context, pending)
+            # None stands for the selection of the DAG, in dbt's own words.
+            nodes = None
+            if built or len(pending) < len(all_tasks) or stale:
+                self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
+                nodes = self._pending_nodes(pending, built, stale)
+            if self.group.tests_last:
+                self._build_tests_last(context, nodes)
+            elif nodes is None or nodes:
+                self.build(context, self._definitions(nodes))
+            failed = self._failed_without_task(pending)
+            reporter.has_ended_well = not failed
+        artifacts.finish(self.profile_config, ti, succeeded=not self.results.failed())
+        if failed:
+            self._fail(failed)
 
-    def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
-        with interruptible(self.on_kill):
-            return super().build_and_run_cmd(context, cmd_flags, **kwargs)
+    def _definitions(self, nodes: set[str] | None) -> list[dict] | None:
+        return None if nodes is None else self.group.definitions(nodes)
 
-    def handle_exception_dbt_runner(self, result) -> None:
-        if not result.success and (result.exception or not self.events.bad()):
-            raise AirflowException(f"dbt failed: {result.exception}")
+    def _built_nodes(self, ti) -> set[str]:
+        """Return the nodes that an earlier try of the build task built.
 
-    def handle_exception_subprocess(self, result) -> None:
-        # 1: a node failed. 2: dbt did. Otherwise it was killed.
-        if result.exit_code and (result.exit_code != 1 or not self.events.bad()):
-            said = "\n".join(result.full_output[-20:])
-            raise AirflowException(f"dbt ended with code {result.exit_code}: {said}")
+        After a clear they are built again, except nodes without a task of their own.
+        """
+        built = {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES) or ())}
+        if is_first_try(ti, self):
+            return built - {
+                node
+                for task_id in self.group.node_task_ids
+                for node in self.dag.get_task(task_id).nodes
+            }
+        return built
+
+    def _check_sources(self, context, pending: list["DbtNodeOperator"]) -> set[str]:
+        """Check the sources among the pending tasks; return the tasks behind those too old."""
+        checks = [task for task in pending if task.checks_freshness]
+        if checks:
+            sources = [source for task in checks for source in task.nodes]
+            # Another command of this operator, whose templates are rendered.
+            copy(self).check_freshness(context, sources)
+        stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
+        return {name for task in stale for name in task.get_flat_relative_ids(upstream=False)}
+
+    def _pending_nodes(
+        self, pending: list["DbtNodeOperator"], built: set[str], stale: set[str]
+    ) -> set[str]:
+        """Return the nodes to build, those without a task included."""
+        with_task = {
+            node
+            for task_id in self.group.node_task_ids
+            for node in self.dag.get_task(task_id).nodes
+        }
+        wanted = {
+            node
+            for task in pending
+            if not task.checks_freshness and task.task_id not in stale
+            for node in task.nodes
+        }
+        without_task = self.group.slim["selectors_of_nodes"].keys() - with_task
+        return (wanted | without_task) - built
+
+    def _build_tests_last(self, context, nodes: set[str] | None) -> None:
+        """Build everything but the tests, then the tests if nothing failed."""
+        chosen = self.group.slim["selectors_of_nodes"].keys() if nodes is None else nodes
+        tests = {node for node in chosen if node.startswith("test.")}
+        if others := chosen - tests:
+            self.build(context, self.group.definitions(others))
+        if tests and not self.results.failed():
+            self.build(context, self.group.definitions(tests))
+
+    def _failed_without_task(self, pending: list["DbtNodeOperator"]) -> set[str]:
+        return self.results.failed() - {node for task in pending for node in task.nodes}
+
+    def _fail(self, failed: set[str]) -> None:
+        message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
+        self.log.error("%s\n%s", message, self.results.message(failed))
+        if self.results.succeeded():
+            # A retry would build again what was built, and add rows to a model without a key.
+            raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
+        raise AirflowException(message)
 
 
-class DbtNode(BaseOperator):
-    """A node of dbt, with its unit tests; or the tests of one; or the freshness of a source.
+class DbtNodeOperator(BaseOperator):
+    """Stands for a dbt node with its unit tests, for the tests of a node, or for a source's age.
 
-    Mostly green without a process of its own: DbtBuild says so to Airflow. Its first try starts
-    when dbt failed here, and fails with dbt's words, or when Airflow could not be told, and ends.
-    Any other try was cleared or retried: it runs `dbt build` for exactly its nodes.
+    Usually it becomes successful without a process: the build task reports it to Airflow. It
+    starts a process when a node failed, to fail with dbt's message, and when the result could not
+    be reported. A later try, or a try after a clear of this task alone, runs dbt for its nodes.
+
+    Args:
+        group: the build that it belongs to.
+        nodes: the unique IDs of its nodes, in dbt's order.
     """
 
-    def __init__(self, *, nodes: dict[str, str], **kwargs):
+    def __init__(self, *, group: BuildGroup, nodes: Iterable[str], **kwargs):
         super().__init__(**kwargs)
-        self.nodes = nodes
-        # By `dbt source freshness`, for which its nodes are sources.
-        self.checks_freshness = any(node.startswith("source.") for node in nodes)
-        # The task id of its DbtBuild, once that is there.
-        self.build = None
+        self.group = group
+        self.nodes = tuple(nodes)
+        # Whether no other node task of the group is downstream of it.
+        self.is_leaf = True
+        # The nearest node tasks upstream, over tasks without a node.
+        self.upstream_node_tasks: tuple[str, ...] = ()
 
-    def execute(self, context) -> bool | None:
+    @property
+    def checks_freshness(self) -> bool:
+        return any(node.startswith("source.") for node in self.nodes)
+
+    @property
+    def needs_process(self) -> bool:
+        """Whether something has to run in a process of the task when its nodes succeeded."""
+        return bool(self.has_on_success_callback or self.has_on_execute_callback or self.outlets)
+
+    def execute(self, context) -> None:
         ti = context["ti"]
-        left = (ti.xcom_pull(task_ids=self.build, key=LEFT) or {}) if ti.try_number == 1 else {}
-        if self.task_id in left and not self._stands_behind_a_rebuilt_one(ti):
-            self._end(*left[self.task_id])
-            return None
-        if not self.nodes:
-            return None
-        with no_green_behind(self, context):
-            self._run_again(context)
-        return True
+        result = self._stored_result(ti)
+        if result is None:
+            if ti.try_number == 1:
+                raise AirflowException(
+                    f"The build task stored no result for {', '.join(self.nodes)}: see its log."
+                )
+            with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
+                # A retry of the build task may have built the nodes in the meantime.
+                result = self._stored_result(ti) or self._run_dbt(context)
+        elif result["outcome"] == "skipped":
+            # This task is due, so the task that failed upstream has succeeded in a later try.
+            with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
+                result = self._run_dbt(context)
+        self._end(result)
 
-    def _run_again(self, context) -> None:
-        dbt = self.dag.get_task(self.build).prepare_for_execution()
-        dbt.render_template_fields(context)
-        with (
-            dbt.leaving_problems(context),
-            build_lock(dbt.profile_config, context["ti"], alone=False),
-        ):
+    def _stored_result(self, ti) -> StoredResult | None:
+        """Return the result that the build task stored for this try."""
+        results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
+        result = results.get(self.task_id)
+        if result and (result["try_number"] or 1) == ti.try_number:
+            return result
+        return None
+
+    def _run_dbt(self, context) -> StoredResult:
+        """Run dbt for the nodes of this task."""
+        command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
+        command.render_template_fields(context, self.get_template_env())
+        with stored_problems(command, context):
             if self.checks_freshness:
-                dbt.check_freshness(context, self.nodes)
+                command.check_freshness(context, [*self.nodes])
             else:
-                dbt.only(self.nodes)
-                dbt.run_dbt(context)
-        # A hook that failed is among the bad, and what dbt printed is in this log already.
-        nodes = [*self.nodes, *dbt.events.bad() - self.nodes.keys()]
-        if (outcome := dbt.events.outcome(nodes)) != "success":
-            self._end(outcome, dbt.events.said(nodes))
+                command.build(context, self.group.definitions(self.nodes))
+        # A hook that failed is among the failed nodes.
+        nodes = [*self.nodes, *sorted(command.results.failed() - {*self.nodes})]
+        return StoredResult(
+            outcome=command.results.outcome(nodes) or "not_run",
+            message=command.results.message(nodes),
+            sql=command.results.sql(nodes),
+            try_number=context["ti"].try_number,
+        )
 
-    def _stands_behind_a_rebuilt_one(self, ti) -> bool:
-        """Return whether a task that this one waits for has run dbt after the one build."""
-        before = [name for name in self.upstream_task_ids if name != self.build]
-        return any(ti.xcom_pull(task_ids=before) or []) if before else False
+    def _end(self, result: StoredResult) -> None:
+        message = result["message"]
+        if result["outcome"] == "success":
+            self.log.info("%s", message)
+            return
+        self.log.error("%s", message or f"dbt did not run {', '.join(self.nodes)}.")
+        if result["sql"]:
+            self.log.info("The SQL that ran:\n%s", result["sql"])
+        first_line = message.partition("\n")[0] or f"dbt did not run {', '.join(self.nodes)}"
+        if result["outcome"] in ("fail", "not_run"):
+            raise AirflowFailException(first_line)
+        raise AirflowException(first_line)
 
-    def _end(self, outcome: str | None, lines: list[str]) -> None:
-        said = "\n".join(lines)
-        if outcome == "success":
-            self.log.info("%s", said)
-        elif outcome == "fail":
-            raise AirflowFailException(said)
-        else:
-            raise AirflowException(said or f"dbt did not build {', '.join(self.nodes)}")
+
+class DbtBuildTeardown(BaseOperator):
+    """The teardown of a build: fails, and with it the run, if a node task did not succeed.
+
+    Usually it becomes successful without a process, together with the last node tasks.
+    """
+
+    def __init__(self, *, group: BuildGroup, **kwargs):
+        super().__init__(**{**kwargs, "retries": 0})
+        self.group = group
+
+    def execute(self, context) -> None:
+        ti = context["ti"]
+        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        wrong = [name for name in self.group.node_task_ids if states.get(name) not in DONE]
+        if wrong:
+            failed = [name for name in wrong if states.get(name) == "failed"]
+            raise AirflowFailException(
+                f"{len(wrong)} dbt tasks did not succeed; failed: {', '.join(failed) or 'none'}."
+            )
+
+
+@contextmanager
+def stored_problems(command: DbtCommandOperator, context) -> Iterator[None]:
+    """Store for the alerts what failed or warned, and what stopped dbt outside of its nodes."""
+    try:
+        yield
+    except Exception as error:
+        command.results.dbt_error = str(error)
+        raise
+    finally:
+        context["ti"].xcom_push(key=PROBLEMS, value=command.results.problems())
+
+
+def is_first_try(ti, task: BaseOperator) -> bool:
+    """Return whether a task instance has not been tried since the run began or it was cleared."""
+    return ti.try_number == ti.max_tries - task.retries + 1

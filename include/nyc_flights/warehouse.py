@@ -8,7 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from include.nyc_flights import archive as source
-from include.target import target_schema
+from include.warehouse import target_schema
 
 if TYPE_CHECKING:
     # What Airflow's PostgresHook connects with. Every DAG file imports this module, so it doesn't

@@ -64,11 +64,12 @@ def open_graph(page: Page, dag_id: str, run_id: str) -> Locator:
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Collapse Details Panel").click()
     graph = page.get_by_test_id("rf__wrapper")
-    graph.get_by_text("dbt_build", exact=True).wait_for()
     group = page.get_by_test_id("rf__node-dbt")
+    build = graph.get_by_text("dbt_build", exact=True)
+    group.or_(build).first.wait_for()
     if group.is_visible():
         group.get_by_role("button").click()
-        graph.get_by_text("dbt_build_ended", exact=True).wait_for()
+        build.wait_for()
     page.get_by_role("button", name="Fit View").click()
     page.wait_for_function(
         """() => {

@@ -1,9 +1,11 @@
-"""The project `states` on a running Airflow: broken and mended by rows, run, cleared, looked at."""
+"""Runs of the test projects on a running Airflow, whose nodes break by rows of a table."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from local.pipeline import Api, unpause, wait_for_dags
@@ -25,9 +27,19 @@ TABLES = """
 
 
 def tasks_of(api: Api, dag_id: str, run_id: str) -> dict[str, dict]:
-    """The task instances of a run, by their task's id."""
+    """Return the task instances of a run, by task ID."""
     found = api.all(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
     return {task["task_id"]: task for task in found}
+
+
+@contextmanager
+def connection(api: Api, conn_id: str, **values) -> Iterator[None]:
+    """Have a connection in Airflow until the block ends. The values have the REST API's names."""
+    api("POST", "/connections", json={"connection_id": conn_id, **values})
+    try:
+        yield
+    finally:
+        api("DELETE", f"/connections/{conn_id}")
 
 
 class States:
@@ -38,14 +50,14 @@ class States:
         unpause(api, dag_id)
 
     def broken(self, *nodes: str, fails: bool = True, seconds: float = 0) -> None:
-        """Break just these nodes, and forget what was built so far."""
+        """Break only these nodes, and delete the record of what was built."""
         self.warehouse.execute("truncate raw_states.broken, raw_states.built")
         for node in nodes:
             row = "insert into raw_states.broken values (%s, %s, %s)"
             self.warehouse.execute(row, [node, fails, seconds])
 
     def built(self) -> Counter:
-        """How often each model was built since the last `broken`."""
+        """Return how often each model was built since the last call of `broken`."""
         return Counter(n for (n,) in self.warehouse.execute("select node from raw_states.built"))
 
     def trigger(self, **conf) -> str:
@@ -59,7 +71,7 @@ class States:
         return f"/dags/{self.dag_id}/dagRuns/{self.run_id}"
 
     def end(self) -> str:
-        """Wait for the run's end; return its state."""
+        """Wait for the end of the run and return its state."""
         ended = ("success", "failed")
         wait_until(lambda: self.api("GET", self.path)["state"] in ended)
         return self.api("GET", self.path)["state"]
@@ -74,11 +86,14 @@ class States:
     def states(self) -> dict[str, str]:
         return {name: task["state"] for name, task in self.tasks().items()}
 
-    def not_green(self) -> dict[str, str]:
+    def not_successful(self) -> dict[str, str]:
         return {name: state for name, state in self.states().items() if state != "success"}
 
-    def clear(self, *task_ids: str, downstream: bool = True) -> None:
-        """Clear some tasks of the run, or all of it."""
+    def wait_for_state(self, task_id: str, state: str) -> None:
+        wait_until(lambda: self.states()[task_id] == state)
+
+    def clear(self, *task_ids: str, downstream: bool = True, only_failed: bool = False) -> None:
+        """Clear some tasks of the run, or all of it, with the request that the UI sends."""
         chosen = {"task_ids": list(task_ids)} if task_ids else {}
         self.api(
             "POST",
@@ -87,7 +102,7 @@ class States:
                 "dry_run": False,
                 "dag_run_id": self.run_id,
                 "include_downstream": downstream,
-                "only_failed": False,
+                "only_failed": only_failed,
                 **chosen,
             },
         )
@@ -97,7 +112,7 @@ class States:
         self.api("PATCH", path, json={"new_state": state})
 
     def log(self, task_id: str, attempt: int = 1) -> str:
-        """What a try of a task has logged, with the message of what it raised."""
+        """Return what a try of a task logged, with the message of its exception."""
         folder = Path(
             self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}"
         )

@@ -4,7 +4,6 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import quote
@@ -15,8 +14,7 @@ import pytest
 from tests.conftest import HAS_POSTGRES, HOME, free_port, wait_until
 
 if HAS_POSTGRES:
-    from local.pipeline import Api
-    from tests.integration.states import States
+    from tests.integration.states import States, connection
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
@@ -55,15 +53,6 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_): ...
-
-
-@contextmanager
-def connection(api: "Api", conn_id: str, **values) -> Iterator[None]:
-    api("POST", "/connections", json={"connection_id": conn_id, **values})
-    try:
-        yield
-    finally:
-        api("DELETE", f"/connections/{conn_id}")
 
 
 def apprise(url: str) -> dict:

@@ -1,5 +1,6 @@
 """A warehouse that is away for a while, or that does not let dbt in."""
 
+import json
 import subprocess
 
 import pytest
@@ -7,13 +8,11 @@ import pytest
 from tests.conftest import HAS_POSTGRES, HOME, connect, free_port, local, wait_until
 
 if HAS_POSTGRES:
+    from local import settings
     from local.postgres import BIN, USER
-    from local.settings import dbt_env
-    from tests.integration.states import States
+    from tests.integration.states import States, connection
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
-
-CONN = {"connection_id": "elsewhere", "conn_type": "postgres"}
 
 
 class Server:
@@ -40,20 +39,12 @@ class Server:
         self.start()
 
     def connect(self):
-        return connect({**dbt_env(), **self.env})
+        return connect({**settings.dbt_env(), **self.env})
 
-    def connection(self, **changes) -> dict:
-        """What Airflow's REST API takes for it."""
-        env = {**dbt_env(), **self.env}
-        return {
-            **CONN,
-            "host": env["WAREHOUSE_HOST"],
-            "port": int(env["WAREHOUSE_PORT"]),
-            "login": env["WAREHOUSE_USER"],
-            "password": env["WAREHOUSE_PASSWORD"],
-            "schema": env["WAREHOUSE_DB"],
-            **changes,
-        }
+    def values(self) -> dict:
+        """Return its connection, as Airflow's REST API takes it."""
+        given = json.loads(settings.machine_settings()["AIRFLOW_CONN_WAREHOUSE"])
+        return {**given, "port": int(self.env["WAREHOUSE_PORT"])}
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +57,8 @@ def server():
 
 @pytest.fixture
 def connected(api, server):
-    """A function that makes the connection `elsewhere`, which lead to the server at first."""
-    api("POST", "/connections", json=server.connection())
-    yield lambda **changes: api(
-        "PATCH", "/connections/elsewhere", json=server.connection(**changes)
-    )
-    api("DELETE", "/connections/elsewhere")
+    with connection(api, "elsewhere", **server.values()):
+        yield
 
 
 def wait_for_a_try_that_failed(states: "States") -> None:
@@ -106,11 +93,11 @@ def test_a_warehouse_that_goes_down_during_a_run(api, server, connected):
         assert rows == [(1, 1)]
 
 
-def test_a_wrong_password(api, server, connected):
+def test_a_wrong_password(api, server):
     with server.connect() as warehouse:
         states = States(api, warehouse, "elsewhere_once")
-    connected(password=str(HOME))
-    assert states.run() == "failed"
+    with connection(api, "elsewhere", **{**server.values(), "password": str(HOME)}):
+        assert states.run() == "failed"
     found = states.states()
     assert found.pop("dbt_build") == "failed"
     assert set(found.values()) == {"upstream_failed"}
@@ -120,8 +107,7 @@ def test_a_wrong_password(api, server, connected):
 def test_a_role_that_may_not_create_a_schema(api, server, connected):
     with server.connect() as warehouse:
         states = States(api, warehouse, "elsewhere_once")
-    database = f"on database {server.connection()['schema']}"
-    role = server.connection()["login"]
+    database, role = f"on database {server.values()['schema']}", server.values()["login"]
     server.change(f"revoke create {database} from {role}")
     try:
         assert states.run() == "failed"

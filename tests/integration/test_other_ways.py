@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,8 @@ def states_of(env: dict[str, str], folder: Path) -> "States":
     return States(Api(env["PORT"]), warehouse, home=folder)
 
 
-@pytest.fixture
-def odd(projects, tmp_path, monkeypatch) -> Iterator["States"]:
-    """A run of a clone whose plugin is broken, in a folder of an odd name, without a HOME."""
+def test_with_a_broken_plugin_every_task_accepts_what_dbt_built(projects, tmp_path, monkeypatch):
+    # In a folder of an odd name, without a HOME.
     root, folder = (place / "für uns, 2. Stock" for place in (tmp_path, HOME))
     for name in ("dags", "include", "local", "plugins"):
         shutil.copytree(ROOT / name, root / name)
@@ -42,19 +40,14 @@ def odd(projects, tmp_path, monkeypatch) -> Iterator["States"]:
     off = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(root / "plugins")}
     with started_apart(projects, folder, root=root, **off) as env:
         states = states_of(env, folder)
-        states.run()
-        yield states
-
-
-def test_with_a_broken_plugin_every_task_accepts_what_dbt_built(odd):
-    assert odd.states().pop("dbt_build") == "success"
-    nodes = [task for task in odd.tasks().values() if task["operator"] == "DbtNode"]
-    assert all(task["pid"] and task["state"] == "success" for task in nodes)
-    # Each accepts what the one dbt said, and runs none of its own.
-    said = odd.log("dbt.a.test")
-    assert "PASS unique_a_id" in said
-    assert "Running with dbt" not in said
-    assert "Airflow can't be told now" in odd.log("dbt_build")
+        assert states.run() == "success"
+        nodes = [task for task in states.tasks().values() if task["operator"] == "DbtNode"]
+        assert all(task["pid"] and task["state"] == "success" for task in nodes)
+        # Each accepts what the one dbt said, and runs none of its own.
+        said = states.log("dbt.a.test")
+        assert "PASS unique_a_id" in said
+        assert "Running with dbt" not in said
+        assert "Airflow can't be told now" in states.log("dbt_build")
 
 
 @pytest.fixture(scope="module")

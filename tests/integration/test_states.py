@@ -1,10 +1,7 @@
-"""What a run of a DAG by include/dbt_build comes to: its state is that of `dbt build`, always."""
+"""The states of runs and tasks: what `dbt build` reports is what Airflow shows."""
 
-import json
-import os
 from datetime import date
 
-import httpx
 import psutil
 import pytest
 
@@ -15,10 +12,14 @@ if HAS_POSTGRES:
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
-BUILD, ENDED = "dbt_build", "dbt.dbt_build_ended"
-BEHIND_D = {"dbt.d.test": "upstream_failed", "dbt.e_run": "upstream_failed"}
-BEHIND_B = {"dbt.b.test": "upstream_failed", "dbt.d.run": "upstream_failed", **BEHIND_D}
+BUILD, DONE = "dbt.dbt_build", "dbt.dbt_build_done"
+BELOW_D = {"dbt.d.test": "upstream_failed", "dbt.e_run": "upstream_failed"}
+BELOW_B = {"dbt.b.test": "upstream_failed", "dbt.d.run": "upstream_failed", **BELOW_D}
 AFTER = {"after": "upstream_failed"}
+# What a failed node leads to. The teardown fails with it.
+FAILED = {DONE: "failed", **AFTER}
+# What a failed build task leads to.
+NOT_BUILT = {BUILD: "failed", DONE: "upstream_failed", **AFTER}
 MODELS = {"a", "b", "c", "d", "e", "f", "g", "by_day"}
 
 
@@ -28,51 +29,59 @@ def states(api, warehouse):
 
 
 @pytest.fixture(autouse=True)
-def _mended(states):
+def _nothing_broken(states):
     states.broken()
     yield
     states.broken()
 
 
-def seconds_of(task: dict) -> tuple[str, str]:
-    return task["start_date"], task["end_date"]
+def node_tasks(states) -> dict[str, dict]:
+    return {
+        name: task for name, task in states.tasks().items() if task["operator"] == "DbtNodeOperator"
+    }
 
 
-def test_a_good_run_has_one_dbt_and_dbts_own_times(states):
+def test_a_good_run_has_one_dbt_process_and_dbts_own_times(states):
     assert states.run() == "success"
-    assert states.not_green() == {}
+    assert states.not_successful() == {}
     assert states.built() == dict.fromkeys(MODELS, 1)
-    tasks = states.tasks()
-    build = tasks[BUILD]
-    nodes = [t for name, t in tasks.items() if name.startswith("dbt.") and name != ENDED]
-    # No process of their own.
-    assert {task["pid"] for task in nodes} == {None}
-    assert {task["try_number"] for task in nodes} == {1}
-    for task in nodes:
+    build, nodes = states.tasks()[BUILD], node_tasks(states)
+    # They have no process of their own, and neither has the teardown.
+    assert {task["pid"] for task in (*nodes.values(), states.tasks()[DONE])} == {None}
+    assert {task["try_number"] for task in nodes.values()} == {1}
+    for task in nodes.values():
         assert build["start_date"] < task["start_date"] <= task["end_date"] < build["end_date"]
-    assert tasks["dbt.a.run"]["end_date"] <= tasks["dbt.b.run"]["start_date"]
+    assert nodes["dbt.a.run"]["end_date"] <= nodes["dbt.b.run"]["start_date"]
     assert "OK created sql table model states.a" in states.log("dbt.a.run")
     assert "PASS unique_a_id" in states.log("dbt.a.test")
 
 
+def test_a_run_does_not_parse_the_project(states):
+    assert states.run() == "success"
+    log = states.log(BUILD)
+    assert "Running with dbt" in log
+    assert "Unable to do partial parsing" not in log
+    assert "full parse" not in log
+
+
 @pytest.mark.slow
-def test_a_model_of_90_seconds_is_waited_for(states):
+def test_the_build_task_waits_for_a_model_of_90_seconds(states):
     states.broken("g", fails=False, seconds=90)
     assert states.run() == "success"
-    assert states.not_green() == {}
+    assert states.not_successful() == {}
     assert states.tasks()["dbt.g_run"]["duration"] > 90
 
 
 @pytest.mark.parametrize(
-    ("broken", "red", "behind", "said"),
+    ("broken", "failed", "below", "message"),
     [
-        pytest.param("d", "dbt.d.run", BEHIND_D, "division by zero", marks=pytest.mark.slow),
-        ("test_a", "dbt.a.test", {"dbt.b.run": "upstream_failed", **BEHIND_B}, "FAIL 1"),
+        pytest.param("d", "dbt.d.run", BELOW_D, "division by zero", marks=pytest.mark.slow),
+        ("test_a", "dbt.a.test", {"dbt.b.run": "upstream_failed", **BELOW_B}, "FAIL 1"),
         pytest.param("unit_e", "dbt.e_run", {}, "e_adds_nothing", marks=pytest.mark.slow),
         pytest.param(
             "source_test",
             "dbt.raw_states_events_test",
-            {"dbt.c_run": "upstream_failed", "dbt.d.run": "upstream_failed", **BEHIND_D},
+            {"dbt.c_run": "upstream_failed", "dbt.d.run": "upstream_failed", **BELOW_D},
             "FAIL 1",
             marks=pytest.mark.slow,
         ),
@@ -85,26 +94,41 @@ def test_a_model_of_90_seconds_is_waited_for(states):
         ),
     ],
 )
-def test_what_breaks_is_red_in_its_own_task(states, broken, red, behind, said):
+def test_a_failed_node_fails_its_own_task(states, broken, failed, below, message):
     states.broken(broken)
     assert states.run() == "failed"
-    assert states.not_green() == {red: "failed", **behind, **AFTER}
-    assert said in states.log(red)
-    # A failing test is an answer, a failing model may be a glitch: only that is tried again.
-    assert states.tasks()[red]["try_number"] == (2 if broken == "d" else 1)
+    assert states.not_successful() == {failed: "failed", **below, **FAILED}
+    assert message in states.log(failed)
+    # A failed test is not retried, because another try would find the same rows.
+    assert states.tasks()[failed]["try_number"] == (2 if broken == "d" else 1)
     assert max(states.built().values()) == 1
 
     states.broken()
-    states.clear(red)
+    states.clear(failed)
     assert states.end() == "success"
-    assert states.not_green() == {}
-    # What was fine is not built again, and what is built comes after what was mended.
-    wanted = {name.split(".")[1].removesuffix("_run") for name in (red, *behind) if "run" in name}
+    assert states.not_successful() == {}
+    # One dbt process has built what failed and what is below it, and nothing else.
+    wanted = {name.split(".")[1].removesuffix("_run") for name in (failed, *below) if "run" in name}
     assert set(states.built()) == wanted
+    assert {task["pid"] for name, task in node_tasks(states).items() if name != failed} <= {None}
+    assert "Running with dbt" in states.log(BUILD, 2)
 
 
 @pytest.mark.slow
-def test_the_log_of_a_failing_unit_test_has_its_diff(states):
+def test_the_log_of_a_failed_model_begins_with_dbts_message_and_has_the_sql(states):
+    states.broken("e")
+    assert states.run() == "failed"
+    log = states.log("dbt.e_run", 1)
+    lines = log[log.index("Database Error") :].splitlines()
+    assert lines[1].strip() == "division by zero"
+    assert "compiled code at" not in log
+    sql = log[log.index("The SQL that ran") :]
+    assert "create  table" in sql
+    assert "raw_states.broken where node = 'e'" in sql
+
+
+@pytest.mark.slow
+def test_the_log_of_a_failed_unit_test_has_its_diff(states):
     states.broken("unit_e")
     states.run()
     assert "+++,6" in states.log("dbt.e_run")
@@ -112,62 +136,62 @@ def test_the_log_of_a_failing_unit_test_has_its_diff(states):
 
 
 @pytest.mark.slow
-def test_a_glitch_is_retried_and_what_is_behind_it_follows(states):
-    states.broken("d", "test_b", fails=False)
+def test_a_node_that_succeeds_in_a_retry_is_followed_by_the_nodes_below_it(states):
     states.broken("d")
     states.trigger()
-    wait_until(lambda: states.tasks()["dbt.d.run"]["state"] == "up_for_retry")
+    states.wait_for_state("dbt.d.run", "up_for_retry")
     states.broken()
     assert states.end() == "success"
-    assert states.not_green() == {}
+    assert states.not_successful() == {}
     assert states.built() == {"d": 1, "e": 1}
 
 
 @pytest.mark.slow
-def test_a_failed_node_is_red_while_dbt_builds_on(states):
+def test_a_failed_node_is_shown_while_dbt_works(states):
     states.broken("test_a")
     states.warehouse.execute("insert into raw_states.broken values ('g', false, 15)")
     states.trigger()
-    wait_until(lambda: states.tasks()["dbt.a.test"]["state"] == "failed")
+    states.wait_for_state("dbt.a.test", "failed")
     assert states.tasks()[BUILD]["state"] == "running"
     assert states.tasks()["dbt.b.run"]["state"] in (None, "upstream_failed")
     assert states.end() == "failed"
 
 
 @pytest.mark.slow
-def test_a_warning_is_green_and_in_the_log(states):
+def test_a_warning_is_in_the_log_of_a_successful_task(states):
     states.broken("warn_d")
     assert states.run() == "success"
     assert "WARN 1" in states.log("dbt.d.test")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hook", ["start_hook", "end_hook"])
-def test_a_failing_hook_fails_the_build_and_the_run(states, hook):
+@pytest.mark.parametrize(("hook", "tries"), [("start_hook", 2), ("end_hook", 1)])
+def test_a_failed_hook_fails_the_build_task_and_the_run(states, hook, tries):
     states.broken(hook)
     assert states.run() == "failed"
-    tasks = states.tasks()
-    assert (tasks[BUILD]["state"], tasks[BUILD]["try_number"]) == ("failed", 2)
-    assert tasks[ENDED]["state"] == "upstream_failed"
-    if hook == "end_hook":
-        # What was built and passed stays green.
-        assert states.not_green().keys() == {BUILD, ENDED, "after"}
-    assert "division by zero" in states.log(BUILD, 2)
+    build = states.tasks()[BUILD]
+    # A retry would build again what was built.
+    assert (build["state"], build["try_number"]) == ("failed", tries)
+    assert states.not_successful().items() >= NOT_BUILT.items()
+    # What follows the group, and so its leaves, must not see a run whose hook failed.
+    leaves = {"dbt.e_run", "dbt.d.test"} & states.not_successful().keys()
+    assert leaves == {"dbt.e_run", "dbt.d.test"}
+    assert "division by zero" in states.log(BUILD, tries)
 
     states.broken()
     states.clear(BUILD)
     assert states.end() == "success"
-    assert states.not_green() == {}
+    assert states.not_successful() == {}
 
 
 @pytest.mark.slow
-def test_dbt_that_fails_apart_from_its_nodes_is_red_and_nothing_is_green(states):
-    assert states.run(parse="bad") == "failed"
-    found = states.states()
-    assert found.pop("before") == "success"
-    assert found.pop(BUILD) == "failed"
+def test_an_error_outside_of_the_nodes_fails_the_build_task(api, warehouse, states):
+    parse_fails = States(api, warehouse, "parse_fails")
+    assert parse_fails.run(parse="bad") == "failed"
+    found = parse_fails.states()
+    assert found.pop("dbt_build") == "failed"
     assert set(found.values()) == {"upstream_failed"}
-    assert "f is not good" in states.log(BUILD, 2)
+    assert "f is not good" in parse_fails.log("dbt_build")
 
 
 def day_rows(states) -> dict[date, int]:
@@ -177,15 +201,14 @@ def day_rows(states) -> dict[date, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("day", [1, 2, 3])
-def test_a_failing_batch_is_red_named_and_keeps_the_days_rows(states, day):
+def test_a_failed_batch_is_named_and_keeps_the_rows_of_its_day(states, day):
     assert states.run() == "success"
-    before = day_rows(states)
-    assert before == {date(2026, 1, n): 3 for n in (1, 2, 3)}
+    assert day_rows(states) == {date(2026, 1, n): 3 for n in (1, 2, 3)}
     states.warehouse.execute("delete from raw_states.days where n = 3")
     states.broken(f"2026-01-0{day}")
     try:
         assert states.run() == "failed"
-        assert states.not_green() == {"dbt.by_day_run": "failed", **AFTER}
+        assert states.not_successful() == {"dbt.by_day_run": "failed", **FAILED}
         assert f"ERROR creating batch 2026-01-0{day}" in states.log("dbt.by_day_run")
         # When the first batch fails, dbt skips the others.
         others = {date(2026, 1, n): 3 if day == 1 else 2 for n in (1, 2, 3) if n != day}
@@ -196,24 +219,25 @@ def test_a_failing_batch_is_red_named_and_keeps_the_days_rows(states, day):
         assert states.end() == "success"
         assert day_rows(states) == {date(2026, 1, n): 2 for n in (1, 2, 3)}
     finally:
-        again = "insert into raw_states.days select distinct day, 3 from raw_states.days"
-        states.warehouse.execute(again)
+        states.warehouse.execute(
+            "insert into raw_states.days select distinct day, 3 from raw_states.days"
+        )
 
 
 @pytest.mark.slow
-def test_a_batch_that_fails_late_is_red_too(states):
+def test_a_batch_that_fails_late_fails_its_task(states):
     states.broken("by_day", seconds=10)
     assert states.run() == "failed"
-    assert states.not_green() == {"dbt.by_day_run": "failed", **AFTER}
+    assert states.not_successful() == {"dbt.by_day_run": "failed", **FAILED}
 
 
 @pytest.mark.slow
-def test_the_whole_run_cleared_builds_everything_again(states):
+def test_a_cleared_run_is_built_again(states):
     assert states.run() == "success"
     states.broken("b")
     states.clear()
     assert states.end() == "failed"
-    assert states.not_green() == {"dbt.b.run": "failed", **BEHIND_B, **AFTER}
+    assert states.not_successful() == {"dbt.b.run": "failed", **BELOW_B, **FAILED}
     states.broken()
     states.clear(*[name for name in states.states() if name.startswith("dbt")])
     assert states.end() == "success"
@@ -221,22 +245,7 @@ def test_the_whole_run_cleared_builds_everything_again(states):
 
 
 @pytest.mark.slow
-def test_the_group_cleared_without_its_build_builds_each_node_again(states):
-    assert states.run() == "success"
-    group = [name for name in states.states() if name.startswith("dbt.")]
-    states.broken("b")
-    states.clear(*group)
-    assert states.end() == "failed"
-    assert states.not_green() == {"dbt.b.run": "failed", **BEHIND_B, **AFTER}
-    assert states.tasks()[BUILD]["try_number"] == 1
-    states.broken()
-    states.clear(*group)
-    assert states.end() == "success"
-    assert states.built() == dict.fromkeys(MODELS, 1)
-
-
-@pytest.mark.slow
-def test_a_green_model_that_is_cleared_is_built_again(states):
+def test_a_cleared_successful_model_is_built_again_with_what_is_below_it(states):
     assert states.run() == "success"
     states.broken()
     states.clear("dbt.b.run")
@@ -244,32 +253,53 @@ def test_a_green_model_that_is_cleared_is_built_again(states):
     assert states.built() == {"b": 1, "d": 1, "e": 1}
 
 
-@pytest.mark.parametrize(
-    ("task_id", "broken", "behind"),
-    [
-        ("dbt.b.run", "b", {**BEHIND_B, **AFTER}),
-        pytest.param(
-            BUILD, "end_hook", {ENDED: "upstream_failed", **AFTER}, marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_what_is_cleared_alone_and_fails_leaves_nothing_green_behind_it(
-    states, task_id, broken, behind
-):
+@pytest.mark.slow
+def test_cleared_nodes_are_built_by_one_dbt_process(states):
     assert states.run() == "success"
-    states.broken(broken)
-    states.clear(task_id, downstream=False)
-    assert states.end() == "failed"
-    assert states.not_green() == {task_id: "failed", **behind}
-
     states.broken()
-    states.clear(task_id)
+    states.clear("dbt.a.run", "dbt.c_run", "dbt.f_run", downstream=False)
     assert states.end() == "success"
-    assert states.not_green() == {}
+    assert states.built() == {"a": 1, "c": 1, "f": 1}
+    assert {task["pid"] for task in node_tasks(states).values()} == {None}
 
 
 @pytest.mark.slow
-def test_a_task_marked_by_hand_counts_and_what_is_behind_it_is_built(states):
+def test_a_cleared_task_behind_the_group_runs_no_dbt(states):
+    assert states.run() == "success"
+    states.broken()
+    states.clear("after")
+    assert states.end() == "success"
+    assert states.tasks()[BUILD]["try_number"] == 1
+    assert states.built() == {}
+
+
+def test_a_node_that_is_cleared_alone_and_fails_fails_the_run(states):
+    assert states.run() == "success"
+    states.broken("b")
+    states.clear("dbt.b.run", downstream=False)
+    assert states.end() == "failed"
+    # Below it stays what the run has built.
+    assert states.not_successful() == {"dbt.b.run": "failed", DONE: "failed"}
+
+    states.broken()
+    states.clear("dbt.b.run")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+
+
+@pytest.mark.slow
+def test_clear_only_failed_builds_the_failed_nodes_and_those_below(states):
+    states.broken("b")
+    assert states.run() == "failed"
+    states.broken()
+    states.clear(*states.states(), only_failed=True)
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert states.built() == {"b": 1, "d": 1, "e": 1}
+
+
+@pytest.mark.slow
+def test_a_task_marked_as_successful_is_not_built_and_those_below_are(states):
     states.broken("b")
     assert states.run() == "failed"
     states.mark("dbt.b.run", "success")
@@ -279,30 +309,64 @@ def test_a_task_marked_by_hand_counts_and_what_is_behind_it_is_built(states):
     assert states.built()["d"] == 1
 
 
-def test_a_killed_build_builds_the_rest_in_its_retry(states):
-    states.broken("g", fails=False, seconds=3)
+@pytest.mark.slow
+def test_a_task_marked_as_failed_while_dbt_works_stays_failed(states):
+    states.broken("g", fails=False, seconds=10)
     states.trigger()
-    green = ("dbt.f_run", "dbt.e_run")
-    wait_until(lambda: all(states.states()[name] == "success" for name in green))
-    psutil.Process(states.tasks()[BUILD]["pid"]).kill()
-    assert states.end() == "success"
-    assert states.not_green() == {}
-    assert states.tasks()[BUILD]["try_number"] == 2
-    # Nothing that was green; of two dbt only the second came to the end of g.
-    assert states.built() == dict.fromkeys(MODELS, 1)
-    assert "tasks are green and stay so" in states.log(BUILD, 2)
+    states.wait_for_state("dbt.a.run", "success")
+    states.mark("dbt.e_run", "failed")
+    assert states.end() == "failed"
+    assert states.not_successful() == {"dbt.e_run": "failed", **FAILED}
 
 
 @pytest.mark.slow
-def test_a_dbt_dag_without_a_group_is_as_right(api, warehouse, states):
+def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
+    states.broken("g", fails=False, seconds=30)
+    states.trigger()
+    states.wait_for_state("dbt.a.run", "success")
+    states.api("PATCH", states.path, json={"state": "failed"})
+    wait_until(lambda: "dbt was interrupted" in states.log(BUILD))
+    log = states.log(BUILD)
+    assert "KeyboardInterrupt" not in log
+    assert "Traceback" not in log
+    assert "Airflow ended it" in log
+
+
+def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
+    states.broken("g", fails=False, seconds=3)
+    states.trigger()
+    wait_until(lambda: states.built()["e"] == 1 and states.states()["dbt.d.run"] == "success")
+    # The leaves are built too, and Airflow does not show them before dbt's end.
+    stored = f"{states.path}/taskInstances/{DONE}/xcomEntries"
+    wait_until(lambda: states.api("GET", stored)["total_entries"] == 1)
+    psutil.Process(states.tasks()[BUILD]["pid"]).kill()
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert states.tasks()[BUILD]["try_number"] == 2
+    assert states.built() == dict.fromkeys(MODELS, 1)
+    assert "tasks are pending" in states.log(BUILD, 2)
+
+
+@pytest.mark.slow
+def test_each_change_of_a_state_is_in_the_audit_log(states):
+    assert states.run() == "success"
+    params = {"dag_id": states.dag_id, "run_id": states.run_id, "limit": 100}
+    found = states.api("GET", "/eventLogs", params=params)["event_logs"]
+    by_task = {log["task_id"]: log for log in found if log["owner"] == "dbt_build"}
+    assert by_task.keys() == {*node_tasks(states), DONE}
+    assert {log["event"] for log in by_task.values()} == {"success"}
+
+
+@pytest.mark.slow
+def test_a_dbt_dag_without_a_group_has_the_same_states(api, warehouse, states):
     alone = States(api, warehouse, "states_alone")
     alone.broken("test_b")
     assert alone.run() == "failed"
-    assert alone.not_green()["b.test"] == "failed"
+    assert alone.not_successful()["b.test"] == "failed"
     alone.broken()
     alone.clear("b.test")
     assert alone.end() == "success"
-    assert alone.not_green() == {}
+    assert alone.not_successful() == {}
 
 
 @pytest.mark.slow
@@ -310,19 +374,5 @@ def test_a_dbt_dag_without_a_group_is_as_right(api, warehouse, states):
 def test_plain_cosmos_runs_beside(api, warehouse, states, dag_id):
     plain = States(api, warehouse, dag_id)
     assert plain.run() == "success"
-    # The watcher's producer.
-    assert plain.not_green() == {}
+    assert plain.not_successful() == {}
     assert plain.built() == {"a": 1, "b": 1}
-
-
-@pytest.mark.slow
-def test_the_endpoint_does_nothing_for_anybody_else(states):
-    assert states.run() == "success"
-    before = states.tasks()
-    url = f"http://127.0.0.1:{os.environ['PORT']}/dbt_build"
-    for name in (BUILD, "dbt.a.run", "before"):
-        answer = httpx.post(f"{url}/{before[name]['id']}", json={"green": {"dbt.a.run": {}}})
-        assert answer.status_code == 409
-    assert httpx.post(f"{url}/{json.dumps(1)}").status_code == 422
-    assert httpx.post(f"{url}/00000000-0000-0000-0000-000000000000").status_code == 409
-    assert states.tasks() == before

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git
-from tests.include.dbt_build.conftest import write
+from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git, write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
+
+from local.adopt import POSTGRES_MACROS, add_postgres_macros
 
 
 def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:
@@ -139,7 +140,7 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
     # Not what follows from those, nor what nothing reads.
     assert "of_" not in said
     assert "unread" not in said
-    assert "DbtTaskGroup" in (clone / "dags" / "theirs.py").read_text()
+    assert "load() >> dbt >> publish()" in (clone / "dags" / "theirs.py").read_text()
     assert "type: postgres" in (clone / "dbt" / "theirs" / "profiles.yml").read_text()
     # Not judged: what came. Judged: the DAG file, which is the team's.
     excluded = (clone / ".pre-commit-config.yaml").read_text()
@@ -155,6 +156,26 @@ def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "dbt must be able to parse it." in done.stdout
     assert "version of dbt is not supported" in done.stdout
+
+
+def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path):
+    macro = "{%- macro postgres__create_schema(relation) -%}{%- endmacro -%}"
+    files = {"dbt_project.yml": "{name: own, macro-paths: [sql]}", "sql/schemas.sql": macro}
+    add_postgres_macros(write(tmp_path, files))
+    assert {path.name for path in (tmp_path / "sql" / "postgres").iterdir()} == {
+        "postgres__can_clone_table.sql",
+        "postgres__create_or_replace_clone.sql",
+        "postgres__get_incremental_microbatch_sql.sql",
+    }
+
+
+def test_the_sample_has_the_macros_that_an_adopted_project_gets():
+    """The sample has copies, because `make adopt` deletes the sample."""
+    sample, adopted = (
+        {path.name: path.read_text() for path in folder.iterdir()}
+        for folder in (ROOT / "dbt" / "nyc_flights" / "macros" / "postgres", POSTGRES_MACROS)
+    )
+    assert sample == adopted
 
 
 @pytest.mark.slow

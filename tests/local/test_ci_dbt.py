@@ -8,29 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
-from tests.include.dbt_build.conftest import write
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, local, write
 
 if not HAS_POSTGRES:
     pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)
 
+from local.adopt import POSTGRES_MACROS
 from local.findings import PROFILES_YML
 
 PROFILE = (ROOT / "local" / "adopted" / "profiles.yml.txt").read_text()
 FILES = {
+    **{f"macros/{file.name}": file.read_text() for file in POSTGRES_MACROS.glob("*.sql")},
     "dbt_project.yml": """
         name: shop
         profile: shop
         flags: {send_anonymous_usage_stats: false}
-        dispatch:
-          - {macro_namespace: dbt, search_order: [shop, airflow_postgres, dbt]}
         models:
           shop:
             # Other in each target, here, in a model and in its yaml, as the schema is: no change.
             +meta: {target: "{{ target.name }}"}
             marts: {+schema: marts}
     """,
-    "packages.yml": f"packages: [{{local: {ROOT}/dbt/packages/airflow_postgres}}]",
+    "packages.yml": f"packages: [{{local: {ROOT}/tests/projects/packages/small}}]",
     "profiles.yml": re.sub(r"\$(profile|project)", "shop", PROFILE),
     "seeds/customers.csv": "customer_id,name\n1,Ada\n2,Bo\n",
     "macros/euros.sql": "{% macro euros(cents) %}{{ cents }} / 100.0{% endmacro %}",
@@ -244,8 +243,7 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
 ):
     write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed"})
     if lacks == "macro":
-        own = FILES["dbt_project.yml"].replace("[shop, airflow_postgres, dbt]", "[shop, dbt]")
-        write(branch, {"dbt_project.yml": own})
+        (branch / "macros" / "postgres__can_clone_table.sql").unlink()
     else:
         warehouse.execute("alter table shop_marts.orders rename to not_yet")
     try:

@@ -229,6 +229,8 @@ def server(postgres) -> psutil.Process:
 def test_postgres_listens_on_this_machine_only(postgres):
     found = listening(running_in(Path(postgres["LOCAL_HOME"])))
     assert found == {("127.0.0.1", int(postgres["WAREHOUSE_PORT"]))}
+    # Nor by a Unix socket, which any user of the machine could open.
+    assert server(postgres).net_connections("unix") == []
 
 
 @pytest.mark.parametrize("user", ["postgres", "airflow", "dbt"])

@@ -5,11 +5,16 @@ import re
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, free_port, local
-from tests.include.dbt_build.conftest import FILES, write
+from tests.conftest import HAS_POSTGRES, free_port, local, write
 
 if not HAS_POSTGRES:
     pytest.skip("the image has no runner", allow_module_level=True)
+
+FILES = {
+    "dbt_project.yml": "{name: second, profile: second}",
+    "models/base.sql": "select 1 as id",
+    "models/all_of_it.sql": "select * from {{ ref('base') }}",
+}
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ END = DAY + timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def prepared(projects) -> Path:
-    """Where the DAGs run the project from, with its packages."""
+    """The folder that the DAGs run the project from."""
     return cosmos_args("nyc_flights")["project_config"].dbt_project_path
 
 
@@ -170,7 +170,7 @@ def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
 
 
 def test_two_dbt_that_create_a_schema_at_once_both_pass(built, dbt, postgres, warehouse, tmp_path):
-    """Without the macro create_schema one of them fails with a duplicate key, each time.
+    """Without the macro postgres__create_schema one of them fails with a duplicate key, each time.
 
     Both are held where they create the schema, by a third session that creates it and gives up.
     """

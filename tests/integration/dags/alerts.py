@@ -1,10 +1,10 @@
-"""A DAG without dbt that is late and fails."""
+"""A DAG without dbt that fails and is late."""
 
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, task
 
-from include.alerts import deadline_passed
+from include.dbt_build.alerts import deadline_passed
 from include.defaults import DAG_DEFAULTS
 
 ARGS = {

@@ -1,26 +1,28 @@
-"""The project `all-of-dbt`, which has one of everything: whole, and a part of it by a selector."""
+"""The project `all-of-dbt`, which has one of everything: all of it, and the part of a selector."""
 
 from datetime import datetime
 
-# Airflow only parses files that name both airflow and dag.
-from cosmos import DbtDag
+# Airflow only parses files that contain the words "airflow" and "dag".
+from cosmos import ProjectConfig, RenderConfig
 
-from include.dbt_build import add_dbt_build, cosmos_args
+from include.dbt_build import DbtDag
+from include.warehouse import DBT_PROJECTS, warehouse_profile
 
+PROJECT = DBT_PROJECTS / "all-of-dbt"
 DAYS = {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-04"}
 ARGS = {"schedule": None, "start_date": datetime(2026, 1, 1)}
 
 all_of_dbt = DbtDag(
     dag_id="all_of_dbt",
     **ARGS,
-    **cosmos_args("all-of-dbt", vars={"smallest_order_cents": 1000}, env_vars=DAYS),
+    project_config=ProjectConfig(PROJECT, dbt_vars={"smallest_order_cents": 1000}, env_vars=DAYS),
+    profile_config=warehouse_profile("all-of-dbt"),
 )
+
 part_of_dbt = DbtDag(
     dag_id="part_of_dbt",
     **ARGS,
-    **cosmos_args(
-        "all-of-dbt", selector="sales", target="staging", schema="staging_of_dbt", env_vars=DAYS
-    ),
+    project_config=ProjectConfig(PROJECT, env_vars=DAYS),
+    profile_config=warehouse_profile("all-of-dbt", target="staging", schema="staging_of_dbt"),
+    render_config=RenderConfig(selector="sales"),
 )
-for dag in (all_of_dbt, part_of_dbt):
-    add_dbt_build(dag)

@@ -1,4 +1,4 @@
-"""A day each run, which fails if the Variable `days_that_fail` names it."""
+"""One run for each day, which fails if the Variable `days_that_fail` names the day."""
 
 import time
 
@@ -11,7 +11,7 @@ ZONE = "Asia/Tokyo"
 @dag(
     schedule=CronDataIntervalTimetable("@daily", timezone=ZONE),
     start_date=datetime(2026, 3, 1, tz=ZONE),
-    # No run but those of a backfill.
+    # The scheduler starts no run, so every run is one of a backfill.
     end_date=datetime(2026, 3, 2, tz=ZONE),
     catchup=False,
 )
@@ -20,7 +20,7 @@ def days():
     def day(data_interval_start=None) -> None:
         time.sleep(3)
         if f"{data_interval_start.in_tz(ZONE):%Y-%m-%d}" in Variable.get("days_that_fail", ""):
-            raise ValueError("this day is named")
+            raise ValueError("the Variable days_that_fail names this day")
 
     day()
 

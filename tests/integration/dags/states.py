@@ -3,11 +3,13 @@
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, Param, task
-from cosmos import DbtDag, DbtTaskGroup
+from cosmos import ProjectConfig, RenderConfig
 
-from include.dbt_build import add_dbt_build, cosmos_args
+from include.dbt_build import DbtDag, DbtTaskGroup
 from include.defaults import DAG_DEFAULTS
+from include.warehouse import DBT_PROJECTS, warehouse_profile
 
+PROJECT = DBT_PROJECTS / "states"
 ARGS = {
     **DAG_DEFAULTS,
     "schedule": None,
@@ -18,18 +20,35 @@ ARGS = {
         "start": Param("2026-01-01", type="string"),
         "end": Param("2026-01-04", type="string"),
         "full_refresh": Param(False, type="boolean"),
-        "parse": Param("good", type="string"),
     },
 }
-GIVEN = {
-    "env_vars": {
+
+
+def states(conn_id: str = "warehouse") -> dict:
+    """Return Cosmos's arguments for the whole project."""
+    env_vars = {
         "DBT_EVENT_TIME_START": "{{ params.start }}",
         "DBT_EVENT_TIME_END": "{{ params.end }}",
-        "STATES_PARSE": "{{ params.parse }}",
-    },
-    "full_refresh": "{{ params.full_refresh }}",
-}
-STATES = cosmos_args("states", **GIVEN)
+    }
+    return {
+        "project_config": ProjectConfig(PROJECT, env_vars=env_vars),
+        "profile_config": warehouse_profile("states", conn_id=conn_id),
+        "operator_args": {"full_refresh": "{{ params.full_refresh }}"},
+    }
+
+
+def part_of_states(
+    *select: str, conn_id: str = "warehouse", env_vars: dict | None = None, **dag_args
+) -> dict:
+    """Return the arguments of a DbtDag for a few nodes, with some arguments of the DAG replaced."""
+    return {
+        **ARGS,
+        **dag_args,
+        "project_config": ProjectConfig(PROJECT, env_vars=env_vars),
+        "profile_config": warehouse_profile("states", conn_id=conn_id),
+        "render_config": RenderConfig(select=[*select]),
+    }
+
 
 with DAG("states_between", **ARGS):
 
@@ -39,33 +58,41 @@ with DAG("states_between", **ARGS):
     @task
     def after() -> None: ...
 
-    dbt = DbtTaskGroup(group_id="dbt", **STATES)
-    before() >> add_dbt_build(dbt) >> dbt >> after()
+    @task(trigger_rule="all_done")
+    def always() -> None: ...
 
-states_alone = DbtDag(dag_id="states_alone", **ARGS, **STATES)
-add_dbt_build(states_alone)
+    before() >> (dbt := DbtTaskGroup("dbt", **states())) >> after()
+    dbt >> always()
 
-# On a connection that tests make and break.
-apart = {**ARGS, **cosmos_args("states", select=["a", "b"], conn_id="elsewhere")}
-again = {"owner": "tests", "retries": 3, "retry_delay": timedelta(seconds=10)}
-elsewhere = DbtDag(dag_id="elsewhere", **{**apart, "default_args": again})
-elsewhere_once = DbtDag(dag_id="elsewhere_once", **{**apart, "default_args": {"owner": "tests"}})
+states_alone = DbtDag(dag_id="states_alone", **ARGS, **states())
+states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **states(), source_freshness=True)
 
-# One that is ended by the timeout of its tasks, the other by that of its run.
-hangs = {**ARGS, **cosmos_args("states", select=["a"])}
+# test_security.py makes this connection.
+states_secret = DbtDag(dag_id="states_secret", **ARGS, **states(conn_id="secret"))
+
+# test_connection.py makes and breaks this connection.
+RETRIED = {"owner": "tests", "retries": 3, "retry_delay": timedelta(seconds=10)}
+elsewhere = DbtDag(
+    dag_id="elsewhere", **part_of_states("a", "b", conn_id="elsewhere", default_args=RETRIED)
+)
+elsewhere_once = DbtDag(
+    dag_id="elsewhere_once",
+    **part_of_states("a", "b", conn_id="elsewhere", default_args={"owner": "tests"}),
+)
+
+# The timeout of its tasks ends the first one, the timeout of its run the second one.
+LIMIT = timedelta(seconds=30)
 task_hangs = DbtDag(
-    dag_id="task_hangs",
-    **{**hangs, "default_args": {"execution_timeout": timedelta(seconds=30)}},
+    dag_id="task_hangs", **part_of_states("a", default_args={"execution_timeout": LIMIT})
 )
-run_hangs = DbtDag(dag_id="run_hangs", **{**hangs, "dagrun_timeout": timedelta(seconds=30)})
-for dag in (elsewhere, elsewhere_once, task_hangs, run_hangs):
-    add_dbt_build(dag)
+run_hangs = DbtDag(dag_id="run_hangs", **part_of_states("a", dagrun_timeout=LIMIT))
 
-states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **STATES)
-add_dbt_build(states_fresh, freshness=True)
-
-# For tests/integration/test_security.py, which makes the connection.
-states_secret = DbtDag(
-    dag_id="states_secret", **ARGS, **cosmos_args("states", conn_id="secret", **GIVEN)
+# dbt fails in a run with the parameter parse=bad when it parses the model f.
+parse_fails = DbtDag(
+    dag_id="parse_fails",
+    **part_of_states(
+        "letters",
+        env_vars={"STATES_PARSE": "{{ params.parse }}"},
+        params={"parse": Param("good", type="string")},
+    ),
 )
-add_dbt_build(states_secret)

@@ -1,6 +1,7 @@
-{#- dbt's own version, behind a lock: `create schema if not exists` in two transactions at once
-    fails in one of them with a duplicate key, and two DAGs do start at once on an empty database.
-    The lock ends with the transaction, which dbt commits right after this macro. -#}
+{#- Overrides the macro of dbt-postgres and adds an advisory lock. If two transactions run
+    `create schema if not exists` at the same time, one of them fails with a duplicate key error.
+    This happens when two dbt processes start on an empty database. The lock ends with the
+    transaction, which dbt commits right after this macro. -#}
 {% macro postgres__create_schema(relation) -%}
     {%- if relation.database -%}
         {{ adapter.verify_database(relation.database) }}

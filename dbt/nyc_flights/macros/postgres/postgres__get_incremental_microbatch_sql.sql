@@ -1,5 +1,6 @@
-{#- dbt-postgres merges a batch by its unique key, so a row that is gone from the source would stay.
-    Here a batch replaces its whole window, in the transaction of the model. -#}
+{#- Overrides the macro of dbt-postgres, which merges a batch by its unique key, so that a row that
+    was deleted from the source stays in the table. This macro deletes the batch's time window and
+    inserts the batch, in the transaction of the model. It needs no unique key. -#}
 {% macro postgres__get_incremental_microbatch_sql(arg_dict) %}
     {%- set event_time = model.config.event_time -%}
     delete from {{ arg_dict["target_relation"] }}

@@ -1,4 +1,0 @@
-{#- For `dbt clone`, which by itself makes a view of a table on Postgres. -#}
-{% macro postgres__can_clone_table() %}
-    {{ return(true) }}
-{% endmacro %}

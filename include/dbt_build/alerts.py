@@ -1,0 +1,247 @@
+"""One message for each run that failed, warned, recovered, or is late.
+
+    DAG(..., on_failure_callback=alert, on_success_callback=alert,
+        # A run is queued at midnight; its marts are late if they are not there by 07:00.
+        deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
+                               AsyncCallback(deadline_passed)))
+
+Airflow's Apprise provider sends it to what the connection `alerts` names. Without that connection
+nothing is sent. The state of a run does not depend on its message. Airflow's dag-processor calls
+`alert` in a process that parses the DAG file, and its triggerer calls `deadline_passed`: what they
+log is in the dag-processor's log of that file, or in the log of the triggerer. Airflow 3.3 ends
+`airflow dags test` of a DAG with a deadline with an error after all its tasks, so no DAG here has
+one.
+"""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from airflow.sdk import Variable
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from include.dbt_build.protocol import PROBLEMS, Problem
+
+CONN_ID = "alerts"
+# A database can name values of a row in its errors. They are left out unless this is set.
+WITH_ROWS = bool(os.environ.get("ALERTS_WITH_ROWS"))
+# A message names this many failed nodes, each with this many characters of dbt's message.
+NAMED_NODES, MESSAGE_CHARACTERS = 10, 500
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Findings:
+    """What a message says of the nodes and tasks of a run."""
+
+    failed: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    not_run: int = 0
+
+
+def alert(context) -> None:
+    """Send a message about the end of a run, unless it succeeded like the run before.
+
+    A DAG's on_failure_callback and on_success_callback.
+    """
+    if (services := _services()) is None:
+        return
+    dag, run_id, reason = context["dag"], context["run_id"], context["reason"]
+    url = _url(dag.dag_id, run_id)
+    # Both are missing if Airflow knows of no task that decided the state of the run.
+    ti, run = context.get("ti"), context.get("dag_run")
+    found = _findings(dag, ti, url) if ti else Findings()
+    # The ID of the failed run since which no run has succeeded.
+    failed_run = f"alerts_failed_run_of_{dag.dag_id}"
+    if reason != "success":
+        title, kind = "failed", "failure"
+    elif before := Variable.get(failed_run, default=None):
+        title, kind = f"succeeded again after {before}", "success"
+    elif found.failed or found.warned:
+        title, kind = "succeeded, with warnings", "warning"
+    else:
+        return
+
+    lines = [f"Run {run_id}", url]
+    if reason not in ("success", "task_failure"):
+        lines.append(f"Airflow's reason: {reason}")
+    for word, entries in (("FAILED", found.failed), ("WARNED", found.warned)):
+        lines += [f"\n{word} {entry}" for entry in entries[:NAMED_NODES]]
+        if len(entries) > NAMED_NODES:
+            lines.append(f"\n{word} too: {len(entries) - NAMED_NODES} more")
+    if found.not_run:
+        lines.append(f"\n{found.not_run} tasks did not run because of that.")
+    if run:
+        interval = run.data_interval_start, run.data_interval_end, run.run_after
+        title = f"({_day(*interval, dag.timezone)}) {title}"
+    if _send(services, f"{dag.dag_id} {title}", lines, kind):
+        if reason != "success":
+            Variable.set(failed_run, run_id)
+        elif kind == "success":
+            Variable.delete(failed_run)
+
+
+async def deadline_passed(context: dict) -> None:
+    """Send a message that a run has not succeeded by its deadline: what a DeadlineAlert calls.
+
+    An AsyncCallback, because Airflow 3.3 gives no connection to a SyncCallback.
+    """
+    await asyncio.to_thread(_send_late, context)
+
+
+def _send_late(context: dict) -> None:
+    if (services := _services()) is None:
+        return
+    run, deadline = context["dag_run"], context["deadline"]["deadline_time"]
+    interval = run["data_interval_start"], run["data_interval_end"], run["run_after"]
+    day = _day(*(edge and datetime.fromisoformat(edge) for edge in interval), UTC)
+    by = f"{datetime.fromisoformat(str(deadline)):%Y-%m-%d %H:%M %Z}"
+    lines = [
+        f"Run {run['dag_run_id']}",
+        _url(run["dag_id"], run["dag_run_id"]),
+        f"\nIt has not succeeded by {by}: its state is {run['state']}.",
+    ]
+    _send(services, f"{run['dag_id']} ({day}) is late", lines, "warning")
+
+
+def _services():
+    """Return the services of the connection, or None if there is no connection."""
+    # Imported here, because every start of a task imports this file.
+    from airflow.providers.apprise.hooks.apprise import AppriseHook
+    from apprise import Apprise
+
+    hook, services = AppriseHook(CONN_ID), Apprise()
+    try:
+        hook.set_config_from_conn(hook.get_connection(CONN_ID), services)
+    except AirflowNotFoundException:
+        return None
+    except (KeyError, TypeError, ValueError):
+        log.error('Not sent: %s needs the extra {"config": {"path": "<an address>"}}', CONN_ID)
+        return None
+    return services
+
+
+def _send(services, title: str, lines: list[str], kind: str) -> bool:
+    # The hook's own notify does not return whether the message was accepted.
+    sent = bool(services.notify("\n".join(lines), title=title, notify_type=kind))
+    if not sent:
+        log.error("Not sent, look at the connection %s: %s", CONN_ID, title)
+    return sent
+
+
+def _findings(dag, ti, url: str) -> Findings:
+    """Return the nodes that failed or warned, and the other tasks that failed, by their names."""
+    from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
+
+    states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    builds = [task for task in dag.tasks if isinstance(task, DbtBuildOperator)]
+    task_of = {
+        n: task for task in dag.tasks if isinstance(task, DbtNodeOperator) for n in task.nodes
+    }
+    problems = _problems(dag, ti, builds, task_of, states)
+    owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
+    found = Findings()
+    # The teardown fails because of the others.
+    unnamed = {
+        name
+        for name, state in states.items()
+        if state == "failed"
+        and not (dag.has_task(name) and isinstance(dag.get_task(name), DbtBuildTeardown))
+    }
+    for node, (task, problem) in problems.items():
+        task = task_of.get(node, task)
+        owner = owners.get(node) or task.owner
+        link = f"{url}/tasks/{task.task_id}"
+        kind, name = _kind_and_name(node) if problem["node"] else ("task", node)
+        entry = _entry(kind, name, owner, link, problem["message"], problem["failures"])
+        if problem["status"] == "warn":
+            found.warned.append(entry)
+        elif states.get(task.task_id) != "success":
+            found.failed.append(entry)
+            unnamed.discard(task.task_id)
+    for name in sorted(unnamed):
+        # A mapped task has another name in the states.
+        owner = dag.get_task(name).owner if dag.has_task(name) else dag.owner
+        found.failed.append(_entry("task", name, owner, f"{url}/tasks/{name}"))
+    found.not_run = sum(state == "upstream_failed" for state in states.values())
+    return found
+
+
+def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[str, tuple]:
+    """Return the newest problem of each node, with the task that stored it."""
+    problems: dict[str, tuple] = {}
+
+    def read(task, nodes: Iterable[str]) -> None:
+        stored: list[Problem] | None = ti.xcom_pull(task_ids=task.task_id, key=PROBLEMS)
+        if stored is not None:
+            # The task ran dbt for its own nodes, after the build task.
+            for node in nodes:
+                problems.pop(node, None)
+            for problem in stored:
+                problems[problem["node"] or task.task_id] = task, problem
+
+    for task in builds:
+        read(task, ())
+    # Tasks that ran dbt since then: failed ones, and what is downstream of a problem. Each costs a
+    # request, so others are not asked, of which there can be thousands.
+    ran = {name for name, state in states.items() if state == "failed"}
+    for _, problem in [*problems.values()]:
+        if problem["status"] != "warn" and (task := task_of.get(problem["node"])):
+            ran |= {task.task_id, *task.get_flat_relative_ids()}
+    for name in sorted(ran & dag.task_dict.keys() - {task.task_id for task in builds}):
+        if states.get(name) in ("success", "failed"):
+            task = dag.get_task(name)
+            read(task, getattr(task, "nodes", ()))
+    return problems
+
+
+def _kind_and_name(unique_id: str) -> tuple[str, str]:
+    kind, _, *names = unique_id.split(".")
+    # The unique ID of a generic test ends with a hash.
+    return kind, names[0] if kind == "test" else ".".join(names)
+
+
+def _entry(kind, name, owner, link, message: str = "", failures: int | None = None) -> str:
+    rows = f", {failures} failing rows" if failures and kind == "test" else ""
+    lines = [f"{kind} {name}{rows}, owner {owner}"]
+    message = message if WITH_ROWS else without_rows(message)
+    lines += [
+        f"  {line.strip()}" for line in message[:MESSAGE_CHARACTERS].splitlines() if line.strip()
+    ]
+    return "\n".join([*lines, f"  {link}"])
+
+
+def without_rows(message: str) -> str:
+    """Return a message of dbt without what a database says of the values in a row.
+
+    Postgres names them in lines that follow the first, as DETAIL, and at the end of the first, as
+    in `invalid input syntax for type integer: "..."`; other databases use single quotes.
+    """
+    # The line of dbt, and the first one of the database.
+    if found := re.search(r"(Database|Runtime) Error.*\n", message):
+        first = message[found.end() :].partition("\n")[0]
+        first = re.sub(r': ".*', ': "..."', first)
+        message = message[: found.end()] + re.sub("'.*'", "'...'", first)
+    return re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]
+
+
+def _day(start: datetime | None, end: datetime | None, after: datetime, zone) -> str:
+    """Return the data interval of a run, usually a day, or else when the run was due."""
+    if not start or not end:
+        return f"{after.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+    start, end = start.astimezone(zone), end.astimezone(zone)
+    if start.time() == end.time() == datetime.min.time() and end - start <= timedelta(hours=25):
+        return f"{start:%Y-%m-%d}"
+    return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M %Z}"
+
+
+def _url(dag_id: str, run_id: str) -> str:
+    base = conf.get("api", "base_url", fallback="http://localhost:8080").rstrip("/")
+    return f"{base}/dags/{dag_id}/runs/{quote(run_id)}"

@@ -1,0 +1,286 @@
+"""Cosmos's arguments: what DbtDag and DbtTaskGroup make of each, and which of them they refuse.
+
+docs/how-it-works.md has the whole list as a table.
+"""
+
+import inspect
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+
+from airflow.sdk import BaseOperator
+from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos.constants import (
+    ExecutionMode,
+    InvocationMode,
+    LoadMode,
+    SeedRenderingBehavior,
+    SourceRenderingBehavior,
+    TestBehavior,
+    TestIndirectSelection,
+)
+from cosmos.dbt.runner import is_available
+from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
+from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
+
+from include.dbt_build.project import DbtProject
+from include.dbt_build.selection import Selection, split_options
+
+OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
+# Arguments of an operator that the classes set themselves, or that one build cannot honour.
+REFUSED_OPERATOR_ARGS = {
+    **dict.fromkeys(("select", "exclude", "selector", "models"), "RenderConfig has them"),
+    **dict.fromkeys(("profile_config", "project_dir", "manifest_filepath"), "it is set already"),
+    **dict.fromkeys(("cache_dir", "extra_context", "skip_exit_code"), "dbt runs once for all"),
+    **dict.fromkeys(("db_name", "schema", "conn_id"), "the profile has it"),
+    **dict.fromkeys(("should_store_compiled_sql", "should_upload_compiled_sql"), "dbt runs once"),
+    **dict.fromkeys(
+        ("depends_on_past", "wait_for_downstream", "ignore_first_depends_on_past", "trigger_rule"),
+        "dbt decides when a node is built",
+    ),
+}
+# Options in dbt_cmd_flags that an argument of Cosmos has.
+REFUSED_OPTIONS = (
+    *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
+    *("--target-path", "--log-path", "--defer-state"),
+)
+
+
+class UnsupportedArgumentError(ValueError):
+    """An argument of Cosmos that one `dbt build` for all nodes cannot honour."""
+
+    def __init__(self, argument: str, reason: str):
+        super().__init__(
+            f"{argument} is not supported ({reason}): use cosmos.DbtTaskGroup for that."
+        )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Cosmos's arguments of a DbtDag or DbtTaskGroup, checked."""
+
+    project_config: ProjectConfig
+    profile_config: ProfileConfig
+    execution_config: ExecutionConfig
+    render_config: RenderConfig
+    operator_args: dict
+    on_warning_callback: object
+
+    @classmethod
+    def check(cls, kwargs: dict) -> "Arguments":
+        """Return the arguments of Cosmos among those of a DbtDag or DbtTaskGroup.
+
+        Raises:
+            UnsupportedArgumentError: one of them cannot be honoured.
+        """
+        arguments = cls(
+            project_config=kwargs.get("project_config") or ProjectConfig(),
+            profile_config=kwargs.get("profile_config"),
+            execution_config=kwargs.get("execution_config") or ExecutionConfig(),
+            render_config=kwargs.get("render_config") or RenderConfig(),
+            operator_args=dict(kwargs.get("operator_args") or {}),
+            on_warning_callback=kwargs.get("on_warning_callback"),
+        )
+        if arguments.profile_config is None:
+            raise ValueError("profile_config is missing: dbt needs a profile.")
+        arguments.profile_config.validate_profiles_yml()
+        _check_execution(arguments.execution_config)
+        _check_render(arguments.render_config)
+        _check_operator_args(arguments.operator_args)
+        return arguments
+
+    @property
+    def project(self) -> DbtProject:
+        project, execution, render = (
+            self.project_config,
+            self.execution_config,
+            self.render_config,
+        )
+        paths = {
+            Path(path).absolute()
+            for path in (project.dbt_project_path, execution.project_path, render.project_path)
+            if path
+        }
+        if len(paths) > 1:
+            raise UnsupportedArgumentError("dbt_project_path", "two different folders are given")
+        if not paths:
+            raise ValueError("ProjectConfig(dbt_project_path=...) is missing.")
+        (path,) = paths
+        if not (path / "dbt_project.yml").is_file():
+            raise FileNotFoundError(f"There is no dbt_project.yml in {path}.")
+        installs = [project.install_dbt_deps, execution.install_dbt_deps, render.dbt_deps]
+        uses_manifest = project.manifest_path and render.load_method != LoadMode.DBT_LS
+        return DbtProject(
+            path=path,
+            profile=self.profile_config,
+            variables=self.variables or {},
+            environment=self.environment or {},
+            executable=self.executable,
+            installs_packages=False not in installs,
+            uses_mock_profile=render.enable_mock_profile,
+            manifest=Path(str(project.manifest_path)) if uses_manifest else None,
+        )
+
+    @property
+    def environment(self) -> dict | None:
+        return (
+            self.operator_args.get("env")
+            or self.project_config.env_vars
+            or self.render_config.env_vars
+        )
+
+    @property
+    def variables(self) -> dict | None:
+        return self.operator_args.get("vars") or self.project_config.dbt_vars
+
+    @property
+    def executable(self) -> str | None:
+        """Return the path of an external dbt, or None if dbt runs in Airflow's process."""
+        execution = self.execution_config
+        if execution.invocation_mode == InvocationMode.SUBPROCESS or not is_available():
+            return str(execution.dbt_executable_path)
+        return None
+
+    @property
+    def selection(self) -> Selection:
+        render, given = self.render_config, self.operator_args
+        options, _ = split_options(given.get("dbt_cmd_flags") or [])
+        indirect = given.get("indirect_selection")
+        if self.execution_config.test_indirect_selection != TestIndirectSelection.EAGER:
+            indirect = self.execution_config.test_indirect_selection.value
+        if indirect:
+            options = ["--indirect-selection", indirect, *options]
+        if render.test_behavior == TestBehavior.NONE:
+            for resource_type in ("test", "unit_test"):
+                options += ["--exclude-resource-type", resource_type]
+        return Selection(
+            select=tuple(render.select or ()),
+            exclude=tuple(render.exclude or ()),
+            selector=render.selector,
+            options=tuple(options),
+            test_behavior=render.test_behavior,
+            detach_tests=render.should_detach_multiple_parents_tests,
+        )
+
+    @property
+    def task_args(self) -> dict:
+        """Return the arguments that every task of the group gets, such as its queue."""
+        return {name: value for name, value in self.operator_args.items() if name in OPERATOR_ARGS}
+
+    @property
+    def command_args(self) -> dict:
+        """Return the arguments with which Cosmos's operator runs dbt."""
+        selection, project = self.selection, self.project
+        _, flags = split_options(self.operator_args.get("dbt_cmd_flags") or [])
+        return {
+            **{k: v for k, v in self.operator_args.items() if k != "indirect_selection"},
+            "project": project,
+            "profile_config": self.profile_config,
+            "select": " ".join(selection.select) or None,
+            "exclude": " ".join(selection.exclude) or None,
+            "selector": selection.selector,
+            "selecting_options": selection.options,
+            "env": self.environment,
+            "vars": self.variables,
+            "emit_datasets": self.render_config.emit_datasets,
+            "partial_parse": self.project_config.partial_parse,
+            "copy_dbt_packages": self.project_config.copy_dbt_packages,
+            "dbt_cmd_flags": flags,
+            "dbt_executable_path": str(self.execution_config.dbt_executable_path),
+            "invocation_mode": self.execution_config.invocation_mode,
+            "on_warning_callback": self.on_warning_callback
+            or self.operator_args.get("on_warning_callback"),
+        }
+
+
+def check_node(unique_id: str, meta: dict) -> dict:
+    """Return the arguments for the task of a node, which meta.cosmos of the project gives.
+
+    Raises:
+        UnsupportedArgumentError: one of them is not an argument of every operator.
+    """
+    for name in meta.keys() - {"operator_kwargs"}:
+        raise UnsupportedArgumentError(f"meta.cosmos.{name} of {unique_id}", "dbt runs once")
+    given = meta.get("operator_kwargs") or {}
+    for name in given:
+        if name not in OPERATOR_ARGS or name in REFUSED_OPERATOR_ARGS:
+            raise UnsupportedArgumentError(
+                f"meta.cosmos.operator_kwargs.{name} of {unique_id}",
+                "dbt runs once, with one command for all nodes",
+            )
+    return given
+
+
+def _check_execution(config: ExecutionConfig) -> None:
+    if config.execution_mode != ExecutionMode.LOCAL:
+        raise UnsupportedArgumentError(
+            f"ExecutionConfig(execution_mode={config.execution_mode})", "dbt runs in the worker"
+        )
+    if isinstance(config.install_dbt_deps, str):
+        raise UnsupportedArgumentError(
+            "ExecutionConfig(install_dbt_deps=<template>)",
+            "packages are installed when the DAG file is parsed",
+        )
+    for name in ("virtualenv_dir", "async_py_requirements", "setup_operator_args"):
+        if getattr(config, name):
+            raise UnsupportedArgumentError(
+                f"ExecutionConfig({name}=...)", "it belongs to another execution mode"
+            )
+
+
+def _check_render(config: RenderConfig) -> None:
+    known = {
+        "load_method": (LoadMode.AUTOMATIC, LoadMode.DBT_LS, LoadMode.DBT_MANIFEST),
+        "source_rendering_behavior": (SourceRenderingBehavior.NONE,),
+        "seed_rendering_behavior": (SeedRenderingBehavior.ALWAYS,),
+    }
+    reasons = {"source_rendering_behavior": "source_freshness=True renders checks of sources"}
+    for name, values in known.items():
+        if getattr(config, name) not in values:
+            raise UnsupportedArgumentError(
+                f"RenderConfig({name}={getattr(config, name)})",
+                reasons.get(name, "dbt decides which nodes are built"),
+            )
+    defaults = {
+        one.name: one.default_factory() if one.default is MISSING else one.default
+        for one in fields(config)
+        if one.default is not MISSING or one.default_factory is not MISSING
+    }
+    for name in (
+        "node_converters",
+        "dbt_ls_path",
+        "source_pruning",
+        "airflow_vars_to_purge_dbt_ls_cache",
+        "airflow_vars_to_purge_dbt_yaml_selectors_cache",
+    ):
+        if getattr(config, name) != defaults[name]:
+            raise UnsupportedArgumentError(
+                f"RenderConfig({name}=...)", "tasks are made from dbt ls"
+            )
+
+
+def _check_operator_args(given: dict) -> None:
+    known = {
+        *OPERATOR_ARGS,
+        *(
+            name
+            for owner in (AbstractDbtBase, AbstractDbtLocalBase, DbtBuildMixin)
+            for name in inspect.signature(owner.__init__).parameters
+        ),
+        *inspect.signature(DbtBuildLocalOperator.__init__).parameters,
+    }
+    for name in given:
+        if name in REFUSED_OPERATOR_ARGS:
+            raise UnsupportedArgumentError(f"operator_args[{name!r}]", REFUSED_OPERATOR_ARGS[name])
+        if name not in known:
+            raise UnsupportedArgumentError(f"operator_args[{name!r}]", "`dbt build` has no such")
+    options, others = split_options(given.get("dbt_cmd_flags") or [])
+    for word in (*others, *(given.get("dbt_cmd_global_flags") or [])):
+        if str(word).partition("=")[0] in REFUSED_OPTIONS:
+            raise UnsupportedArgumentError(
+                f"operator_args['dbt_cmd_flags'] with {word}", "another argument of Cosmos has it"
+            )
+    if any("{{" in word for word in options):
+        raise UnsupportedArgumentError(
+            "operator_args['dbt_cmd_flags'] with a template that selects nodes",
+            "the tasks are made before a run begins",
+        )

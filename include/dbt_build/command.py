@@ -1,0 +1,231 @@
+"""One dbt command of a task: run by Cosmos's operator, with the results of its nodes."""
+
+import gc
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowException
+from cosmos.dataset import (
+    compute_model_outlet_uris,
+    get_dataset_alias_name,
+    get_dataset_namespace,
+)
+from cosmos.dbt.project import change_working_directory, environ
+from cosmos.operators.local import DbtBuildLocalOperator
+
+from include.dbt_build import artifacts
+from include.dbt_build.lineage import emit_lineage, is_lineage_active
+from include.dbt_build.parsing import connection_values, load_manifest, write_manifest_json
+from include.dbt_build.project import DbtProject
+from include.dbt_build.results import BuildResults
+from include.dbt_build.selection import GENERATED_SELECTOR, write_selectors
+from include.dbt_build.timeouts import interruptible
+from include.dbt_build.workdir import is_parse_valid
+
+
+class DbtCommandOperator(DbtBuildLocalOperator):
+    """Runs `dbt build` or `dbt source freshness` for all or some nodes of a project.
+
+    Args:
+        project: the project. Its working directory is up to date, as the DAG file was just parsed.
+        selecting_options: options of the DAG's selection beside select, exclude and selector.
+        results: filled while dbt runs.
+        kwargs: Cosmos's arguments of a DbtBuildLocalOperator.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: DbtProject,
+        selecting_options: Iterable[str] = (),
+        callback=None,
+        dbt_runner_callbacks=None,
+        **kwargs,
+    ):
+        self.project = project
+        self.selecting_options = [*selecting_options]
+        self.results = BuildResults()
+        self.emits_assets = kwargs.pop("emit_datasets", True)
+        self.user_callbacks = callback if isinstance(callback, list) else [callback]
+        self.runner_callbacks = dbt_runner_callbacks or []
+        # Set for a command: how a selectors.yml names its nodes, and dbt's manifest.
+        self.definitions: list[dict] | None = None
+        self.sources: list[str] = []
+        self.manifest = None
+        self.connection: dict[str, str] = {}
+        super().__init__(
+            project_dir=str(project.workdir),
+            cache_dir=project.workdir,
+            install_deps=False,
+            # One field with the SQL of all nodes would be too long to read.
+            should_store_compiled_sql=False,
+            emit_datasets=False,
+            **kwargs,
+        )
+
+    def build(self, context, definitions: list[dict] | None = None) -> None:
+        """Run `dbt build`.
+
+        Args:
+            context: Airflow's context of the task instance.
+            definitions: how a selectors.yml names the nodes to build, by default the selection of
+                the DAG.
+
+        Raises:
+            AirflowException: dbt failed outside of its nodes.
+        """
+        self.definitions = definitions
+        flags = self.add_cmd_flags()
+        if definitions is None:
+            flags += self.selecting_options
+        else:
+            self._select_generated()
+        try:
+            self.build_and_run_cmd(context, cmd_flags=flags)
+        finally:
+            # Cosmos has the events unless dbt ended before.
+            emit_lineage(context["ti"], self.openlineage_events_completes)
+        if self.results.error:
+            raise self.results.error
+        self._call_on_warning(context)
+
+    def check_freshness(self, context, sources: list[str]) -> None:
+        """Run `dbt source freshness` for some sources.
+
+        A run for days that are past, as one of a backfill, does not check: how old the rows are
+        now says nothing about it.
+        """
+        run = context["dag_run"]
+        start, end = run.data_interval_start, run.data_interval_end
+        if end and end > start and datetime.now(UTC) - end > end - start:
+            self.results.pass_sources(sources, f"Not checked, because the run is for {start}.")
+            return
+        self.base_cmd, self.sources = ["source", "freshness"], sources
+        self.definitions = [
+            {"method": "source", "value": source.removeprefix("source.")} for source in sources
+        ]
+        # dbt splits the name of a source at its dots, so a source with one is checked with all.
+        if any(source.count(".") != 3 for source in sources):
+            self.definitions = [{"method": "source", "value": "*"}]
+        self._select_generated()
+        self.build_and_run_cmd(context)
+
+    def _select_generated(self) -> None:
+        self.select, self.exclude, self.selector = None, None, GENERATED_SELECTOR
+        self.models, self.indirect_selection = None, None
+
+    def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
+        self._load_manifest({**os.environ, **self.get_env(context)})
+        # Set here, because Airflow executes a copy of the operator that was made with the DAG.
+        self.callback = [self._read_results, *filter(None, self.user_callbacks)]
+        with interruptible(self.on_kill):
+            return super().build_and_run_cmd(context, cmd_flags, **kwargs)
+
+    def _load_manifest(self, environment) -> None:
+        """Load the parsed manifest, if dbt would come to the same one in this run."""
+        self.connection = connection_values(self.project)
+        self.manifest = None
+        if (
+            self.partial_parse
+            # An interceptor may change variables and environment later.
+            and not self.interceptors
+            and self.project.executable is None
+            and self.project.manifest is None
+            and (self.vars or {}) == self.project.variables
+            and is_parse_valid(self.project, environment)
+        ):
+            self.manifest = load_manifest(self.project, self.connection)
+            # Cosmos would copy the file of the parse that dbt does not need.
+            self.partial_parse = self.manifest is None
+
+    def run_dbt_runner(self, command, env, cwd, **kwargs):
+        """Run dbt in this process, with the parsed manifest and the results as a callback."""
+        from dbt.adapters.factory import reset_adapters
+        from dbt.cli.main import dbtRunner
+
+        self._prepare_run(Path(cwd))
+        manifest, self.manifest = self.manifest, None
+        runner = dbtRunner(
+            manifest=manifest, callbacks=[self.results.receive, *self.runner_callbacks]
+        )
+        with change_working_directory(cwd), environ(env):
+            try:
+                result = runner.invoke([*command[1:], *self._paths(cwd)])
+            finally:
+                reset_adapters()
+        if manifest is not None:
+            # dbt writes the file only when it parses.
+            write_manifest_json(self.project, self.connection, Path(cwd, "target", "manifest.json"))
+        # Adapters and manifests hold semaphores, which Python reports if they are left at its end.
+        del runner, manifest
+        gc.collect()
+        return result
+
+    def run_subprocess(self, command, env, cwd, **kwargs):
+        self._prepare_run(Path(cwd))
+        return super().run_subprocess([*command, *self._paths(cwd)], env, cwd, **kwargs)
+
+    def _prepare_run(self, folder: Path) -> None:
+        self.results.target = folder / "target"
+        if self.definitions is not None:
+            write_selectors(folder, self.definitions)
+
+    @staticmethod
+    def _paths(folder) -> list[str]:
+        """Return the options for where dbt writes, whatever the project's settings are."""
+        return ["--target-path", str(Path(folder, "target")), "--log-path", str(folder)]
+
+    def _read_results(self, project_dir: str, context, **_) -> None:
+        """Read dbt's artifacts before Cosmos removes the folder of the run."""
+        if self.base_cmd == ["build"]:
+            self.results.read_run_results(project_dir)
+        else:
+            self.results.read_sources(project_dir, self.sources)
+        artifacts.keep(project_dir, self.profile_config, context["ti"])
+        if self.emits_assets and self.base_cmd == ["build"]:
+            self._emit_assets(project_dir, context)
+
+    def _emit_assets(self, project_dir: str, context) -> None:
+        """Emit an asset event for each relation that dbt built, with the URI that Cosmos uses."""
+        namespace = get_dataset_namespace(self.profile_config)
+        if namespace is None:
+            return
+        task = context["task"]
+        alias = AssetAlias(get_dataset_alias_name(task.dag, task.task_group, task.task_id))
+        task.outlets.append(alias)
+        uris = compute_model_outlet_uris(Path(project_dir, "target", "manifest.json"), namespace)
+        for unique_id in sorted(self.results.succeeded() & uris.keys()):
+            for uri in uris[unique_id]:
+                context["outlet_events"][alias].add(Asset(uri))
+
+    def _call_on_warning(self, context) -> None:
+        """Call Cosmos's on_warning_callback with the names and messages of what warned."""
+        warned = [problem for problem in self.results.problems() if problem["status"] == "warn"]
+        if self.on_warning_callback and warned:
+            self.on_warning_callback(
+                {
+                    **context,
+                    "test_names": [problem["node"].split(".")[2] for problem in warned],
+                    "test_results": [problem["message"] for problem in warned],
+                }
+            )
+
+    def calculate_openlineage_events_completes(self, *args, **kwargs) -> bool:
+        """Make OpenLineage's events only where they are emitted, because it takes seconds."""
+        if self.base_cmd != ["build"] or not is_lineage_active():
+            return False
+        return super().calculate_openlineage_events_completes(*args, **kwargs)
+
+    def handle_exception_dbt_runner(self, result) -> None:
+        # A failed node does not raise: it fails its own task.
+        if not result.success and (result.exception or not self.results.failed()):
+            raise AirflowException(f"dbt failed: {result.exception}")
+
+    def handle_exception_subprocess(self, result) -> None:
+        # dbt's exit codes: 1 if a node failed, 2 if dbt failed. Another code is one of a signal.
+        if result.exit_code and (result.exit_code != 1 or not self.results.failed()):
+            output = "\n".join(result.full_output[-20:])
+            raise AirflowException(f"dbt ended with code {result.exit_code}: {output}")

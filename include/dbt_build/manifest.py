@@ -1,0 +1,421 @@
+"""The slim manifest: what Cosmos renders, reduced from dbt's manifest to the selected nodes.
+
+It holds exactly the nodes that `dbt build` runs, so Cosmos renders it without a selection. Edges
+that lead through nodes without a task are drawn between the nodes with a task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import TypedDict
+
+from cosmos.constants import TestBehavior
+
+# Resource types that Cosmos renders.
+RENDERED = ("model", "seed", "snapshot")
+TESTS = ("test", "unit_test")
+# What dbt calls the parts of a manifest that `dbt build` runs.
+BUILT_PARTS = ("nodes", "unit_tests", "functions", "saved_queries", "exposures")
+# What Cosmos reads of a node's config.
+CONFIG = ("materialized", "meta", "tags")
+# Airflow accepts IDs of 250 characters, in which the names of the groups around a task count.
+NAME_CHARACTERS = 120
+
+
+class TaskNodes(TypedDict):
+    """The nodes of a task that Cosmos does not render, and the tasks before and after it.
+
+    `upstream` and `downstream` are keys of SlimManifest["nodes"].
+    """
+
+    name: str
+    nodes: list[str]
+    upstream: list[str]
+    downstream: list[str]
+
+
+class SlimManifest(TypedDict):
+    """What one DbtDag or DbtTaskGroup needs of a project, as JSON.
+
+    Each key of `nodes` is a unique ID, with another name where the name of the node cannot be part
+    of a task ID, or is not unique.
+    """
+
+    metadata: dict
+    nodes: dict[str, dict]
+    sources: dict[str, dict]
+    selectors: dict
+    # By key of `nodes`: the unique IDs that its task, and the task of its tests, run.
+    run: dict[str, list[str]]
+    test: dict[str, list[str]]
+    # By key of `nodes`: other nodes with a task that the tests of a node read.
+    test_upstream: dict[str, list[str]]
+    # Tests of sources, of nodes that are not selected, and of nothing.
+    other_tests: list[TaskNodes]
+    # Sources whose freshness can be checked.
+    freshness: list[TaskNodes]
+    # By unique ID of every selected node: how a selectors.yml names it.
+    selectors_of_nodes: dict[str, dict]
+    # By unique ID: who is responsible for a node.
+    owners: dict[str, str]
+
+
+def all_nodes(manifest: dict) -> dict[str, dict]:
+    """Return the sources and everything that `dbt build` can run, by unique ID."""
+    parts = ("sources", *BUILT_PARTS)
+    return {k: node for part in parts for k, node in manifest.get(part, {}).items()}
+
+
+def slim_manifest(
+    manifest: dict, selected: Iterable[str], test_behavior: TestBehavior, *, detach_tests: bool
+) -> SlimManifest:
+    """Reduce dbt's manifest to the nodes that `dbt build` runs.
+
+    Args:
+        manifest: the content of manifest.json.
+        selected: the unique IDs that dbt selects.
+        test_behavior: where Cosmos renders tests.
+        detach_tests: whether a test that reads several nodes gets a task of its own.
+    """
+    nodes = all_nodes(manifest)
+    selected = set(selected) & nodes.keys()
+    rendered = {k: nodes[k] for k in nodes if k in selected and k.split(".")[0] in RENDERED}
+    names = task_names(rendered, root=manifest["metadata"].get("project_name"))
+    key = {
+        unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
+        for unique_id, node in rendered.items()
+    }
+    parents_of = _parents(nodes)
+    depth = _depths(parents_of)
+    reads = _nearest(parents_of, rendered.keys())
+
+    run = {unique_id: [] for unique_id in rendered}
+    test = defaultdict(list)
+    # Keys: the node that is tested, or the test itself.
+    other = defaultdict(list)
+    detached = {}
+    for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
+        parents = parents_of(unique_id)
+        attached = [parent for parent in parents if parent in rendered]
+        if unique_id.startswith("unit_test.") and parents and parents[0] in rendered:
+            # dbt runs the unit tests of a model before the model.
+            run[parents[0]].append(unique_id)
+        elif detach_tests and len(attached) > 1:
+            detached[unique_id] = attached
+        elif attached:
+            # A test that reads several nodes is shown at the one furthest downstream. The name
+            # decides between equal ones, so that every parse gives the same DAG.
+            test[max(attached, key=lambda k: (depth(k), k))].append(unique_id)
+        else:
+            other[min(parents, default=unique_id)].append(unique_id)
+    for unique_id, node in rendered.items():
+        used = reads(unique_id)["functions"] & selected
+        # An ephemeral model is a part of the models that read it, so dbt does not run it.
+        if node["config"].get("materialized") != "ephemeral":
+            # A function is built with each model that uses it.
+            run[unique_id] = [*sorted(used, key=depth), *run[unique_id], unique_id]
+
+    if test_behavior == TestBehavior.BUILD:
+        for unique_id, tests in test.items():
+            run[unique_id] += tests
+    slim_nodes = {}
+    for unique_id, node in rendered.items():
+        upstream = reads(unique_id)["rendered"]
+        if test_behavior == TestBehavior.BUILD:
+            upstream = upstream | _others(test[unique_id], unique_id, reads)
+        slim_nodes[key[unique_id]] = _node(node, sorted(key[parent] for parent in upstream))
+    if test_behavior == TestBehavior.AFTER_EACH:
+        for unique_id, tests in test.items():
+            for name in tests:
+                slim_nodes[_test_key(name, nodes)] = _node(nodes[name], [key[unique_id]])
+    for name, attached in detached.items():
+        slim_nodes[_test_key(name, nodes)] = _node(nodes[name], [key[k] for k in attached])
+
+    after_each = test_behavior == TestBehavior.AFTER_EACH
+    return {
+        "metadata": manifest["metadata"],
+        "nodes": slim_nodes,
+        "sources": {},
+        "selectors": {},
+        "run": {key[k]: v for k, v in run.items()},
+        "test": {
+            **{key[k]: v for k, v in test.items() if v},
+            **{_test_key(name, nodes): [name] for name in detached},
+        },
+        "test_upstream": {
+            key[k]: sorted(key[n] for n in _others(v, k, reads))
+            for k, v in test.items()
+            if v and after_each
+        },
+        "other_tests": _other_tests(other, nodes, rendered, parents_of, reads, key),
+        "freshness": _freshness(manifest["sources"], rendered, reads, key),
+        "selectors_of_nodes": selectors_of_nodes(nodes, selected),
+        "owners": _owners(manifest, {t: k for k, tests in test.items() for t in tests}),
+    }
+
+
+def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
+    """Return the name of each node in task IDs: Cosmos's, unless Airflow refuses it.
+
+    A name of another package than the root project gets the package's name if it is not unique.
+    """
+    plain = {unique_id: safe_name(unique_id.split(".", 2)[2]) for unique_id in rendered}
+    names = {}
+    taken = Counter(plain.values())
+    for unique_id, name in plain.items():
+        package = rendered[unique_id]["package_name"]
+        if taken[name] > 1 and package != root:
+            name = safe_name(f"{package}__{unique_id.split('.', 2)[2]}")
+        names[unique_id] = name
+    taken = Counter(names.values())
+    return {
+        unique_id: name if taken[name] == 1 else f"{name}_{_digest(unique_id)}"
+        for unique_id, name in names.items()
+    }
+
+
+def safe_name(name: str) -> str:
+    """Return a name that can be part of a task ID: readable, and unique for each name."""
+    safe = re.sub(r"[^\w-]", "_", name.replace(".", "_"))
+    if len(safe) > NAME_CHARACTERS:
+        return f"{safe[:NAME_CHARACTERS]}_{_digest(name)}"
+    return safe
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
+
+
+def _node(node: dict, depends_on: list[str]) -> dict:
+    return {
+        "resource_type": node["resource_type"],
+        "package_name": node["package_name"],
+        "original_file_path": node["original_file_path"],
+        "fqn": node["fqn"],
+        "tags": node.get("tags", []),
+        "config": {name: node["config"][name] for name in CONFIG if name in node["config"]},
+        "depends_on": {"nodes": depends_on},
+    }
+
+
+def _parents(nodes: dict[str, dict]) -> Callable[[str], list[str]]:
+    def parents(unique_id: str) -> list[str]:
+        # A seed depends on nothing and has no list of nodes.
+        return (nodes.get(unique_id, {}).get("depends_on") or {}).get("nodes") or []
+
+    return parents
+
+
+def _in_order(parents_of: Callable[[str], list[str]], start: str, known: dict) -> Iterable[str]:
+    """Yield the ancestors of a node that are not known yet, each after its parents, then itself.
+
+    Without recursion, because a chain of models can be longer than Python's stack.
+    """
+    stack = [(start, False)]
+    while stack:
+        unique_id, has_parents = stack.pop()
+        if unique_id in known:
+            continue
+        if has_parents:
+            yield unique_id
+        else:
+            stack.append((unique_id, True))
+            stack += [(parent, False) for parent in parents_of(unique_id) if parent not in known]
+
+
+def _depths(parents_of: Callable[[str], list[str]]) -> Callable[[str], int]:
+    """Return a function for the length of the longest path that leads to a node."""
+    known: dict[str, int] = {}
+
+    def depth(unique_id: str) -> int:
+        for node in _in_order(parents_of, unique_id, known):
+            known[node] = 1 + max((known[parent] for parent in parents_of(node)), default=0)
+        return known[unique_id]
+
+    return depth
+
+
+class Reads(TypedDict):
+    """What a node reads, directly or through nodes without a task."""
+
+    rendered: frozenset[str]
+    sources: frozenset[str]
+    functions: frozenset[str]
+
+
+def _nearest(
+    parents_of: Callable[[str], list[str]], rendered: Iterable[str]
+) -> Callable[[str], Reads]:
+    known: dict[str, Reads] = {}
+    names = ("rendered", "sources", "functions")
+
+    def reads(unique_id: str) -> Reads:
+        for node in _in_order(parents_of, unique_id, known):
+            found = {name: set() for name in names}
+            for parent in parents_of(node):
+                if parent in rendered:
+                    found["rendered"].add(parent)
+                    continue
+                if parent.startswith("source."):
+                    found["sources"].add(parent)
+                elif parent.startswith("function."):
+                    found["functions"].add(parent)
+                for name in names:
+                    found[name] |= known[parent][name]
+            known[node] = {name: frozenset(found[name]) for name in names}
+        return known[unique_id]
+
+    return reads
+
+
+def _others(tests: list[str], unique_id: str, reads: Callable[[str], Reads]) -> set[str]:
+    """Return the nodes beside the one that tests are attached to which they read."""
+    return {node for test in tests for node in reads(test)["rendered"]} - {unique_id}
+
+
+def _other_tests(
+    other: dict[str, list[str]], nodes, rendered, parents_of, reads, key
+) -> list[TaskNodes]:
+    """Return a task for each group of tests that is attached to no node with a task.
+
+    As in dbt, a node waits for such a test if it descends from all that the test reads.
+    """
+    tested = {parent for tests in other.values() for test in tests for parent in parents_of(test)}
+    known: dict[str, frozenset[str]] = {}
+    for unique_id in rendered:
+        for node in _in_order(parents_of, unique_id, known):
+            parents = parents_of(node)
+            above = {parent for parent in parents if parent in tested}
+            known[node] = frozenset(above.union(*(known[parent] for parent in parents)))
+    names = Counter(_test_name(attached, nodes) for attached in other)
+    found = []
+    for attached, tests in other.items():
+        name = _test_name(attached, nodes)
+        after = {
+            unique_id
+            for unique_id in rendered
+            if any(
+                (parents := parents_of(test)) and known[unique_id].issuperset(parents)
+                for test in tests
+            )
+        }
+        found.append(
+            TaskNodes(
+                name=name if names[name] == 1 else f"{name}_{_digest(attached)}",
+                nodes=tests,
+                upstream=sorted(key[k] for test in tests for k in reads(test)["rendered"]),
+                # The others wait for these.
+                downstream=sorted(key[k] for k in after if not reads(k)["rendered"] & after),
+            )
+        )
+    return found
+
+
+def _test_key(unique_id: str, nodes: dict[str, dict]) -> str:
+    node = nodes[unique_id]
+    return f"test.{node['package_name']}.{safe_name(node['name'])}.{_digest(unique_id)}"
+
+
+def _test_name(attached: str, nodes: dict[str, dict]) -> str:
+    kind, _, *names = attached.split(".")
+    if kind == "test":
+        # The unique ID of a generic test ends with a hash.
+        return safe_name(nodes[attached]["name"])
+    return safe_name("_".join(names))
+
+
+def _freshness(sources: dict[str, dict], rendered, reads, key) -> list[TaskNodes]:
+    readers = defaultdict(list)
+    for unique_id in rendered:
+        for source in reads(unique_id)["sources"]:
+            readers[source].append(key[unique_id])
+    return [
+        TaskNodes(
+            name=safe_name("_".join(source.split(".")[2:])),
+            nodes=[source],
+            upstream=[],
+            downstream=sorted(readers[source]),
+        )
+        for source in sources
+        if readers[source] and _has_thresholds(sources[source].get("freshness") or {})
+    ]
+
+
+def _has_thresholds(freshness: dict) -> bool:
+    limits = (freshness.get("warn_after"), freshness.get("error_after"))
+    return any(limit and limit["count"] is not None for limit in limits)
+
+
+def selectors_of_nodes(nodes: dict[str, dict], selected: Iterable[str]) -> dict[str, dict]:
+    """Return how a selectors.yml names each selected node, and nothing but this node.
+
+    dbt splits the values of `--select` at spaces and commas, but not those of a selectors.yml. The
+    fqn is enough where no other node's fqn begins with it. Otherwise the resource type and the
+    file are needed too, which makes dbt's search three times as long.
+    """
+    flat = {
+        unique_id: [part for segment in node["fqn"] for part in segment.split(".")]
+        for unique_id, node in nodes.items()
+        if "fqn" in node
+    }
+    begun = Counter()
+    for parts in flat.values():
+        # dbt also finds a node by its fqn without the name of the package.
+        for start in (0, 1):
+            begun.update(tuple(parts[start:end]) for end in range(start + 1, len(parts) + 1))
+
+    def glob_free(value: str) -> str:
+        return re.sub(r"([*?[])", r"[\1]", value)
+
+    found = {}
+    for unique_id in sorted(set(selected) & flat.keys()):
+        node = nodes[unique_id]
+        fqn = {"method": "fqn", "value": glob_free(".".join(node["fqn"]))}
+        if begun[tuple(flat[unique_id])] == 1 and not node.get("version"):
+            found[unique_id] = fqn
+            continue
+        file = glob_free(Path(node["original_file_path"]).name)
+        found[unique_id] = {
+            "intersection": [
+                fqn,
+                {"method": "resource_type", "value": node["resource_type"]},
+                {"method": "package", "value": glob_free(node["package_name"])},
+                {"method": "file", "value": file},
+            ]
+        }
+    return found
+
+
+def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:
+    """Return who is responsible for each node.
+
+    That is its meta.owner, else the owner of its group or of the exposures that depend on it. A
+    test has the owner of the node that it is attached to.
+    """
+
+    def name(owner: dict) -> str:
+        emails = owner.get("email")
+        return owner.get("name") or (", ".join(emails) if isinstance(emails, list) else emails)
+
+    groups = {group["name"]: name(group["owner"]) for group in manifest["groups"].values()}
+    exposed = defaultdict(set)
+    for exposure in manifest["exposures"].values():
+        for node in exposure["depends_on"]["nodes"]:
+            exposed[node].add(name(exposure["owner"]))
+    owners = {}
+    for unique_id, node in {**manifest["sources"], **manifest["nodes"]}.items():
+        found = [
+            (node["config"].get("meta") or node.get("meta") or {}).get("owner"),
+            groups.get(node["config"].get("group")),
+            ", ".join(sorted(exposed[unique_id])),
+        ]
+        if owner := next(filter(None, found), None):
+            owners[unique_id] = str(owner)
+    for test, node in attached_to.items():
+        if test not in owners and node in owners:
+            owners[test] = owners[node]
+    return owners

@@ -1,0 +1,227 @@
+"""dbt's parse of a project, and how a run uses it whatever the connection is.
+
+An image is built without the warehouse's connection, but the name of the database is part of
+every node. So dbt parses with a profile of placeholders, and a run that loads the parsed manifest
+replaces them. dbt gets the manifest from `dbtRunner(manifest=...)` and does not parse again.
+
+This module is the only one that uses names of dbt which dbt does not document: the format of
+partial_parse.msgpack, and the edges that `dbt build` adds for tests.
+"""
+
+import gc
+import io
+import json
+import logging
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+from cosmos.dbt.project import environ
+
+from include.dbt_build.project import DbtProject
+
+log = logging.getLogger(__name__)
+
+# Cosmos's value for what a profile takes from the Airflow connection.
+MOCK_VALUE = "mock_value"
+PLACEHOLDER = "dbt_build_placeholder_"
+# What a project can know of its profile without the connection.
+SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
+# Jinja that uses a value of the connection in another way than to print or to assign it.
+PRINTED = re.compile(r"\{[{%]-?\s*(?:set\s+\w+\s*=\s*)?target\.\w+\s*-?[}%]\}")
+CONNECTION_USED = re.compile(
+    rf"\{{[{{%][^{{}}%]*\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()[^{{}}]*?[}}%]\}}"
+)
+# Whatever DBT_LOG_LEVEL or DBT_TARGET_PATH say: what a DAG file's parse prints is not read.
+QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none")
+
+
+class DbtError(RuntimeError):
+    """dbt failed while it parsed a project, installed its packages, or selected its nodes."""
+
+
+def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> list[str]:
+    """Run dbt for a working directory; return the lines that the command lists.
+
+    Raises:
+        DbtError: dbt failed. The message is dbt's own.
+    """
+    with parse_profile(project) as (profiles_dir, environment):
+        words = [
+            *QUIET,
+            command,
+            *words,
+            *("--project-dir", str(project.workdir), "--profiles-dir", str(profiles_dir)),
+            *("--profile", project.profile.profile_name),
+            *("--target", project.profile.target_name),
+            *(("--vars", json.dumps(dict(project.variables))) if project.variables else ()),
+            *(("--target-path", str(project.target)) if command != "deps" else ()),
+            *("--log-path", str(project.workdir / "logs")),
+        ]
+        environment = {**project.environment, **environment}
+        if project.executable:
+            listed, error = _run_external(project, words, environment)
+        else:
+            listed, error = _run_in_process(words, environment, manifest)
+    if error is not None:
+        message = error.rpartition("Encountered an error:")[2].strip()
+        raise DbtError(f"dbt {command} failed in {project.path}: {message}")
+    return listed
+
+
+def _run_external(project: DbtProject, words, environment) -> tuple[list[str], str | None]:
+    done = subprocess.run(
+        [project.executable, *words],
+        capture_output=True,
+        text=True,
+        env=project.environment_with() | environment,
+    )
+    return done.stdout.splitlines(), done.stdout + done.stderr if done.returncode else None
+
+
+def _run_in_process(words, environment, manifest) -> tuple[list[str], str | None]:
+    # Imported here, because a DAG file whose project has not changed needs no dbt.
+    from dbt.adapters.factory import reset_adapters
+    from dbt.cli.main import dbtRunner
+
+    printed = io.StringIO()
+    try:
+        with environ(environment), redirect_stdout(printed):
+            done = dbtRunner(manifest=manifest).invoke([*words])
+    finally:
+        # dbt keeps an adapter for each type, with the settings of the last project. Its semaphores
+        # are reported by Python if they are left at its end.
+        reset_adapters()
+        gc.collect()
+    if not done.success:
+        return [], str(done.exception or printed.getvalue())
+    return done.result if isinstance(done.result, list) else [], None
+
+
+@contextmanager
+def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the folder of the profiles.yml that dbt parses with, and variables that it reads."""
+    profile = project.profile
+    if profile.profiles_yml_filepath or not project.uses_mock_profile:
+        with profile.ensure_profile() as (file, environment):
+            yield file.parent, environment
+        return
+    contents = yaml.safe_load(
+        profile.profile_mapping.get_profile_file_contents(
+            profile.profile_name, profile.target_name, use_mock_values=True
+        )
+    )
+    output = contents[profile.profile_name]["outputs"][profile.target_name]
+    output |= {name: PLACEHOLDER + name for name, value in output.items() if value == MOCK_VALUE}
+    with TemporaryDirectory() as folder:
+        Path(folder, "profiles.yml").write_text(yaml.safe_dump(contents))
+        yield Path(folder), {}
+
+
+def connection_values(project: DbtProject) -> dict[str, str]:
+    """Return the value of each placeholder, which Airflow's connection has."""
+    mapping = project.profile.profile_mapping
+    if mapping is None or not project.uses_mock_profile:
+        return {}
+    real = mapping.profile
+    return {
+        PLACEHOLDER + name: str(real[name])
+        for name, value in mapping.mock_profile.items()
+        if value == MOCK_VALUE and name in real and name not in mapping.secret_fields
+    }
+
+
+def environment_variables_of(project: DbtProject) -> set[str]:
+    """Return the names of the environment variables that a project reads when dbt parses it."""
+    # dbt does not record those of its configuration files.
+    found = {
+        name
+        for file in project.path.glob("*.yml")
+        for name in re.findall(r"env_var\(\s*['\"](\w+)", file.read_text())
+    }
+    if (parsed := project.target / "partial_parse.msgpack").exists():
+        import msgpack
+
+        found |= (
+            msgpack.unpackb(parsed.read_bytes(), strict_map_key=False).get("env_vars", {}).keys()
+        )
+    return found
+
+
+def uses_connection(project: DbtProject) -> bool:
+    """Return whether a parse can depend on the connection in another way than by its values."""
+    return any(
+        not PRINTED.fullmatch(tag)
+        for pattern in ("**/*.sql", "**/*.yml")
+        for file in project.path.glob(pattern)
+        for tag in CONNECTION_USED.findall(file.read_text(errors="ignore"))
+    )
+
+
+def load_manifest(project: DbtProject, values: Mapping[str, str] | None = None):
+    """Return the parsed manifest as a Manifest of dbt, or None if it cannot be used in a run.
+
+    Args:
+        project: a project whose working directory is up to date.
+        values: the value of each placeholder; None leaves the placeholders where they are.
+    """
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt.parser.manifest import extended_mashumuro_decoder
+
+    if project.manifest is not None:
+        from dbt.contracts.graph.manifest import WritableManifest
+
+        content = json.loads(project.manifest.read_text())
+        return Manifest.from_writable_manifest(WritableManifest.from_dict(content))
+    content = (project.target / "partial_parse.msgpack").read_bytes()
+    if values is not None and PLACEHOLDER.encode() in content:
+        import msgpack
+
+        content = msgpack.packb(_replaced(msgpack.unpackb(content, strict_map_key=False), values))
+        if PLACEHOLDER.encode() in content.lower():
+            return None
+    return Manifest.from_msgpack(content, decoder=extended_mashumuro_decoder)
+
+
+def _replaced(value, values: Mapping[str, str]):
+    """Return a parsed value in which each placeholder is replaced."""
+    if isinstance(value, str):
+        if PLACEHOLDER in value:
+            for placeholder, real in values.items():
+                value = value.replace(placeholder, real)
+        return value
+    if isinstance(value, dict):
+        return {_replaced(k, values): _replaced(v, values) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replaced(one, values) for one in value]
+    return value
+
+
+def write_manifest_json(project: DbtProject, values: Mapping[str, str], file: Path) -> None:
+    """Write the manifest.json of the parse with the connection's values."""
+    text = (project.target / "manifest.json").read_text()
+    for placeholder, real in values.items():
+        text = text.replace(placeholder, json.dumps(real)[1:-1])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def add_test_edges(manifest) -> None:
+    """Let nodes depend on tests as in `dbt build`, for a `dbt ls` that follows the same edges.
+
+    `dbt build` runs a node after the tests of what the node reads, so there a graph operator such
+    as `+` leads over tests. In `dbt ls` it does not.
+    """
+    from dbt.compilation import Linker
+
+    manifest.build_parent_and_child_maps()
+    linker = Linker()
+    linker.link_graph(manifest)
+    before = set(linker.graph.edges)
+    linker.add_test_edges(manifest)
+    for test, node in set(linker.graph.edges) - before:
+        manifest.nodes[node].depends_on.nodes.append(test)

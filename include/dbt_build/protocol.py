@@ -1,0 +1,102 @@
+"""What the build task, the node tasks and the plugin exchange: XCom keys and signed reports.
+
+The build task sends a `Report` to plugins/dbt_build_api.py while dbt works and gets an `Answer`.
+Both processes derive the key of the signature from the same setting, so a report needs no login.
+"""
+
+import hmac
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypedDict
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+# XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
+NODE_RESULTS = "dbt_node_results"
+# XCom of the teardown task, which a retry of the build task does not delete: the unique IDs of
+# the nodes that dbt built and whose tasks are not successful yet.
+BUILT_NODES = "dbt_built_nodes"
+# XCom of every task that ran dbt: a list of Problem, read by the alerts.
+PROBLEMS = "dbt_problems"
+
+# What became of the nodes of a task:
+# success  dbt built all of them.
+# fail     a test failed. Another try would not change that.
+# error    a node failed in another way.
+# skipped  dbt skipped a node because of a failed task upstream. If that task succeeds in a later
+#          try, this one builds its nodes.
+# not_run  dbt did not run a node for another reason, as with fail_fast.
+Outcome = Literal["success", "fail", "error", "skipped", "not_run"]
+
+
+class StoredResult(TypedDict):
+    """The result of a node task's nodes. `try_number` is the try that it is meant for, if known."""
+
+    outcome: Outcome
+    message: str
+    sql: str
+    try_number: int | None
+
+
+class Problem(TypedDict):
+    """A node that failed or warned. `node` is None if dbt failed outside of its nodes."""
+
+    node: str | None
+    status: str
+    message: str
+    failures: int | None
+
+
+TaskId = Annotated[str, Field(min_length=1, max_length=250)]
+# Far more tasks than a DAG can have, and the longest time that clocks or a network may differ.
+MAX_TASKS = 50_000
+MAX_AGE_SECONDS = 300
+
+
+class Times(BaseModel):
+    """When dbt started and ended the nodes of a task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: AwareDatetime
+    end: AwareDatetime
+
+
+class Report(BaseModel):
+    """New states of the node tasks of one build. The answer names the next try of `pending`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    pending: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
+    succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
+    failed: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
+    upstream_failed: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
+    skipped: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
+
+
+class Answer(BaseModel):
+    """The try number of each task whose state was set, and the next one of each pending task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    applied: dict[TaskId, int]
+    next_tries: dict[TaskId, int]
+
+
+def signing_key(conf) -> bytes | None:
+    """Return the key of the signatures, or None if Airflow's configuration has no secret for it.
+
+    It is derived from [dbt_build] signing_key, by default from [core] fernet_key.
+
+    Args:
+        conf: Airflow's configuration, as the worker or the API server reads it.
+    """
+    secret = conf.get("dbt_build", "signing_key", fallback=None) or conf.get(
+        "core", "fernet_key", fallback=None
+    )
+    return hmac.digest(secret.encode(), b"dbt_build report", "sha256") if secret else None
+
+
+def sign(key: bytes, build_id: str, body: bytes) -> str:
+    """Return the signature of a report of the build task instance with this ID."""
+    return hmac.new(key, build_id.encode() + b"\n" + body, "sha256").hexdigest()

@@ -1,0 +1,214 @@
+"""Renders a dbt project through Cosmos, and adds the tasks that are not a node of Cosmos."""
+
+from collections.abc import Iterable
+from copy import copy
+from graphlib import TopologicalSorter
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import BaseOperator, TaskGroup, TriggerRule
+from cosmos import ProjectConfig
+from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
+
+from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
+from include.dbt_build.manifest import RENDERED, TaskNodes
+from include.dbt_build.operators import (
+    BuildGroup,
+    DbtBuildOperator,
+    DbtBuildTeardown,
+    DbtNodeOperator,
+)
+from include.dbt_build.selection import select
+from include.dbt_build.workdir import prepare
+
+
+class Rendering:
+    """The rendering of one DbtDag or DbtTaskGroup.
+
+    Args:
+        kwargs: the arguments of Cosmos's class.
+        source_freshness: whether sources with thresholds get a task.
+    """
+
+    def __init__(self, kwargs: dict, *, source_freshness: bool):
+        self.kwargs, self.source_freshness = kwargs, source_freshness
+        self.arguments = Arguments.check(kwargs)
+        self.project = self.arguments.project
+        prepare(self.project)
+        render = self.arguments.render_config
+        self.group = BuildGroup(
+            slim_file=select(self.project, self.arguments.selection),
+            command_args=self.arguments.command_args,
+            tests_last=render.test_behavior == TestBehavior.AFTER_ALL,
+        )
+        # By key of the slim manifest's nodes.
+        self.run_tasks: dict[str, BaseOperator] = {}
+        self.test_tasks: dict[str, DbtNodeOperator] = {}
+
+    def cosmos_kwargs(self) -> dict:
+        """Return the arguments with which Cosmos's class renders the slim manifest."""
+        arguments = self.arguments
+
+        # Cosmos copies its configs deeply, and with a bound method this object too.
+        def convert(**kwargs) -> BaseOperator:
+            return self._convert(**kwargs)
+
+        render = _copy(
+            arguments.render_config,
+            load_method=LoadMode.DBT_MANIFEST,
+            select=[],
+            exclude=[],
+            selector=None,
+            env_vars=None,
+            dbt_deps=None,
+            project_path=None,
+            emit_datasets=False,
+            node_converters={DbtResourceType(kind): convert for kind in (*RENDERED, "test")},
+            # Cosmos keeps its groups and task IDs, and only makes other operators.
+            node_conversion_by_task_group=False,
+        )
+        return {
+            **self.kwargs,
+            "project_config": ProjectConfig(
+                dbt_project_path=self.project.workdir,
+                manifest_path=self.group.slim_file,
+                # dbt knows the folders of the project. Cosmos only asks whether this one exists.
+                models_relative_path=".",
+                project_name=self.project_name,
+                install_dbt_deps=False,
+            ),
+            "render_config": render,
+            "execution_config": _copy(
+                arguments.execution_config, project_path=None, install_dbt_deps=None
+            ),
+            "operator_args": {},
+        }
+
+    def _convert(self, *, node, task_id, task_group, dag, **options) -> BaseOperator:
+        """Make the task of a node or of its tests: what RenderConfig.node_converters calls."""
+        slim = self.group.slim
+        last_part = task_id.rpartition(".")[2]
+        is_test = node.resource_type == DbtResourceType.TEST
+        runs_tests = is_test or last_part == "test" or self._is_task_of_all_tests(task_id)
+        given = dict(self.arguments.task_args)
+        if node.owner and options["enable_owner_inheritance"]:
+            given["owner"] = node.owner
+        given |= self._display_name(node, last_part, options)
+        if self._is_task_of_all_tests(task_id):
+            nodes = [test for tests in slim["test"].values() for test in tests]
+        else:
+            nodes = slim["test" if runs_tests else "run"][node.unique_id]
+            given |= check_node(node.unique_id, node.meta)
+            if runs_tests and not is_test:
+                given |= self._kwargs_of_tests(node.unique_id)
+        common = {"task_id": task_id, "task_group": task_group, "dag": dag, **given}
+        if not nodes and self.arguments.render_config.ephemeral_models_as_empty_operator:
+            task = EmptyOperator(**common)
+        else:
+            task = DbtNodeOperator(group=self.group, nodes=nodes, **common)
+        tasks = self.test_tasks if runs_tests else self.run_tasks
+        tasks[task_id if self._is_task_of_all_tests(task_id) else node.unique_id] = task
+        return task
+
+    def _is_task_of_all_tests(self, task_id: str) -> bool:
+        return self.group.tests_last and task_id == f"{self.project_name}_test"
+
+    @property
+    def project_name(self) -> str:
+        return getattr(self.arguments.project_config, "project_name", self.project.path.name)
+
+    def _kwargs_of_tests(self, key: str) -> dict:
+        """Return the arguments that meta.cosmos of the tests of a node gives to their task."""
+        nodes = self.group.slim["nodes"]
+        found = {}
+        for unique_id, node in nodes.items():
+            if unique_id.startswith("test.") and node["depends_on"]["nodes"] == [key]:
+                meta = ((node["config"].get("meta") or {}).get("cosmos")) or {}
+                found |= check_node(unique_id, meta)
+        return found
+
+    def _display_name(self, node, last_part: str, options: dict) -> dict:
+        """Return the display name that Cosmos gives to a task with a normalized ID or name."""
+        if last_part in ("run", "test", "seed", "snapshot"):
+            return {}
+        if normalize := options["normalize_task_display_name"]:
+            return {"task_display_name": normalize(node)}
+        if options["normalize_task_id"]:
+            suffix = {"model": "run"}.get(node.resource_type.value, node.resource_type.value)
+            return {"task_display_name": f"{node.name}_{suffix}"}
+        return {}
+
+    def add_build(self, dag, task_group: TaskGroup) -> None:
+        """Add the build task, its teardown, and tasks for tests and sources without a node.
+
+        Raises:
+            ValueError: dbt selects no node.
+        """
+        slim = self.group.slim
+        common = {"dag": dag, "task_group": task_group, **self.arguments.task_args}
+        for key, upstream in slim["test_upstream"].items():
+            [self.run_tasks[name] for name in upstream] >> self.test_tasks[key]
+        if not self.group.tests_last:
+            for tests in slim["other_tests"]:
+                self._add_other(tests, "test", common)
+        for source in slim["freshness"] if self.source_freshness else ():
+            self._add_other(source, "freshness", common)
+
+        tasks = {task.task_id: task for task in task_group.iter_tasks()}
+        if not tasks:
+            raise ValueError(f"{dag.dag_id}: dbt selects no node of {self.project.path}.")
+        _refuse_rules(tasks.values())
+        build = DbtBuildOperator(
+            task_id="dbt_build", dag=dag, task_group=task_group, group=self.group
+        ).as_setup()
+        done = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
+        self._connect(tasks, build, done)
+
+    def _add_other(self, other: TaskNodes, suffix: str, common: dict) -> None:
+        task = DbtNodeOperator(
+            task_id=f"{other['name']}_{suffix}", group=self.group, nodes=other["nodes"], **common
+        )
+        [self.run_tasks[key] for key in other["upstream"]] >> task
+        task >> [self.run_tasks[key] for key in other["downstream"]]
+
+    def _connect(self, tasks: dict[str, BaseOperator], build, done) -> None:
+        upstream = {name: task.upstream_task_ids & tasks.keys() for name, task in tasks.items()}
+        order = [*TopologicalSorter(upstream).static_order()]
+        nearest: dict[str, set[str]] = {}
+        for name in order:
+            task = tasks[name]
+            nearest[name] = {
+                found
+                for parent in upstream[name]
+                for found in (
+                    {parent} if isinstance(tasks[parent], DbtNodeOperator) else nearest[parent]
+                )
+            }
+            if isinstance(task, DbtNodeOperator):
+                task.upstream_node_tasks = tuple(sorted(nearest[name]))
+                task.is_leaf = not task.downstream_task_ids & tasks.keys()
+        build >> [tasks[name] for name in order if not upstream[name]]
+        leaves = [task for task in tasks.values() if not task.downstream_task_ids & tasks.keys()]
+        leaves >> done
+        done.as_teardown(setups=build, on_failure_fail_dagrun=True)
+        self.group.build_id, self.group.teardown_id = build.task_id, done.task_id
+        self.group.node_task_ids = tuple(
+            name for name in order if isinstance(tasks[name], DbtNodeOperator)
+        )
+
+
+def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
+    """Refuse arguments of all tasks, as in default_args, that dbt's order of nodes rules out."""
+    for task in tasks:
+        for name in ("depends_on_past", "wait_for_downstream"):
+            if getattr(task, name):
+                raise UnsupportedArgumentError(name, "dbt decides when a node is built")
+        if task.trigger_rule != TriggerRule.ALL_SUCCESS:
+            raise UnsupportedArgumentError("trigger_rule", "dbt decides when a node is built")
+
+
+def _copy(config, **changes):
+    """Return a copy of one of Cosmos's configs, some of whose fields its constructor lacks."""
+    changed = copy(config)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed

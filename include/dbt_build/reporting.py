@@ -1,0 +1,217 @@
+"""Reports the results of nodes to Airflow while dbt works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+from airflow.sdk.bases.xcom import BaseXCom
+
+from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
+from include.dbt_build.protocol import (
+    BUILT_NODES,
+    NODE_RESULTS,
+    PROBLEMS,
+    Outcome,
+    Report,
+    StoredResult,
+    Times,
+)
+from include.dbt_build.results import BuildResults
+from include.dbt_build.timeouts import DbtInterruptedError
+
+if TYPE_CHECKING:
+    from include.dbt_build.operators import DbtNodeOperator
+
+# A report costs the API server one request.
+POLL_SECONDS = 1
+# After a report that failed, the time until the next one doubles up to this.
+MAX_POLL_SECONDS = 30
+
+log = logging.getLogger(__name__)
+
+
+class ResultReporter:
+    """Reports results in a thread of its own until the block ends.
+
+    A task whose nodes succeeded becomes successful at once. A leaf of the group waits for dbt's
+    end, because what follows the group must not start before dbt's hooks have ended well. A task
+    with a failed node is scheduled at once: it starts and fails with dbt's message.
+
+    What Airflow does not show at the end, because the plugin could not be reached or because a task
+    has callbacks to run, is stored: such a task starts a process, reads its result and ends.
+
+    Args:
+        ti: the task instance of the build task.
+        tasks: the node tasks that are not successful yet, in the order of the DAG.
+        results: filled by dbt.
+        teardown_id: the task ID of the build's teardown.
+    """
+
+    def __init__(
+        self, ti, tasks: Iterable[DbtNodeOperator], results: BuildResults, teardown_id: str
+    ):
+        self.ti, self.results, self.teardown_id = ti, results, teardown_id
+        self.tasks = {task.task_id: task for task in tasks}
+        # Without an outcome yet, or a leaf that waits for dbt's end.
+        self.pending = dict(self.tasks)
+        self.outcomes: dict[str, Outcome] = {}
+        # Outcomes that the plugin has not confirmed.
+        self.unsent: dict[str, Outcome] = {}
+        self.next_tries: dict[str, int] = {}
+        self.has_ended_well = False
+        self._stored: dict[str, StoredResult] = {}
+        self._built: set[str] = set()
+        self._client, self._logs = PluginClient(ti), TaskLogs(ti)
+        self._poll_seconds = POLL_SECONDS
+        self._stop, self._error, self._is_interrupted = Event(), None, False
+        self._thread = Thread(target=self._run, name="dbt-results")
+
+    def __enter__(self) -> ResultReporter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._is_interrupted = kind is not None and issubclass(kind, DbtInterruptedError)
+        self._stop.set()
+        self._thread.join()
+        self._logs.close()
+        if self._error and kind is None:
+            raise self._error
+
+    def _run(self) -> None:
+        with self._client:
+            self._send(Report(pending=[*self.pending]))
+            while not self._stop.wait(self._poll_seconds):
+                try:
+                    self._collect()
+                    self._send_unsent()
+                    self._store_built()
+                except Exception as error:
+                    log.warning("The results could not be passed to Airflow yet: %s", error)
+            # Airflow has ended the task, so it accepts nothing of it.
+            if self._is_interrupted:
+                return
+            try:
+                self._end()
+            except Exception as error:
+                self._error = error
+
+    def _collect(self) -> None:
+        """Take the tasks whose nodes have ended from `pending`."""
+        failed = []
+        for task_id, task in [*self.pending.items()]:
+            outcome = self.results.outcome(task.nodes)
+            if outcome in ("fail", "error"):
+                failed.append(task_id)
+            elif outcome != "success" or task.is_leaf:
+                continue
+            self._set(task_id, outcome)
+        if failed:
+            # The task reads its result as soon as the plugin has let it start.
+            self._store(failed)
+
+    def _set(self, task_id: str, outcome: Outcome) -> None:
+        self.outcomes[task_id] = self.unsent[task_id] = outcome
+        del self.pending[task_id]
+
+    def _end(self) -> None:
+        """Report what is only known when dbt has ended."""
+        self._collect()
+        if self.has_ended_well:
+            for task_id in [*self.pending]:
+                self._set(task_id, self._last_outcome(task_id))
+        self._send_unsent(has_ended=self.has_ended_well)
+        self._store_built()
+        if self.has_ended_well and self.unsent:
+            self._store(self.unsent)
+
+    def _last_outcome(self, task_id: str) -> Outcome:
+        task = self.tasks[task_id]
+        outcome = self.results.outcome(task.nodes)
+        if outcome == "success":
+            return outcome
+        # The tasks are in the order of the DAG, so those upstream have their outcomes.
+        upstream = {self.outcomes.get(name) for name in task.upstream_node_tasks}
+        return "skipped" if upstream & {"fail", "error", "skipped"} else "not_run"
+
+    def _send_unsent(self, *, has_ended: bool = False) -> None:
+        report = Report()
+        for task_id, outcome in self.unsent.items():
+            if outcome in ("fail", "error"):
+                report.failed.append(task_id)
+            elif outcome == "success" and not self.tasks[task_id].needs_process:
+                report.succeeded[task_id] = self._times(task_id)
+            elif outcome == "not_run":
+                # Nothing failed, so dbt left the node out. It is not a failure.
+                has_failed = bool(self.results.failed())
+                (report.upstream_failed if has_failed else report.skipped).append(task_id)
+        if has_ended and {*self.outcomes.values()} <= {"success", "not_run"}:
+            now = datetime.now(UTC)
+            report.succeeded[self.teardown_id] = Times(start=now, end=now)
+        if report.succeeded or report.failed or report.upstream_failed or report.skipped:
+            self._send(report)
+
+    def _send(self, report: Report) -> None:
+        try:
+            answer = self._client.send(report)
+        except ReportError as error:
+            if self._poll_seconds == POLL_SECONDS:
+                log.warning("Airflow shows the results later, when dbt has ended: %s", error)
+            self._poll_seconds = min(2 * self._poll_seconds, MAX_POLL_SECONDS)
+            return
+        self._poll_seconds = POLL_SECONDS
+        self.next_tries |= answer.next_tries
+        for task_id, try_number in answer.applied.items():
+            if self.unsent.pop(task_id, None) == "success":
+                message = self.results.message(self.tasks[task_id].nodes)
+                self._logs.write(
+                    task_id, try_number, message, report.succeeded[task_id].end.isoformat()
+                )
+
+    def _times(self, task_id: str) -> Times:
+        results = [self.results.nodes[node] for node in self.tasks[task_id].nodes]
+        now = datetime.now(UTC)
+        return Times(
+            start=min((_utc(node.started_at) for node in results if node.started_at), default=now),
+            end=max((_utc(node.ended_at) for node in results if node.ended_at), default=now),
+        )
+
+    def _store(self, task_ids: Iterable[str]) -> None:
+        """Store the results that tasks read when they start."""
+        for task_id in task_ids:
+            nodes = self.tasks[task_id].nodes
+            self._stored[task_id] = StoredResult(
+                outcome=self.outcomes[task_id],
+                message=self.results.message(nodes),
+                sql=self.results.sql(nodes),
+                try_number=self.next_tries.get(task_id),
+            )
+        self.ti.xcom_push(key=NODE_RESULTS, value=self._stored)
+        # A build task that is killed stores nothing at its end.
+        self.ti.xcom_push(key=PROBLEMS, value=self.results.problems())
+
+    def _store_built(self) -> None:
+        """Store the nodes that a retry of the build task must not build again."""
+        shown = {
+            node
+            for task_id in self.outcomes.keys() - self.unsent.keys()
+            for node in self.tasks[task_id].nodes
+        }
+        if (built := self.results.succeeded() - shown) - self._built:
+            self._built |= built
+            BaseXCom.set(
+                key=BUILT_NODES,
+                value=sorted(self._built),
+                dag_id=self.ti.dag_id,
+                task_id=self.teardown_id,
+                run_id=self.ti.run_id,
+            )
+
+
+def _utc(time: str) -> datetime:
+    """Return one of dbt's times, which are UTC with and without an offset."""
+    return datetime.fromisoformat(time).replace(tzinfo=UTC)

@@ -1,0 +1,205 @@
+"""The results of dbt's nodes, from dbt's events while it works and from its artifacts."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from include.dbt_build.protocol import Outcome, Problem
+
+SUCCEEDED = {"success", "pass", "warn", "no-op", "reused"}
+# A node that dbt skipped. The node that caused it has its own failed status.
+SKIPPED = {"skipped"}
+# Longer SQL is cut in the log of a failed task.
+SQL_CHARACTERS = 20_000
+
+
+@dataclass
+class NodeResult:
+    """The result of one node. Times are UTC in ISO 8601, `status` is dbt's own word."""
+
+    status: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    lines: list[str] = field(default_factory=list)
+    message: str | None = None
+    # The number of rows that a test found.
+    failures: int | None = None
+    # The SQL that failed, as dbt sent it to the warehouse.
+    sql: str = ""
+    # Starts without an end: a microbatch model and each of its batches share one unique ID.
+    running: int = 0
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status is not None and self.status not in SUCCEEDED | SKIPPED
+
+
+class BuildResults:
+    """The results of all nodes of one dbt command."""
+
+    def __init__(self):
+        self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
+        # An exception of this class, which must not become an error of the node that dbt builds.
+        self.error: Exception | None = None
+        # The message of what stopped dbt outside of its nodes.
+        self.dbt_error: str | None = None
+        self.target: Path | None = None
+
+    def receive(self, event) -> None:
+        """Read an event of dbtRunner."""
+        try:
+            self._receive(event)
+        except Exception as error:
+            self.error = error
+
+    def _receive(self, event) -> None:
+        info = getattr(event.data, "node_info", None)
+        if info is None or not info.unique_id:
+            return
+        node = self.nodes[info.unique_id]
+        if info.unique_id.startswith("source."):
+            # The age of a source is only in sources.json.
+            if event.info.name == "NodeFinished" and event.data.run_result.message:
+                node.lines = [event.data.run_result.message]
+        elif event.info.name == "NodeStart":
+            node.running += 1
+        elif event.info.name == "NodeFinished":
+            node.running -= 1
+            if not node.running:
+                self._finish(node, info, event.data.run_result)
+        # When all nodes have ended, dbt repeats the messages of those that failed.
+        elif event.info.level != "debug" and node.status is None:
+            node.lines.append(event.info.msg)
+
+    def _finish(self, node: NodeResult, info, result) -> None:
+        node.message, node.failures = clean_message(result.message), result.num_failures
+        if result.status not in SUCCEEDED | SKIPPED:
+            # The message begins the log, before the lines that dbt logged on its way to it.
+            node.lines.insert(0, node.message or result.status)
+            # The rows of a failed test stay in the warehouse, because they can be personal data.
+            if result.status == "fail" and (stored := info.node_relation.relation_name):
+                node.lines.append(f"The failing rows are in {stored}.")
+            node.sql = node.sql or self._sql(info)
+        node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
+        # The reporting thread reads a node once it has a status, so the status is set last.
+        node.status = result.status
+
+    def _sql(self, info) -> str:
+        """Return the SQL that dbt wrote for a node."""
+        if self.target is None or not info.node_path:
+            return ""
+        package, name = info.unique_id.split(".")[1], Path(info.node_path).name
+        for folder in ("run", "compiled"):
+            # In "run" the file of a model is the statement that creates it.
+            if found := [*self.target.joinpath(folder, package).rglob(name)]:
+                return max(found, key=lambda file: file.stat().st_mtime).read_text()
+        return ""
+
+    def read_run_results(self, project_dir: str | Path) -> None:
+        """Read run_results.json, the only source of results if dbt runs as a subprocess."""
+        for result in _results(project_dir, "run_results.json"):
+            node = self.nodes[result["unique_id"]]
+            if not node.ended_at and result["timing"]:
+                node.started_at = result["timing"][0]["started_at"]
+                node.ended_at = result["timing"][-1]["completed_at"]
+            node.message = clean_message(result["message"])
+            if not node.lines and node.message:
+                node.lines = [node.message]
+            node.failures = result["failures"]
+            node.status = result["status"]
+            if node.has_failed:
+                node.sql = node.sql or result.get("compiled_code") or ""
+
+    def read_sources(self, project_dir: str | Path, sources: Iterable[str]) -> None:
+        """Read sources.json, which `dbt source freshness` writes for the sources it could ask."""
+        for result in _results(project_dir, "sources.json"):
+            if "max_loaded_at" in result:
+                self._read_age(self.nodes[result["unique_id"]], result)
+        for source in sources:
+            node = self.nodes[source]
+            if not node.status:
+                node.lines = node.lines or [
+                    "dbt could not read the age of the source: see the log of the build task."
+                ]
+                node.message = node.lines[0]
+                node.status = "error"
+
+    def _read_age(self, node: NodeResult, result: dict) -> None:
+        # A source that is too old is reported like a failed test: another try finds the same rows.
+        status = "fail" if result["status"] == "error" else result["status"]
+        age = timedelta(seconds=int(result["max_loaded_at_time_ago_in_s"]))
+        limits = ", ".join(
+            f"{name} {limit['count']} {limit['period']}s"
+            for name, limit in sorted(result["criteria"].items())
+            if isinstance(limit, dict) and limit.get("count")
+        )
+        name = ".".join(result["unique_id"].split(".")[2:])
+        newest = f"its newest row is of {result['max_loaded_at']} ({limits})"
+        node.message = f"{status.upper()} {name} is {age} old, {newest}"
+        node.lines = [node.message]
+        node.started_at = result["timing"][0]["started_at"]
+        node.ended_at = result["timing"][-1]["completed_at"]
+        node.status = status
+
+    def pass_sources(self, sources: Iterable[str], line: str) -> None:
+        """Set sources to fresh without a check."""
+        now = datetime.now(UTC).isoformat()
+        for source in sources:
+            self.nodes[source] = NodeResult("pass", now, now, [line])
+
+    def outcome(self, nodes: Iterable[str]) -> Outcome | None:
+        """Return the common outcome of some nodes, or None while one of them is pending."""
+        statuses = {self.nodes[node].status if node in self.nodes else None for node in nodes}
+        if None in statuses:
+            return None
+        if failed := statuses - SUCCEEDED - SKIPPED:
+            return "fail" if failed == {"fail"} else "error"
+        return "not_run" if statuses & SKIPPED else "success"
+
+    def failed(self) -> set[str]:
+        """Return the nodes that failed, hooks included."""
+        return {node for node, result in [*self.nodes.items()] if result.has_failed}
+
+    def succeeded(self) -> set[str]:
+        return {node for node, result in [*self.nodes.items()] if result.status in SUCCEEDED}
+
+    def message(self, nodes: Iterable[str]) -> str:
+        """Return what dbt logged about some nodes, failed ones first."""
+        found = [self.nodes[node] for node in nodes if node in self.nodes]
+        found.sort(key=lambda node: not node.has_failed)
+        return "\n".join(line for node in found for line in node.lines)
+
+    def sql(self, nodes: Iterable[str]) -> str:
+        """Return the SQL of those nodes that failed."""
+        found = [self.nodes[node] for node in nodes if node in self.nodes]
+        return "\n\n".join(node.sql.strip() for node in found if node.sql)[:SQL_CHARACTERS]
+
+    def problems(self) -> list[Problem]:
+        """Return every node that failed or warned, and what stopped dbt outside of its nodes."""
+        found = [
+            Problem(
+                node=unique_id,
+                status=node.status,
+                message=node.message or "",
+                failures=node.failures,
+            )
+            for unique_id, node in [*self.nodes.items()]
+            if node.status == "warn" or node.has_failed
+        ]
+        if self.dbt_error:
+            found.append(Problem(node=None, status="error", message=self.dbt_error, failures=None))
+        return found
+
+
+def clean_message(message: str | None) -> str | None:
+    """Return a message of dbt without the path of its compiled code, a folder that is removed."""
+    return message and re.sub(r"\n *compiled code at .*", "", message)
+
+
+def _results(project_dir: str | Path, name: str) -> list[dict]:
+    file = Path(project_dir, "target", name)
+    return json.loads(file.read_text())["results"] if file.exists() else []

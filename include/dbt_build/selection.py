@@ -1,0 +1,168 @@
+"""dbt's own selection of nodes: `dbt ls` with the arguments that `dbt build` gets."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+from cosmos.constants import TestBehavior
+
+from include.dbt_build.manifest import BUILT_PARTS, SlimManifest, slim_manifest
+from include.dbt_build.parsing import add_test_edges, load_manifest, run_dbt
+from include.dbt_build.project import DbtProject
+
+# The selector with which a run names single nodes.
+GENERATED_SELECTOR = "dbt_build_nodes"
+# Options of `dbt build` that decide which nodes it runs, with their short forms.
+SELECTING_OPTIONS = {
+    "--select": "--select",
+    "-s": "--select",
+    "--models": "--select",
+    "--model": "--select",
+    "-m": "--select",
+    "--exclude": "--exclude",
+    "--selector": "--selector",
+    "--indirect-selection": "--indirect-selection",
+    "--resource-type": "--resource-type",
+    "--resource-types": "--resource-type",
+    "--exclude-resource-type": "--exclude-resource-type",
+    "--exclude-resource-types": "--exclude-resource-type",
+    "--state": "--state",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which nodes `dbt build` runs, and where Cosmos renders their tests."""
+
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    selector: str | None = None
+    # Other options that decide which nodes dbt runs, as it takes them on the command line.
+    options: tuple[str, ...] = ()
+    test_behavior: TestBehavior = TestBehavior.AFTER_EACH
+    detach_tests: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """Return the selection as dbt takes it on the command line."""
+        return [
+            *(("--select", " ".join(self.select)) if self.select else ()),
+            *(("--exclude", " ".join(self.exclude)) if self.exclude else ()),
+            *(("--selector", self.selector) if self.selector else ()),
+            *self.options,
+        ]
+
+
+def split_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the options that select nodes, and all other words, of a list for dbt."""
+    selecting, others = [], []
+    target = others
+    for word in words:
+        name, has_value, value = str(word).partition("=")
+        if str(word).startswith("-"):
+            target = selecting if name in SELECTING_OPTIONS else others
+            if target is selecting:
+                target.append(SELECTING_OPTIONS[name])
+                target += [value] if has_value else []
+                continue
+        target.append(str(word))
+    return selecting, others
+
+
+def select(project: DbtProject, selection: Selection) -> Path:
+    """Return the slim manifest of a selection, a file in the working directory.
+
+    Raises:
+        DbtError: dbt refuses the selection.
+    """
+    file = project.target / f"slim-{_digest(selection)}.json"
+    if not file.exists():
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(_slim_manifest(project, selection)))
+        partial.replace(file)
+    return file
+
+
+def _digest(selection: Selection) -> str:
+    """Return a hash of all that decides over a selection of a parsed project."""
+    inputs = [
+        asdict(selection),
+        # dbt takes its options from variables too, as DBT_EXCLUDE_RESOURCE_TYPES.
+        {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
+        # The code that makes the file.
+        max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py")),
+    ]
+    for option, value in zip(selection.options, selection.options[1:], strict=False):
+        if option == "--state" and (state := Path(value, "manifest.json")).exists():
+            inputs.append(state.stat().st_mtime)
+    return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
+    file = project.manifest or project.target / "manifest.json"
+    manifest = json.loads(file.read_text())
+    words = ["--output", "json", "--output-keys", "unique_id", *selection.words]
+    parsed = None
+    if not project.executable:
+        parsed = load_manifest(project)
+        if _has_graph_operator(project, selection):
+            add_test_edges(parsed)
+    lines = run_dbt(project, "ls", *words, manifest=parsed)
+    listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
+    built = {k: node for part in BUILT_PARTS for k, node in manifest.get(part, {}).items()}
+    selected = [k for k in listed if k in built and not _is_empty(built[k])]
+    return slim_manifest(
+        manifest,
+        selected,
+        selection.test_behavior,
+        detach_tests=selection.detach_tests,
+    )
+
+
+def _has_graph_operator(project: DbtProject, selection: Selection) -> bool:
+    given = " ".join([*selection.select, *selection.exclude, *selection.options])
+    if re.search(r"[+@]", given):
+        return True
+    # Without a selection dbt uses the default selector of the project.
+    uses_file = selection.selector or not (selection.select or selection.exclude)
+    file = project.workdir / "selectors.yml"
+    return bool(
+        uses_file and file.exists() and re.search(r"[+@]|parents|children", file.read_text())
+    )
+
+
+def _is_empty(node: dict) -> bool:
+    """Return whether dbt leaves out a node because its file has no SQL."""
+    return node["resource_type"] not in ("seed", "unit_test", "saved_query", "exposure") and not (
+        node.get("raw_code", "x").strip()
+    )
+
+
+def write_selectors(folder: Path, definitions: list[dict]) -> None:
+    """Write a selectors.yml with the project's selectors and one more for single nodes.
+
+    Args:
+        folder: the project folder of one run of dbt.
+        definitions: what the generated selector selects, in the terms of a selectors.yml.
+    """
+    file = folder / "selectors.yml"
+    known = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+    generated = {
+        "name": GENERATED_SELECTOR,
+        "definition": {"union": [_without_tests(definition) for definition in definitions]},
+    }
+    selectors = [*(known.get("selectors") or []), generated]
+    # The file is a link into the project.
+    file.unlink(missing_ok=True)
+    file.write_text(yaml.safe_dump({**known, "selectors": selectors}))
+
+
+def _without_tests(definition: dict) -> dict:
+    """Return a definition that does not select the tests of its nodes too."""
+    if "intersection" in definition:
+        return {"intersection": [_without_tests(one) for one in definition["intersection"]]}
+    return {**definition, "indirect_selection": "empty"}

@@ -1,0 +1,240 @@
+"""The working directory of a dbt project: linked files, installed packages, dbt's parse.
+
+It is made when a DAG file is parsed and nothing is there yet, or a file of the project, an
+environment variable that the project reads, or this package has changed since. Of several
+processes that need it at once, one makes it and the others wait.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+from cosmos.dbt.project import get_dbt_packages_subpath
+
+from include.dbt_build.parsing import (
+    environment_variables_of,
+    run_dbt,
+    uses_connection,
+)
+from include.dbt_build.project import DbtProject
+
+# What dbt or an editor writes into a project. A change of these is not a change of the project.
+GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
+PACKAGE_FILES = ("packages.yml", "dependencies.yml")
+LOCK_FILE = "package-lock.yml"
+
+
+def prepare(project: DbtProject) -> None:
+    """Make the working directory of a project, unless it is up to date.
+
+    Raises:
+        DbtError: dbt cannot parse the project or install its packages.
+    """
+    if is_up_to_date(project):
+        return
+    project.workdir.mkdir(parents=True, exist_ok=True)
+    with (project.cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_up_to_date(project):
+            _make(project)
+
+
+def is_up_to_date(project: DbtProject) -> bool:
+    """Return whether nothing has changed since the working directory was made."""
+    made = _inputs_file(project)
+    if not made.exists():
+        return False
+    inputs, made_at = json.loads(made.read_text()), made.stat().st_mtime
+    if _fingerprint(inputs["environment"], project.environment_with()) != inputs["environment"]:
+        return False
+    if inputs["links"] != _links(project):
+        return False
+    return all(changed_at <= made_at for changed_at in _times(project))
+
+
+def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
+    """Return whether dbt would parse the project to the same nodes in this environment."""
+    inputs = json.loads(_inputs_file(project).read_text())
+    known = inputs["environment"]
+    return not inputs["uses_connection"] and _fingerprint(known, environment) == known
+
+
+def _inputs_file(project: DbtProject) -> Path:
+    return project.target / "dbt_build_inputs.json"
+
+
+def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return a hash of each variable's value, because the values may be secret."""
+    return {
+        name: sha256(environment[name].encode()).hexdigest() if name in environment else None
+        for name in names
+    }
+
+
+def _times(project: DbtProject) -> Iterable[float]:
+    """Yield when the files and folders were changed that the working directory is made from."""
+    yield from (file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
+    for file in (project.profile.profiles_yml_filepath, project.manifest):
+        if file:
+            yield Path(file).stat().st_mtime
+    packages = project.workdir / _packages_folder(project.path)
+    local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
+    outside = [path for path in _outside_paths(project.path) if path.is_dir()]
+    ignored = GENERATED | {_packages_folder(project.path).parts[0], _target_folder(project.path)}
+    for root in (project.path, *local, *outside):
+        for folder, subfolders, files in os.walk(root):
+            subfolders[:] = [name for name in subfolders if name not in ignored]
+            # The time of a folder changes when a file in it is deleted or renamed. The root folder
+            # itself is left out, because dbt makes target/ and logs/ there.
+            for name in {*files, *subfolders} - ignored:
+                if (path := Path(folder, name)).exists():
+                    yield path.stat().st_mtime
+
+
+def _make(project: DbtProject) -> None:
+    # An edit while dbt parses has to count as newer.
+    started_at = time.time()
+    _inputs_file(project).unlink(missing_ok=True)
+    links = _links(project)
+    for entry in project.workdir.iterdir():
+        if entry.is_symlink():
+            entry.unlink()
+    for name, source in links.items():
+        (project.workdir / name).symlink_to(source)
+    _write_project_file(project)
+    if project.manifest is None:
+        _install_packages(project)
+        run_dbt(project, "parse")
+    else:
+        project.target.mkdir(exist_ok=True)
+    for old in project.target.glob("slim-*.json"):
+        old.unlink()
+    names = environment_variables_of(project)
+    inputs = {
+        "links": links,
+        "environment": _fingerprint(sorted(names), project.environment_with()),
+        "uses_connection": uses_connection(project),
+    }
+    partial = _inputs_file(project).with_suffix(".partial")
+    partial.write_text(json.dumps(inputs))
+    os.utime(partial, (started_at, started_at))
+    partial.replace(_inputs_file(project))
+
+
+def _links(project: DbtProject) -> dict[str, str]:
+    """Return what is linked into the working directory: the project's files, by name."""
+    shipped = _packages_folder(project.path).parts[0]
+    written = {"dbt_project.yml", *PACKAGE_FILES, LOCK_FILE, _target_folder(project.path)}
+    names = {*os.listdir(project.path)} - GENERATED - written
+    if not _has_shipped_packages(project):
+        names.discard(shipped)
+    return {name: str(project.path / name) for name in sorted(names)}
+
+
+def _project_yml(path: Path) -> dict:
+    return yaml.safe_load((path / "dbt_project.yml").read_text()) or {}
+
+
+def _packages_folder(path: Path) -> Path:
+    return Path(get_dbt_packages_subpath(path))
+
+
+def _target_folder(path: Path) -> str:
+    return Path(str(_project_yml(path).get("target-path", "target"))).parts[0]
+
+
+def _outside_paths(path: Path) -> list[Path]:
+    """Return the folders outside of a project that its dbt_project.yml names."""
+    named = [
+        value
+        for key, values in _project_yml(path).items()
+        if key.endswith("-paths") and isinstance(values, list)
+        for value in values
+    ]
+    return [(path / value).resolve() for value in named if str(value).startswith("..")]
+
+
+def _write_project_file(project: DbtProject) -> None:
+    """Copy dbt_project.yml, with absolute paths where they lead out of the project."""
+    text = (project.path / "dbt_project.yml").read_text()
+    known = _project_yml(project.path)
+    if _outside_paths(project.path):
+        for key, values in known.items():
+            if key.endswith("-paths") and isinstance(values, list):
+                known[key] = [
+                    str((project.path / value).resolve()) if str(value).startswith("..") else value
+                    for value in values
+                ]
+        text = yaml.safe_dump(known, sort_keys=False)
+    (project.workdir / "dbt_project.yml").write_text(text)
+
+
+def _has_shipped_packages(project: DbtProject) -> bool:
+    """Return whether the packages are part of the project, so that dbt needs no network."""
+    folder = project.path / _packages_folder(project.path)
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _install_packages(project: DbtProject) -> None:
+    """Install the packages that the project names, unless they are there already."""
+    named = {}
+    for name in (*PACKAGE_FILES, LOCK_FILE):
+        (project.workdir / name).unlink(missing_ok=True)
+        if (project.path / name).is_file():
+            named[name] = _with_absolute_paths(project, project.path / name)
+            (project.workdir / name).write_text(named[name])
+    packages = project.workdir / _packages_folder(project.path)
+    installed = project.cache / "packages.json"
+    if _has_shipped_packages(project) or not project.installs_packages:
+        installed.unlink(missing_ok=True)
+        return
+    if not (installed.exists() and json.loads(installed.read_text()) == named):
+        shutil.rmtree(packages, ignore_errors=True)
+        if any(name in named for name in PACKAGE_FILES):
+            run_dbt(project, "deps")
+        installed.write_text(json.dumps(named))
+
+
+def _with_absolute_paths(project: DbtProject, file: Path) -> str:
+    """Return a file of packages in which local ones have absolute paths.
+
+    dbt resolves the local packages of a local package against the root project, so those get a
+    link in the place that their relative path leads to from the working directory.
+    """
+    text = file.read_text()
+    known = yaml.safe_load(text) or {}
+    local = [package for package in known.get("packages") or [] if "local" in package]
+    for package in local:
+        folder = (project.path / package["local"]).resolve()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{file} names the local package {package['local']}, but there is no folder "
+                f"{folder}: bring the package along, or correct the path."
+            )
+        package["local"] = str(folder)
+        _link_packages_of(project, folder, seen=set())
+    return yaml.safe_dump(known) if local else text
+
+
+def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> None:
+    seen.add(package)
+    for name in PACKAGE_FILES:
+        file = package / name
+        known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+        for nested in known.get("packages") or []:
+            if not re.match(r"\.", str(nested.get("local", ""))):
+                continue
+            source = (project.path / nested["local"]).resolve()
+            place = Path(os.path.normpath(project.workdir / nested["local"]))
+            if place.is_relative_to(project.cache) and source.is_dir() and source not in seen:
+                if not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.symlink_to(source)
+                _link_packages_of(project, source, seen)

@@ -1,0 +1,39 @@
+"""The project `decides`: DAGs in which dbt leaves nodes out, goes on, or stops."""
+
+from datetime import datetime, timedelta
+
+from airflow.sdk import DAG, task
+from cosmos import ProjectConfig, RenderConfig
+
+from include.dbt_build import DbtDag, DbtTaskGroup
+from include.warehouse import DBT_PROJECTS, warehouse_profile
+
+ARGS = {
+    "schedule": None,
+    "start_date": datetime(2026, 1, 1),
+    "default_args": {"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=1)},
+    "max_active_runs": 1,
+}
+
+
+def dbt_args(*select: str, **operator_args) -> dict:
+    return {
+        "project_config": ProjectConfig(DBT_PROJECTS / "decides"),
+        "profile_config": warehouse_profile("decides"),
+        "render_config": RenderConfig(select=[*select], emit_datasets=False),
+        "operator_args": operator_args,
+    }
+
+
+DbtDag(dag_id="decides_chain", **ARGS, **dbt_args("tag:chain"))
+DbtDag(dag_id="decides_continue", **ARGS, **dbt_args("continues+"))
+DbtDag(dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True))
+DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
+DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
+
+with DAG("decides_always", **ARGS):
+
+    @task(trigger_rule="all_done")
+    def always() -> None: ...
+
+    DbtTaskGroup(group_id="dbt", **dbt_args("independent*", "appends")) >> always()

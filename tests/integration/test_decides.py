@@ -1,0 +1,109 @@
+"""What dbt builds, skips or fails is what Airflow shows: dbt decides."""
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES
+
+if HAS_POSTGRES:
+    from tests.integration.states import States
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+
+
+@pytest.fixture
+def run_of(api, warehouse):
+    """Return a function for the runs of a DAG of the project `decides`."""
+
+    def states(dag_id: str) -> "States":
+        states = States(api, warehouse, dag_id)
+        states.broken()
+        return states
+
+    return states
+
+
+def test_a_failed_node_stops_those_behind_a_node_that_is_not_selected(run_of):
+    states = run_of("decides_chain")
+    states.broken("chain_a")
+    assert states.run() == "failed"
+    assert states.states() == {
+        "dbt_build": "success",
+        "chain_a_run": "failed",
+        "chain_c_run": "upstream_failed",
+        "dbt_build_done": "failed",
+    }
+    assert states.built()["chain_c"] == 0
+
+
+def test_a_node_that_dbt_builds_below_a_failed_one_is_successful(run_of):
+    states = run_of("decides_continue")
+    # The table of an earlier run.
+    assert states.run() == "success"
+    states.broken("continues")
+    assert states.run() == "failed"
+    found = states.states()
+    assert (found["continues_run"], found["after_continues_run"]) == ("failed", "success")
+    assert states.built() == {"after_continues": 1}
+
+
+@pytest.mark.slow
+def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
+    states = run_of("decides_fail_fast")
+    states.broken("independent_1")
+    # Longer than the failing one, so that dbt has not built them when it stops.
+    for node in ("independent_2", "independent_3"):
+        states.warehouse.execute("insert into raw_states.broken values (%s, false, 5)", [node])
+    assert states.run() == "failed"
+    found = states.states()
+    assert found["independent_1_run"] == "failed"
+    for node in ("independent_2", "independent_3"):
+        # dbt may have had the statement run to its end.
+        assert found[f"{node}_run"] != "success" or states.built()[node] == 1
+        assert states.tasks()[f"{node}_run"]["pid"] is None
+
+
+@pytest.mark.slow
+def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
+    states = run_of("decides_function")
+    assert states.run() == "success"
+    states.broken("twice")
+    states.trigger()
+    states.wait_for_state("uses_twice_run", "up_for_retry")
+    assert "twice is broken" in states.log("uses_twice_run")
+    states.broken()
+    assert states.end() == "success"
+    assert states.built() == {"uses_twice": 1}
+    assert "function" in states.log("uses_twice_run", 2)
+
+
+@pytest.mark.slow
+def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of):
+    states = run_of("decides_hook")
+    states.broken("end_hook")
+    assert states.run() == "failed"
+    assert states.states() == {
+        "dbt_build": "failed",
+        "appends_run": "upstream_failed",
+        "dbt_build_done": "upstream_failed",
+    }
+    assert states.tasks()["dbt_build"]["try_number"] == 1
+    assert states.built() == {"appends": 1}
+    # A clear is an order to build again, and runs the hooks.
+    states.broken()
+    states.clear("dbt_build")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["independent_1", "end_hook"])
+def test_a_task_with_all_done_behind_the_group_runs_and_the_run_fails(run_of, broken):
+    states = run_of("decides_always")
+    states.broken(broken)
+    assert states.run() == "failed"
+    assert states.states()["always"] == "success"
+    # Cleared alone it runs no dbt.
+    states.broken()
+    states.clear("always")
+    assert states.end() == "failed"
+    assert states.built() == {}

@@ -1,0 +1,1 @@
+select {{ unless_broken('chain_a') }} as id

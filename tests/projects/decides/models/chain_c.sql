@@ -1,0 +1,1 @@
+select {{ unless_broken('chain_c') }} as id from {{ ref('chain_b') }}

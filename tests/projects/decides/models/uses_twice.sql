@@ -1,0 +1,1 @@
+select {{ function('twice') }}(id) as id from {{ ref('chain_a') }}
