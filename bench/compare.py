@@ -26,8 +26,8 @@ from local.settings import HOME, LOGS, PORT, ROOT, WAREHOUSE_PORT, Failure
 
 def measured() -> dict:
     """Return what is measured: the version of this project, its engine, and the machine."""
-    folders = (ROOT / "include" / "dbt_build", ROOT / "plugins")
-    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    engine, plugins = ROOT / "include" / "dbt_build", ROOT / "plugins"
+    files = sorted([*engine.rglob("*.py"), *plugins.rglob("*.py")])
     content = b"".join(bytes(path.relative_to(ROOT)) + path.read_bytes() for path in files)
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

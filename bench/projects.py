@@ -53,8 +53,7 @@ def prepare(folder: Path) -> Project:
 def write(folder: Path, name: str) -> None:
     kind, _, count = name.partition("_")
     if name == SAMPLE.name:
-        ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
-        shutil.copytree(SAMPLE, folder, ignore=ignored)
+        shutil.copytree(SAMPLE, folder, ignore=shutil.ignore_patterns("target", "logs"))
     else:
         parts = ["half_1_", "half_2_"] if kind == "halves" else [""]
         for part in parts:

@@ -69,7 +69,8 @@ def page(results: dict) -> str:
     rows = compared(results["rows"])
     packages = ", ".join(" ".join(package) for package in results["packages"].items())
     measured = f"version {results['version']}, engine `{results['engine']}`"
-    parts = [f"Measured with {measured}, on {results['machine']}, {packages}."]
+    parts = ["![Seconds for a later run of the sample](images/bench.svg)"]
+    parts.append(f"Measured with {measured}, on {results['machine']}, {packages}.")
     for name, case in CASES.items():
         if of_case := {n: row for n, row in rows.items() if n.startswith(f"{name}/")}:
             cells = [[label(n), *values(row, COLUMNS)] for n, row in of_case.items()]
@@ -84,7 +85,7 @@ def readme(results: dict) -> str:
     names = [name for name in IN_README if name in rows]
     cells = [[CASES[n.split("/")[0]].label, label(n), *values(rows[n], RATIOS)] for n in names]
     source = f"Measured with version {results['version']}: see [the benchmark](docs/benchmark.md)."
-    image = "![Seconds for a later run of the sample, for each way](docs/images/bench.svg)"
+    image = "![Seconds for a later run of the sample](docs/images/bench.svg)"
     return "\n\n".join([table(["project", "way", *RATIOS], cells), source, image])
 
 
@@ -121,8 +122,7 @@ def picture(results: dict) -> str:
     for number, (text, seconds) in enumerate(bars.items()):
         y, width = 24 * number, round(500 * seconds / max(bars.values()))
         colour = "#d95f02" if text.startswith("this project") else "#8da0cb"
-        name = escape(text.replace("`", ""))
-        lines.append(f'<text x="290" y="{y + 17}" text-anchor="end">{name}</text>')
+        lines.append(f'<text x="290" y="{y + 17}" text-anchor="end">{escape(text)}</text>')
         lines.append(f'<rect x="298" y="{y + 3}" width="{width}" height="18" fill="{colour}"/>')
         lines.append(f'<text x="{width + 304}" y="{y + 17}">{seconds:.1f} s</text>')
     return "\n".join([*lines, "</svg>", ""])

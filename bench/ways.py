@@ -55,11 +55,11 @@ class Way:
 WAYS = {
     way.name: way
     for way in (
-        Way("dbt", "`dbt build` in a new process"),
+        Way("dbt", "dbt build in a new process"),
         Way("shipped", "this project", ENGINE),
         Way("celery", "this project, two Celery workers", ENGINE, deployment="deploy/prod.yaml"),
         Way("pods", "this project, a new process per task", ENGINE, executor=PODS),
-        Way("bash", "BashOperator with `dbt build`", OTHERS, True),
+        Way("bash", "BashOperator, dbt build", OTHERS, True),
         Way("watcher", "Cosmos WATCHER", OTHERS, True),
         Way("cosmos_in_process", "Cosmos LOCAL in process, manifest", OTHERS),
         Way("cosmos_subprocess", "Cosmos LOCAL in subprocesses, dbt ls", OTHERS, True),

@@ -15,10 +15,8 @@ from include.warehouse import warehouse_profile
 
 PROJECT = Path(os.environ["DBT_PROJECTS_DIR"], os.environ["BENCH_PROJECT"])
 PROFILES_YML = ProfileConfig(PROJECT.name, "prod", profiles_yml_filepath=PROJECT / "profiles.yml")
-NEW_PROCESS = {
-    "dbt_executable_path": shutil.which("dbt"),
-    "invocation_mode": InvocationMode.SUBPROCESS,
-}
+DBT = shutil.which("dbt")
+NEW_PROCESS = {"dbt_executable_path": DBT, "invocation_mode": InvocationMode.SUBPROCESS}
 # With the default a test that reads two models runs after the first of them, and fails on an empty
 # warehouse. With this no task runs that test.
 CAUTIOUS = {"test_indirect_selection": TestIndirectSelection.CAUTIOUS}

@@ -189,7 +189,7 @@ def test_command_fails_if_a_way_has_no_dag_file(clone):
         "error: sample/bash failed: there is no bench/dags/others.py"
     )
     # The other way ran and is in the table.
-    assert "| `dbt build` in a new process | " in done.stdout
+    assert "| dbt build in a new process | " in done.stdout
     assert running_in(clone / ".bench") == []
 
 
@@ -228,9 +228,9 @@ def test_table_has_the_ratios_and_the_failures(results):
     assert "version 9.8.7, engine `0123456789ab`" in page
     lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     assert [line[:5] for line in lines[2:]] == [
-        ["`dbt build` in a new process", "4.0", "2.0", "2.0", "1.0"],
+        ["dbt build in a new process", "4.0", "2.0", "2.0", "1.0"],
         ["this project", "5.0", "3.0 (2.0 to 4.0)", "2.5", "1.5"],
-        ["BashOperator with `dbt build`", "", "", "", ""],
+        ["BashOperator, dbt build", "", "", "", ""],
     ]
     assert lines[3][5:] == ["14.0", "0.1", "1,000", "0.5", "0.2", "1"]
     assert page.endswith("sample/bash **failed**: failed in dbt_build")
@@ -284,3 +284,13 @@ def test_measured_version_is_the_version_of_the_project():
         measured = json.loads(report.RESULTS.read_text())["version"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == measured, "measure this version: make bench"
+
+
+def test_result_file_has_every_row_of_the_plan():
+    from bench import report
+    from bench.plan import PLAN
+
+    if report.RESULTS.exists():
+        rows = json.loads(report.RESULTS.read_text())["rows"]
+        assert rows.keys() == {row.name for row in PLAN}, "measure the others: make bench"
+        assert {name: row["failure"] for name, row in rows.items() if row["failure"]} == {}
