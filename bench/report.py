@@ -83,10 +83,11 @@ def readme(results: dict) -> str:
     """Return the ratios that the README shows, and the picture."""
     rows = compared(results["rows"])
     names = [name for name in IN_README if name in rows]
-    cells = [[CASES[n.split("/")[0]].label, label(n), *values(rows[n], RATIOS)] for n in names]
+    labels = {n: f"{CASES[n.partition('/')[0]].label}: {label(n)}" for n in names}
+    cells = [[labels[n], *values(rows[n], RATIOS)] for n in names]
     source = f"Measured with version {results['version']}: see [the benchmark](docs/benchmark.md)."
     image = "![Seconds for a later run of the sample](docs/images/bench.svg)"
-    return "\n\n".join([table(["project", "way", *RATIOS], cells), source, image])
+    return "\n\n".join([table(["project and way", *RATIOS], cells), source, image])
 
 
 def label(name: str) -> str:

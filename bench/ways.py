@@ -162,7 +162,7 @@ class Airflow:
             for dag_id in (*self.dags, WARM_UP):
                 pipeline.unpause(self._api, dag_id)
             self._trigger(WARM_UP)
-            self._wait(limit=60)
+            self._wait(limit=600)
         except BaseException:
             self.__exit__()
             raise

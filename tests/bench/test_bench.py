@@ -241,7 +241,7 @@ def test_readme_has_the_ratios_of_the_rows_that_were_measured(results):
 
     text = report.readme(results)
     label = "The sample project with one day of flights"
-    assert f"\n| {label} | this project | 2.5 | 1.5 |\n" in text
+    assert f"\n| {label}: this project | 2.5 | 1.5 |\n" in text
     assert "9.8.7" in text
     assert "models" not in text
 
