@@ -1,95 +1,89 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
-# PORT=9000 make start, or make start PORT=9000, takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT DEPLOYMENT PROJECT NAME FROM LOAD STATE PR
+# The comment of a target says who needs it and when. `make PORT=9000 start` takes another port.
+export PORT WAREHOUSE_PORT REDIS_PORT
 
-# Not .venv: `astro dev start --standalone` makes that one for itself.
+# `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
-QUICK_TESTS = not slow and not engine
-# Two files at a time, as a test mostly waits: each of the two has an Airflow of its own.
-PYTEST = NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
+LOCAL = @$(PYTHON) -m local
+HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
+# Two files at a time, because a test mostly waits. Each process has an Airflow of its own.
+PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
+BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
 .DEFAULT_GOAL := help
-.PHONY: help adopt add-project update start stop clean warehouse standalone test test-all canary lint audit lock logs psql dbt ci-dbt ci-dbt-drop docs report backfill containers
+.PHONY: help start stop clean warehouse standalone logs psql dbt backfill report docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-# What only the template itself needs.
--include template.mk
+start: $(VENV)/installed ## Everyone, first: start Postgres and Airflow, run the DAG of local.toml
+	$(LOCAL) start --deployment "$(DEPLOYMENT)"
 
-adopt: $(VENV)/installed ## Make this clone your team's; NAME=acme FROM=../their_dbt_project LOAD=1
-	@$(PYTHON) -m local adopt
+stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the data stays
+	$(LOCAL) stop
 
-add-project: $(VENV)/installed ## Add a dbt project with a DAG; NAME=other FROM=../other_project LOAD=1
-	@$(PYTHON) -m local add-project
+clean: $(VENV)/installed ## Everyone, to begin anew: stop everything and remove the data
+	$(LOCAL) clean
 
-update: $(VENV)/installed ## Merge a newer version of the template; FROM=<its git address>
-	@$(PYTHON) -m local update
+warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres only
+	$(LOCAL) warehouse
 
-start: $(VENV)/installed ## Start Postgres and Airflow, and run the DAG of local.toml
-	@$(PYTHON) -m local start
+standalone: $(VENV)/installed ## Users of the Astro CLI without Docker: prepare astro dev start --standalone
+	$(LOCAL) standalone
 
-stop: $(VENV)/installed ## End all of it; the data stays
-	@$(PYTHON) -m local stop
+logs: $(VENV)/installed ## Everyone, when Airflow itself fails: follow the logs of its processes
+	$(LOCAL) logs
 
-clean: $(VENV)/installed ## End all of it and remove what was made
-	@$(PYTHON) -m local clean
+psql: $(VENV)/installed ## Everyone, to look into the warehouse; ARGS="-c 'select 1'"
+	$(LOCAL) psql $(ARGS)
 
-warehouse: $(VENV)/installed ## Start Postgres only
-	@$(PYTHON) -m local warehouse
+dbt: $(VENV)/installed ## dbt developers, while they edit a model; ARGS="build --select my_model" PROJECT=other
+	$(LOCAL) dbt --project "$(PROJECT)" $(ARGS)
 
-standalone: $(VENV)/installed ## Start Postgres, and prepare astro dev start --standalone
-	@$(PYTHON) -m local standalone
+backfill: $(VENV)/installed ## DAG authors, for days that are past; FROM=2026-03-01 TO=2026-03-07
+	$(LOCAL) backfill "$(FROM)" "$(TO)"
 
-test: $(VENV)/installed ## Run the tests, on services of their own; ARGS=tests/dags
-	@$(PYTEST) -m "$(QUICK_TESTS)" $(ARGS)
+report: $(VENV)/installed ## dbt developers, when runs get slow: the slowest nodes, what fails most; PROJECT=other
+	$(LOCAL) report --project "$(PROJECT)"
 
-test-all: $(VENV)/installed ## Run the slow tests too: kills, Celery, random sequences of failures
-	@$(PYTEST) $(ARGS)
+docs: $(VENV)/installed ## Readers of the models, and CI: write the dbt docs to .local/site
+	$(LOCAL) docs
 
-canary: $(VENV)/installed ## Run the core tests with the next Cosmos, Airflow and dbt
-	@PATH="$(abspath $(VENV))/bin:$$PATH" .ci/canary $(ARGS)
+test: $(VENV)/installed ## Everyone, before a pull request: run the tests; ARGS=tests/dags
+	$(PYTEST) -m "not slow" $(ARGS)
 
-lint: $(VENV)/installed ## Run pre-commit on all files
-	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
+test-all: $(VENV)/installed ## CI, and before a release: run the slow tests and those in a browser too
+	@$(PYTHON) -m tests.requirements
+	$(PYTEST) $(ARGS)
 
-audit: $(VENV)/installed ## Look for known weaknesses of what is installed; list it in .local/sbom.json
-	@mkdir -p .local
-	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --hook-stage manual sbom
-	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --hook-stage manual audit
+lint: $(VENV)/installed ## Everyone, before a pull request: run the hooks of pre-commit on all files
+	$(HOOKS) --show-diff-on-failure
 
-containers: $(VENV)/installed ## Look at what astro dev start runs, and run it
-	@$(PYTHON) -m tests.integration.containers
-
-lock: $(VENV)/installed ## Write requirements-dev.txt anew; ARGS=--upgrade for newer versions
+lock: $(VENV)/installed ## Whoever changes a version: write requirements-dev.txt; ARGS=--upgrade
 	@.ci/lock $(ARGS)
 
-logs: $(VENV)/installed ## Follow the logs of Airflow's processes
-	@$(PYTHON) -m local logs
+audit: $(VENV)/installed ## CI, each week: look for known weaknesses of what is installed
+	@mkdir -p .local
+	$(HOOKS) --hook-stage manual sbom
+	$(HOOKS) --hook-stage manual audit
 
-psql: $(VENV)/installed ## Open psql in the warehouse; ARGS="-c 'select 1'"
-	@$(PYTHON) -m local psql $(ARGS)
+add-project: $(VENV)/installed ## Teams with another dbt project; NAME=other FROM=../other_project LOAD=1
+	$(LOCAL) add-project $(BRING_IN)
 
-dbt: $(VENV)/installed ## Run dbt as a developer; ARGS="build --select my_model"
-	@$(PYTHON) -m local dbt $(ARGS)
+check-project: $(VENV)/installed ## Teams with a new dbt project: what it needs here; NAME=other
+	$(LOCAL) check-project --name "$(NAME)" $(if $(PARSE_ONLY),--parse-only)
 
-ci-dbt: $(VENV)/installed ## Build what a pull request changes; STATE=<prod's artifacts> PR=1
-	@$(PYTHON) -m local ci-dbt
+update: $(VENV)/installed ## Teams, after a release of the template: merge it; FROM=<its git address>
+	$(LOCAL) update --source "$(FROM)"
 
-ci-dbt-drop: $(VENV)/installed ## Drop what ci-dbt has built; PR=1
-	@$(PYTHON) -m local ci-dbt-drop
+ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STATE=<prod's artifacts> PR=1
+	$(LOCAL) ci-dbt --project "$(PROJECT)" --state "$(STATE)" --pr "$(PR)"
 
-docs: $(VENV)/installed ## Make the docs of all dbt projects as pages, in .local/site
-	@$(PYTHON) -m local docs
+ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what ci-dbt built; PR=1
+	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
-report: $(VENV)/installed ## Show the runs of dbt over time: the slowest nodes, what fails most
-	@$(PYTHON) -m local report
-
-backfill: $(VENV)/installed ## Run the DAG for each day, or what is missing of them; FROM=2026-03-01 TO=2026-03-07
-	@$(PYTHON) -m local backfill "$(FROM)" "$(TO)"
-
-# Python's own venv first, so that git, make and Python are all that a machine needs.
+# Python's own venv first, so that a machine needs git, make and Python only.
 $(VENV)/installed: requirements-dev.txt
 	@python=; for candidate in python3 python3.13 python3.12 python3.11; do \
 		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
@@ -98,5 +92,23 @@ $(VENV)/installed: requirements-dev.txt
 	echo "Installing into $(VENV) with $$($$python --version)"; \
 	$$python -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
-	@$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements-dev.txt
+	@$(VENV)/bin/uv pip sync --python $(PYTHON) --require-hashes --compile-bytecode $^
 	@touch $@
+
+adopt: $(VENV)/installed ## Teams, once: make this clone theirs; NAME=acme FROM=../their_dbt_project LOAD=1 CI=gitlab
+	$(LOCAL) adopt $(BRING_IN) --ci "$(if $(filter command,$(firstword $(origin CI))),$(CI),github)"
+
+bench: $(VENV)/installed ## Maintainers: compare ways to run dbt, in two hours; QUICK=1, ARGS="--row clear_200"
+	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+
+canary: $(VENV)/installed ## Maintainers, each week: run the core tests with the next Cosmos, Airflow and dbt
+	@PATH="$(abspath $(VENV))/bin:$$PATH" .ci/canary $(ARGS)
+
+containers: $(VENV)/installed ## Maintainers with Docker: look at what astro dev start runs, and run it
+	@$(PYTHON) -m tests.integration.containers
+
+fork-size: $(VENV)/installed ## Maintainers: count the files and lines that a fork has
+	@.ci/fork-size
+
+screenshots: $(VENV)/installed ## Maintainers: make docs/images from the running Airflow
+	@$(PYTHON) -m tests.nyc_flights.screenshots

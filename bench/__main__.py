@@ -18,13 +18,13 @@ def main() -> None:
     os.environ |= {
         "LOCAL_HOME": str(HOME),
         "AIRFLOW_HOME": str(HOME / "airflow"),
-        # All processes have to agree on it.
         "DBT_TARGET": "prod",
         "PORT": os.environ.get("PORT") or "8090",
         "WAREHOUSE_PORT": os.environ.get("WAREHOUSE_PORT") or "5443",
     }
-    # With it every process would compile what it imports.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # The first slows every import down, the second names a warehouse that must not be emptied.
+    for name in ("PYTHONDONTWRITEBYTECODE", "WAREHOUSE_URL"):
+        os.environ.pop(name, None)
     # So that all processes end with this one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from bench import compare, report

@@ -19,9 +19,10 @@ import psutil
 from bench import projects, ways
 from bench.measure import Meter
 from bench.plan import Row
+from bench.projects import SETTINGS
 from include.nyc_flights.warehouse import load
 from local import airflow, postgres
-from local.settings import HOME, LOGS, PORT, ROOT, WAREHOUSE_PORT, Failure
+from local.settings import ROOT, Failure
 
 
 def measured() -> dict:
@@ -29,12 +30,11 @@ def measured() -> dict:
     engine, plugins = ROOT / "include" / "dbt_build", ROOT / "plugins"
     files = sorted([*engine.rglob("*.py"), *plugins.rglob("*.py")])
     content = b"".join(bytes(path.relative_to(ROOT)) + path.read_bytes() for path in files)
-    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     gb = round(psutil.virtual_memory().total / 2**30)
     packages = ("apache-airflow", "astronomer-cosmos", "dbt-core")
     return {
-        "version": about["project"]["version"],
+        "version": tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"],
         "engine": sha256(content).hexdigest()[:12],
         "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {gb} GB",
         "packages": {"Python": platform.python_version(), **{n: version(n) for n in packages}},
@@ -59,7 +59,7 @@ def compare(rows: list[Row], file: Path, limit: float) -> None:
 def measure(row: Row, limit: float, warehouse, server: psutil.Process) -> dict:
     """Run one way on one case as often as the row says; return its figures."""
     runs, figures, failure = {"first": [], "later": []}, {}, None
-    project = projects.prepare(HOME / "projects" / row.case.project)
+    project = projects.prepare(SETTINGS.home / "projects" / row.case.project)
     way, clear = ways.WAYS[row.way], row.case.clears
     start = ways.Airflow if way.dag_file else ways.Dbt
     drop = projects.drop_cleared if clear else projects.drop_built
@@ -96,18 +96,19 @@ def measure(row: Row, limit: float, warehouse, server: psutil.Process) -> dict:
 @contextmanager
 def services() -> Iterator:
     """Yield a connection to a Postgres with the sample's raw data, and the server's process."""
-    LOGS.mkdir(parents=True, exist_ok=True)
+    SETTINGS.logs.mkdir(parents=True, exist_ok=True)
     # An interrupted comparison can have left them.
-    airflow.stop()
-    postgres.stop()
-    shutil.rmtree(postgres.DATA, ignore_errors=True)
-    airflow.require_free(PORT, "Airflow", "PORT")
-    airflow.require_free(WAREHOUSE_PORT, "Postgres", "WAREHOUSE_PORT")
-    postgres.start()
+    airflow.stop(SETTINGS)
+    postgres.stop(SETTINGS)
+    data = postgres.data_folder(SETTINGS)
+    shutil.rmtree(data, ignore_errors=True)
+    postgres.require_free(SETTINGS.port, "Airflow", "PORT")
+    postgres.require_free(SETTINGS.warehouse_port, "Postgres", "WAREHOUSE_PORT")
+    postgres.start(SETTINGS)
     try:
-        with postgres.connect() as warehouse:
+        with postgres.connect(SETTINGS.dbt_env()) as warehouse:
             load(warehouse, projects.START, projects.END)
-            pid = (postgres.DATA / "postmaster.pid").read_text().split()[0]
+            pid = (data / "postmaster.pid").read_text().split()[0]
             yield warehouse, psutil.Process(int(pid))
     finally:
-        postgres.stop()
+        postgres.stop(SETTINGS)

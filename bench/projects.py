@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from local.findings import PROFILES_YML
-from local.settings import BIN, ROOT, Failure, dbt_env
+from local.dbt import profiles_yml
+from local.settings import BIN, ROOT, Failure, Settings
 
+SETTINGS = Settings.from_environment(os.environ)
 SAMPLE = ROOT / "dbt" / "nyc_flights"
 # The day that the sample is run for.
 START = date(2013, 3, 14)
@@ -62,13 +63,12 @@ def write(folder: Path, name: str) -> None:
         if kind == "flaky":
             (folder / "models" / "fails_once.sql").write_text(FAILS_ONCE)
             (folder / "models" / "child.sql").write_text("select id from {{ ref('fails_once') }}\n")
-        # JSON is YAML too.
         (folder / "dbt_project.yml").write_text(
             json.dumps(PROJECT | {"name": name, "profile": name})
         )
         # The macros that dbt needs on this warehouse.
         shutil.copytree(SAMPLE / "macros", folder / "macros")
-    (folder / "profiles.yml").write_text(PROFILES_YML.format(name=name, schema=name))
+    (folder / "profiles.yml").write_text(profiles_yml(name, prod=name))
 
 
 def _write_models(folder: Path, prefix: str, count: int) -> None:
@@ -79,7 +79,6 @@ def _write_models(folder: Path, prefix: str, count: int) -> None:
     """
     above: list[str] = []
     for layer in range(1, LAYERS + 1):
-        # The first layers get the remainder of the division.
         width = count // LAYERS + (layer <= count % LAYERS)
         models = [f"{prefix}layer_{layer}_model_{number}" for number in range(1, width + 1)]
         files = folder / f"layer_{layer}"
@@ -102,7 +101,8 @@ def flags(folder: Path) -> list[str]:
 
 def env() -> dict[str, str]:
     """Return the variables that dbt reads, in whichever process it runs."""
-    return dbt_env() | {"DBT_EVENT_TIME_START": str(START), "DBT_EVENT_TIME_END": str(END)}
+    event_time = {"DBT_EVENT_TIME_START": str(START), "DBT_EVENT_TIME_END": str(END)}
+    return SETTINGS.dbt_env() | event_time
 
 
 def drop_built(connection, _: Project | None = None) -> None:

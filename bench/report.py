@@ -118,8 +118,8 @@ def picture(results: dict) -> str:
         label(n): median(row["later_seconds"]) for n, row in rows.items() if row["later_seconds"]
     }
     size = f'width="870" height="{24 * len(bars)}" font-family="sans-serif" font-size="13"'
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>']
-    lines.append('<rect width="100%" height="100%" fill="white"/>')
+    white = '<rect width="100%" height="100%" fill="white"/>'
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', white]
     for number, (text, seconds) in enumerate(bars.items()):
         y, width = 24 * number, round(500 * seconds / max(bars.values()))
         colour = "#d95f02" if text.startswith("this project") else "#8da0cb"

@@ -16,9 +16,9 @@ import psycopg
 
 from bench import projects
 from bench.plan import Case
-from bench.projects import Project
+from bench.projects import SETTINGS, Project
 from local import airflow, pipeline
-from local.settings import BIN, HOME, LOGS, PORT, ROOT, Failure, airflow_env, shared_settings
+from local.settings import BIN, ROOT, Failure, shared_env
 
 DAGS = Path(__file__).parent / "dags"
 WARM_UP = "warm_up"
@@ -33,10 +33,10 @@ PODS = "bench.executor.NewProcessExecutor"
 def stock() -> dict[str, str]:
     """Return the environment of an Airflow with its own defaults and Cosmos's."""
     names = ("CORE__PARALLELISM", "CORE__PLUGINS_FOLDER", "COSMOS__DBT_DOCS_PROJECTS")
-    own = {*shared_settings(), *(f"AIRFLOW__{name}" for name in names)}
+    own = {*shared_env(), *(f"AIRFLOW__{name}" for name in names)}
     # No examples, no statistics sent to Cosmos, and time enough to import a file on a busy machine.
     kept = re.compile("DBT_TARGET|.*(LOAD_EXAMPLES|ENABLE_TELEMETRY|TIMEOUT)")
-    env = airflow_env(PORT)
+    env = SETTINGS.airflow_env()
     return {name: env[name] for name in env if name not in own or kept.fullmatch(name)}
 
 
@@ -46,7 +46,6 @@ class Way:
     label: str
     # Without one dbt runs alone.
     dag_file: str | None = None
-    # Whether Airflow has its own defaults instead of this project's settings.
     is_stock: bool = False
     executor: str = "LocalExecutor"
     deployment: str | None = None
@@ -83,7 +82,7 @@ class Dbt:
         self.case, self.project = case, project
 
     def __enter__(self):
-        self._folder = deploy(self.project, HOME / "deployed")
+        self._folder = deploy(self.project, SETTINGS.home / "deployed")
         return self
 
     def __exit__(self, *_):
@@ -126,8 +125,7 @@ class Airflow:
         self.project = project
         # What each DAG selects.
         self.dags = dict(zip([way.name, f"{way.name}_2"], case.selections, strict=False))
-        # Each row has its own, so that its logs can be read afterwards.
-        self.home = HOME / "airflow" / case.name / way.name
+        self.home = SETTINGS.home / "airflow" / case.name / way.name
 
     def __enter__(self):
         shutil.rmtree(self.home, ignore_errors=True)
@@ -139,7 +137,7 @@ class Airflow:
         except FileNotFoundError:
             raise Failure(f"there is no bench/dags/{name}") from None
         env = {
-            **(stock() if self.way.is_stock else airflow_env(PORT)),
+            **(stock() if self.way.is_stock else SETTINGS.airflow_env()),
             **projects.env(),
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__EXECUTOR": self.way.executor,
@@ -156,8 +154,8 @@ class Airflow:
         self._metadata = psycopg.connect(url, autocommit=True)
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            airflow.start(PORT, env, self.way.deployment)
-            self._api = pipeline.Api(PORT)
+            airflow.start(SETTINGS, SETTINGS.port, env, self.way.deployment)
+            self._api = pipeline.Api(SETTINGS.port)
             pipeline.wait_for_dags(self._api, *self.dags, WARM_UP)
             for dag_id in (*self.dags, WARM_UP):
                 pipeline.unpause(self._api, dag_id)
@@ -174,7 +172,7 @@ class Airflow:
         for process in processes:
             process.kill()
         psutil.wait_procs(processes)
-        airflow.stop()
+        airflow.stop(SETTINGS)
         self._metadata.close()
 
     def _build_image(self, folder: Path, env: dict[str, str]) -> None:
@@ -186,7 +184,7 @@ class Airflow:
         # That build has neither a warehouse nor Airflow's database.
         env = env | {"AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False"}
         del env["AIRFLOW_CONN_WAREHOUSE"]
-        with (LOGS / "image.log").open("w") as log:
+        with (SETTINGS.logs / "image.log").open("w") as log:
             if subprocess.run(IMAGE_BUILD, cwd=ROOT, env=env, stdout=log, stderr=log).returncode:
                 raise Failure(f"the DAG file can't be imported: see {log.name}")
 
@@ -234,7 +232,9 @@ class Airflow:
         """Return what Airflow's database and logs contain about the last run."""
         parsed = "select last_parse_duration from dag where dag_id = any(%s)"
         logs = [log for run in self._runs for log in self.home.glob(f"logs/*/run_id={run}/*/*.log")]
-        loops = re.findall(r"Ran scheduling loop in ([\d.]+)", (LOGS / "scheduler.log").read_text())
+        loops = re.findall(
+            r"Ran scheduling loop in ([\d.]+)", (SETTINGS.logs / "scheduler.log").read_text()
+        )
         return {
             "tasks": len(self._tasks),
             "dbt_processes": sum(log.read_text().count("Running with dbt=") for log in logs),

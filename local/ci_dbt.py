@@ -1,7 +1,7 @@
 """Slim CI: `make ci-dbt` builds what a pull request changes, `make ci-dbt-drop` drops it.
 
-What differs from prod's artifacts is built with all that depends on it, into schemas of the pull
-request's own. All else is read from prod, where nothing is written.
+Nodes that differ from the artifacts of prod are built with everything downstream, into schemas of
+the pull request. All other relations are read from prod, where nothing is written.
 """
 
 import json
@@ -10,128 +10,136 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from local import postgres
-from local.dbt import chosen_project, lacks_packages, last_month, warehouse
+from local.dbt import (
+    chosen_project,
+    has_installed_packages,
+    last_month,
+    profiles_dir,
+    warehouse_env,
+)
 from local.progress import console
-from local.settings import HOME, Failure
+from local.settings import Failure, Settings
 
 CHANGED = ("--select", "state:modified+")
-# An incremental model that prod has is built as prod's next run will build it: on prod's table. If
-# its columns, its configuration or its name are others, that table is of no use.
+# An incremental model is built on a clone of prod's table, as the next run of prod will build it.
+# If its columns, configuration or name differ, that table is of no use.
 CLONED = (
     *("--select", "state:modified+,config.materialized:incremental,state:old"),
     *("--exclude", "state:modified.contract", "state:modified.configs", "state:modified.relation"),
 )
 
 
-def ci_dbt(args) -> None:
-    prefix = schema_prefix()
-    project = chosen_project()
-    place = HOME / "ci-dbt" / project.name
-    state = prods_state(place / "state")
-    prod = manifest(state)
-    os.environ.update({**last_month(), **os.environ, **warehouse()})
-    if lacks_packages(project):
-        dbt(project, "deps")
-    # Not the project's own target/, which STATE can be.
-    told = ("--target", "ci", "--target-path", str(place / "target"), "--state", str(state))
+def ci_dbt(settings: Settings, project: str | None, pr: str, state: str) -> None:
+    prefix = schema_prefix(pr)
+    folder = chosen_project(settings, project)
+    home = settings.home / "ci-dbt" / folder.name
+    state_folder = prod_state(settings, state, home / "state")
+    prod = read_manifest(state_folder)
+    # dbt runs in this process, and reads the environment of the process.
+    os.environ.update({**last_month(), **settings.environment, **warehouse_env(settings), "PR": pr})
+    profiles = profiles_dir(settings, folder, target="ci")
+    if not has_installed_packages(folder):
+        dbt(folder, profiles, "deps")
+    # STATE can be the project's own target/, so dbt writes to another folder.
+    options = ("--target", "ci", "--target-path", str(home / "target"))
+    options += ("--state", str(state_folder))
 
-    listed = dbt(project, "ls", *told, *CHANGED, "--output", "json", log_level="none")
+    listed = dbt(folder, profiles, "ls", *options, *CHANGED, "--output", "json", log_level="none")
     changed = {json.loads(line)["unique_id"] for line in listed.result}
-    known = manifest(place / "target")
-    if (name := prod["metadata"]["project_name"]) != known["metadata"]["project_name"]:
-        raise Failure(f"STATE= is of another dbt project, {name}.")
+    manifest = read_manifest(home / "target")
+    if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
+        raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
     console.print(f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC")
-    gone = {k for k, node in prod["nodes"].items() if is_table(node)} - {*known["nodes"]}
-    say("Gone from the project; prod's table stays until you drop it", prod, gone)
-    nodes = {k: n for k, n in known["nodes"].items() if k in changed and is_built(n)}
+    gone = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
+    print_names("Gone from the project; prod's table stays until you drop it", prod, gone)
+    nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
             raise Failure(
                 f"{node['name']} would be built into the schema {node['schema']}. With the target "
                 f"ci, a schema must begin with {prefix}: see profiles.yml and generate_schema_name."
             )
-    # What an earlier push has left there could be taken for a part of this one.
-    drop(prefix, among={node["schema"] for node in known["nodes"].values()})
-    if not nodes and not changed & {*known["unit_tests"]}:
+    # Relations of an earlier push must not be taken for a part of this one.
+    drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
+    if not nodes and not changed & {*manifest["unit_tests"]}:
         console.print("Nothing to build: no node differs from prod's.")
         return
 
     cloned = set()
     if any(node["config"]["materialized"] == "incremental" for node in nodes.values()):
-        done = dbt(project, "clone", *told, *CLONED, log_level="error")
-        # Without a macro that clones a table dbt makes a view of it, which is then built anew, as
-        # is a model whose clone has failed: prod has not built it yet.
+        done = dbt(folder, profiles, "clone", *options, *CLONED, log_level="error")
+        # dbt creates a view if it has no macro that clones a table. That model is built in full,
+        # and so is one that prod has not built yet, whose clone fails.
         cloned = {
             r.node.unique_id
             for r in done.result
             if r.status == "success" and r.message != "CREATE VIEW"
         }
-    done = dbt(project, "build", *told, *CHANGED, "--defer", "--favor-state")
+    done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
     built = {r.node.unique_id for r in done.result if r.status in ("success", "partial success")}
-    built = {unique_id for unique_id in built & {*nodes} if is_table(nodes[unique_id])}
+    built = {unique_id for unique_id in built & {*nodes} if is_relation(nodes[unique_id])}
     console.print()
-    say("Built", known, built - cloned)
-    say("Cloned from prod, then built incrementally", known, built & cloned)
-    say("Read from prod", prod, deferred(known, nodes))
+    print_names("Built", manifest, built - cloned)
+    print_names("Cloned from prod, then built incrementally", manifest, built & cloned)
+    print_names("Read from prod", prod, deferred(manifest, nodes))
     if not done.success:
         raise Failure("dbt build failed: see above.")
 
 
-def ci_dbt_drop(args) -> None:
-    prefix = schema_prefix()
-    dropped = drop(prefix)
+def ci_dbt_drop(settings: Settings, pr: str) -> None:
+    prefix = schema_prefix(pr)
+    dropped = drop(settings, prefix)
     console.print(f"Dropped: {', '.join(dropped) or f'nothing, there is no schema {prefix}*'}")
 
 
-def schema_prefix() -> str:
-    """Return what all schemas of the pull request, and no others, begin with."""
-    number = os.environ.get("PR") or ""
-    if not (number.isascii() and number.isdecimal()):
-        raise Failure(f"PR={number} is no number: write PR=123, the pull request's.")
-    return f"ci_{number}_"
+def schema_prefix(pr: str) -> str:
+    """Return the prefix of all schemas of a pull request, which no other schema has."""
+    if not (pr.isascii() and pr.isdecimal()):
+        raise Failure(f"PR={pr} is not a number: write PR=123, the number of the pull request.")
+    return f"ci_{pr}_"
 
 
-def prods_state(scratch: Path) -> Path:
-    """Return the folder with prod's manifest that STATE= names, or a copy if that is an address."""
-    source = os.environ.get("STATE") or ""
+def prod_state(settings: Settings, source: str, copy: Path) -> Path:
+    """Return the folder that STATE= names, or a copy of its manifest if STATE= is an address."""
     if not source:
-        raise Failure("Say where prod's artifacts are: make ci-dbt STATE=<a folder> PR=<a number>")
+        raise Failure("STATE= is missing: make ci-dbt STATE=<folder of prod's artifacts> PR=123")
     folder = Path(source).expanduser().resolve()
     if "://" in source:
-        os.environ.setdefault("AIRFLOW_HOME", str(HOME / "airflow"))
+        os.environ.setdefault("AIRFLOW_HOME", str(settings.home / "airflow"))
         from airflow.sdk import ObjectStoragePath
 
-        folder = scratch
+        folder = copy
         folder.mkdir(parents=True, exist_ok=True)
         try:
             text = (ObjectStoragePath(source) / "manifest.json").read_text()
         except Exception as error:
-            raise Failure(f"STATE={source}: its manifest.json can't be read: {error}") from None
+            raise Failure(f"STATE={source}: its manifest.json cannot be read: {error}") from None
         (folder / "manifest.json").write_text(text)
     if not (folder / "manifest.json").is_file():
-        raise Failure(f"STATE={source} holds no manifest.json: name the folder of a run of prod.")
+        raise Failure(f"STATE={source} has no manifest.json: name the folder of a run of prod.")
     return folder
 
 
-def manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict:
     file = folder / "manifest.json"
     try:
-        known = json.loads(file.read_text())
-        _ = known["metadata"]["project_name"], known["metadata"]["generated_at"], known["nodes"]
+        manifest = json.loads(file.read_text())
+        _ = manifest["metadata"]["project_name"], manifest["metadata"]["generated_at"]
+        _ = manifest["nodes"]
     except (ValueError, KeyError, TypeError):
-        raise Failure(f"{file} is no manifest of dbt's.") from None
-    return known
+        raise Failure(f"{file} is not a manifest of dbt.") from None
+    return manifest
 
 
-def dbt(project: Path, command: str, *words: str, log_level: str = "info"):
+def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str = "info"):
     """Run dbt in this process, which imports it once; return its result."""
     from dbt.cli.main import dbtRunner
 
-    where = ("--project-dir", str(project), "--profiles-dir", str(project))
+    where = ("--project-dir", str(project), "--profiles-dir", str(profiles))
     done = dbtRunner().invoke(["--log-level", log_level, command, *where, *words])
     if done.exception:
-        said = " ".join(str(done.exception).split())
-        raise Failure(f"dbt {command} failed in {project}: {said}")
+        message = " ".join(str(done.exception).split())
+        raise Failure(f"dbt {command} failed in {project}: {message}")
     return done
 
 
@@ -139,48 +147,47 @@ def is_built(node: dict) -> bool:
     return node["resource_type"] not in ("analysis", "operation")
 
 
-def is_table(node: dict) -> bool:
-    """Return whether a node is a table or view that others can read."""
-    others = is_built(node) and node["resource_type"] != "test"
-    return others and node["config"]["materialized"] != "ephemeral"
+def is_relation(node: dict) -> bool:
+    """Return whether a node is a table or view that other nodes can read."""
+    is_test = node["resource_type"] == "test"
+    return is_built(node) and not is_test and node["config"]["materialized"] != "ephemeral"
 
 
-def deferred(known: dict, nodes: dict) -> set[str]:
-    """Return what `nodes` read of what is not among them, through ephemeral models too."""
-    found, waiting = set(), [*nodes]
-    while waiting:
-        for parent in known["nodes"][waiting.pop()]["depends_on"].get("nodes", []):
-            node = known["nodes"].get(parent)
+def deferred(manifest: dict, nodes: dict) -> set[str]:
+    """Return the relations outside of `nodes` that they read, through ephemeral models too."""
+    found, pending = set(), [*nodes]
+    while pending:
+        for parent in manifest["nodes"][pending.pop()]["depends_on"].get("nodes", []):
+            node = manifest["nodes"].get(parent)
             if not node or parent in nodes or parent in found:
                 continue
-            if is_table(node):
+            if is_relation(node):
                 found.add(parent)
             else:
-                waiting.append(parent)
+                pending.append(parent)
     return found
 
 
-def say(what: str, known: dict, unique_ids: Iterable[str]) -> None:
-    nodes = [known["nodes"][unique_id] for unique_id in unique_ids]
+def print_names(heading: str, manifest: dict, unique_ids: Iterable[str]) -> None:
+    nodes = [manifest["nodes"][unique_id] for unique_id in unique_ids]
     names = sorted(f"{node['schema']}.{node['alias']}" for node in nodes)
     if names:
-        console.print(f"{what}:\n  " + "\n  ".join(names), markup=False, soft_wrap=True)
+        console.print(f"{heading}:\n  " + "\n  ".join(names), markup=False, soft_wrap=True)
 
 
-def drop(prefix: str, among: set[str] | None = None) -> list[str]:
-    """Drop the schemas, or those among some, that begin with the prefix; return their names."""
+def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:
+    """Drop the schemas with a prefix, or those of them in a set; return their names."""
     import psycopg
     from psycopg.sql import SQL, Identifier
 
     try:
-        connection = postgres.connect(warehouse())
+        connection = postgres.connect(warehouse_env(settings))
     except psycopg.OperationalError as error:
-        said = " ".join(str(error).split())
-        raise Failure(f"No warehouse: {said}. WAREHOUSE_HOST= names another.") from None
+        message = " ".join(str(error).split())
+        raise Failure(f"No warehouse: {message}. WAREHOUSE_HOST= names another.") from None
     with connection:
-        found = [
-            name for name in postgres.schemas(connection, prefix) if among is None or name in among
-        ]
+        schemas = postgres.schemas(connection, prefix)
+        found = [name for name in schemas if among is None or name in among]
         for name in found:
             connection.execute(SQL("drop schema {} cascade").format(Identifier(name)))
     return found

@@ -1,28 +1,99 @@
-"""A dbt project on the command line: which one, and what it is told."""
+"""dbt on the command line: which project, with which profile, and in which environment."""
 
-import os
+import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from local.settings import OWN, PROJECTS, Failure, dbt_env
+import yaml
+
+from local.settings import BIN, Failure, Settings
+
+# An environment variable that dbt requires, because the call has no default.
+REQUIRED_VARIABLE = re.compile(r"env_var\(\s*['\"](\w+)['\"]\s*\)")
 
 
-def chosen_project() -> Path:
-    """Return the folder of the project that PROJECT= or local.toml names."""
-    project = PROJECTS / (os.environ.get("PROJECT") or OWN["project"])
+def chosen_project(settings: Settings, name: str | None) -> Path:
+    """Return the folder of the project with this name, by default of the one in local.toml."""
+    project = settings.dbt_projects / (name or settings.local_toml["project"])
     if not (project / "dbt_project.yml").is_file():
-        raise Failure(f"PROJECT={project.name} is no dbt project: there is no {project}.")
+        raise Failure(f"PROJECT={project.name} is not a dbt project: there is no {project}.")
     return project
 
 
-def lacks_packages(project: Path) -> bool:
-    return (project / "packages.yml").is_file() and not (project / "dbt_packages").is_dir()
+def project_yml(project: Path) -> dict:
+    content = yaml.safe_load((project / "dbt_project.yml").read_text())
+    if not (isinstance(content, dict) and content.get("name")):
+        raise Failure(f"{project / 'dbt_project.yml'} has no name: give it one.")
+    return content
+
+
+def profile_name(project: Path) -> str:
+    content = project_yml(project)
+    return content.get("profile") or content["name"]
+
+
+def profiles_yml(profile: str, **schemas: str) -> str:
+    """Return a profiles.yml with the warehouse of dbt_env, and a schema for each target."""
+    output = {
+        "type": "postgres",
+        "host": "{{ env_var('WAREHOUSE_HOST') }}",
+        "port": "{{ env_var('WAREHOUSE_PORT') | as_number }}",
+        "user": "{{ env_var('WAREHOUSE_USER') }}",
+        "password": "{{ env_var('WAREHOUSE_PASSWORD') }}",
+        "dbname": "{{ env_var('WAREHOUSE_DB') }}",
+        "threads": 4,
+    }
+    outputs = {target: {**output, "schema": schema} for target, schema in schemas.items()}
+    return yaml.safe_dump({profile: {"target": next(iter(schemas)), "outputs": outputs}})
+
+
+def profiles_dir(settings: Settings, project: Path, target: str | None = None) -> Path:
+    """Return the folder of a profiles.yml for the local warehouse.
+
+    It is the project, if its own profile is one of Postgres whose variables are set. Otherwise the
+    runner writes one, with the targets dev and ci.
+    """
+    if has_usable_profile(settings, project, target):
+        return project
+    folder = settings.home / "profiles" / project.name
+    folder.mkdir(parents=True, exist_ok=True)
+    dev = f"dbt_{{{{ env_var('USER', 'dev') }}}}_{project.name}"
+    ci = f"ci_{{{{ env_var('PR') }}}}_{project.name}"
+    (folder / "profiles.yml").write_text(profiles_yml(profile_name(project), dev=dev, ci=ci))
+    return folder
+
+
+def has_usable_profile(settings: Settings, project: Path, target: str | None = None) -> bool:
+    """Return whether dbt can use the project's own profiles.yml with the local warehouse."""
+    file = project / "profiles.yml"
+    content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+    profile = content.get(profile_name(project)) or {}
+    output = profile.get("outputs", {}).get(target or profile.get("target", "default")) or {}
+    known = settings.environment.keys() | settings.dbt_env().keys() | {"PR"}
+    return output.get("type") == "postgres" and known >= {
+        *REQUIRED_VARIABLE.findall(yaml.safe_dump(output, width=1000).replace("''", "'"))
+    }
+
+
+def has_installed_packages(project: Path) -> bool:
+    """Return whether the packages that a project names are there, if it names any."""
+    folder = project / project_yml(project).get("packages-install-path", "dbt_packages")
+    named = any((project / name).is_file() for name in ("packages.yml", "dependencies.yml"))
+    return folder.is_dir() or not named
+
+
+def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
+    """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
+    for command in (words,) if has_installed_packages(project) else (("deps",), words):
+        if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:
+            raise Failure(f"dbt {command[0]} failed in {project}: see above.")
 
 
 def last_month() -> dict[str, str]:
     """Return the days that microbatch models build, as the variables that dbt reads.
 
-    Without an interval a first build goes back to `begin`.
+    Without an interval the first build goes back to `begin`.
     """
     today = datetime.now(UTC).date()
     return {
@@ -31,6 +102,7 @@ def last_month() -> dict[str, str]:
     }
 
 
-def warehouse() -> dict[str, str]:
-    """Return which warehouse: that of the variables, else the local one."""
-    return {name: os.environ.get(name) or value for name, value in dbt_env().items()}
+def warehouse_env(settings: Settings) -> dict[str, str]:
+    """Return the warehouse of the variables WAREHOUSE_*, by default the local one."""
+    given = settings.environment
+    return {name: given.get(name) or value for name, value in settings.dbt_env().items()}

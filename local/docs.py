@@ -1,49 +1,39 @@
 """The docs of all dbt projects, as pages to publish: `make docs`."""
 
-import os
 import shutil
-import subprocess
 import tempfile
 from html import escape
 from pathlib import Path
 
 from local import postgres
-from local.adopt import profile
-from local.dbt import lacks_packages, last_month, warehouse
-from local.findings import PROFILES_YML
+from local.dbt import last_month, profile_name, profiles_yml, run_dbt, warehouse_env
 from local.progress import console
-from local.settings import BIN, HOME, PROJECTS, Failure
-
-SITE = HOME / "site"
+from local.settings import Settings
 
 
-def docs(args) -> None:
-    shutil.rmtree(SITE, ignore_errors=True)
-    names = sorted(path.parent.name for path in PROJECTS.glob("*/dbt_project.yml"))
-    for name in names:
-        (SITE / name).mkdir(parents=True)
-        (SITE / name / "index.html").write_bytes(made(PROJECTS / name))
-    links = "".join(f'<li><a href="{escape(name)}/">{escape(name)}</a></li>' for name in names)
-    (SITE / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
-    console.print(f"The docs are in {SITE}", soft_wrap=True)
+def docs(settings: Settings) -> None:
+    site = settings.home / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    projects = sorted(path.parent for path in settings.dbt_projects.glob("*/dbt_project.yml"))
+    for project in projects:
+        (site / project.name).mkdir(parents=True)
+        (site / project.name / "index.html").write_bytes(page(settings, project))
+    names = [escape(project.name) for project in projects]
+    links = "".join(f'<li><a href="{name}/">{name}</a></li>' for name in names)
+    (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
+    console.print(f"The docs are in {site}.", soft_wrap=True)
 
 
-def made(project: Path) -> bytes:
-    """Return the docs of a project in prod, all in one page."""
+def page(settings: Settings, project: Path) -> bytes:
+    """Return the docs of a project with the names of prod, all in one page."""
     words = ["docs", "generate", "--static"]
-    if not (os.environ.get("WAREHOUSE_HOST") or postgres.is_running()):
-        # Without the columns and sizes that a warehouse knows.
+    if not (settings.environment.get("WAREHOUSE_HOST") or postgres.is_running(settings)):
+        # Without a warehouse there are no columns and sizes.
         words += ["--empty-catalog", "--no-populate-cache"]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
-        schema = project.name.replace("-", "_")
-        profiles = PROFILES_YML.format(name=profile(project), schema=schema)
-        Path(folder, "profiles.yml").write_text(profiles)
-        for command in ([["deps"]] if lacks_packages(project) else []) + [words]:
-            done = subprocess.run(
-                [BIN / "dbt", *command, "--profiles-dir", folder],
-                cwd=project,
-                env={**last_month(), **os.environ, **warehouse(), "DBT_TARGET_PATH": folder},
-            )
-            if done.returncode:
-                raise Failure(f"dbt {command[0]} failed in {project}: see above.")
+        profile = profiles_yml(profile_name(project), prod=project.name.replace("-", "_"))
+        Path(folder, "profiles.yml").write_text(profile)
+        paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
+        env = {**last_month(), **settings.environment, **warehouse_env(settings), **paths}
+        run_dbt(project, env, *words)
         return Path(folder, "static_index.html").read_bytes()

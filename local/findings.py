@@ -1,120 +1,303 @@
-"""What a dbt project needs and does not have here: told by dbt and by the local Postgres."""
+"""What a dbt project needs before its DAG can succeed here: `make check-project`.
+
+dbt parses the project as the DAG does, and builds it without rows on a Postgres that is deleted
+again.
+"""
 
 import json
-import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local import postgres
-from local.settings import BIN, dbt_env, machine_settings, shared_settings
+from local.dbt import REQUIRED_VARIABLE, profile_name, profiles_yml
+from local.progress import console, step
+from local.settings import BIN, ROOT, Settings, shared_env
 
-SCHEMA = "looked_at"
-PROFILES_YML = """
-{name}:
-  target: prod
-  outputs:
-    prod:
-      type: postgres
-      host: "{{{{ env_var('WAREHOUSE_HOST') }}}}"
-      port: "{{{{ env_var('WAREHOUSE_PORT') | as_number }}}}"
-      user: "{{{{ env_var('WAREHOUSE_USER') }}}}"
-      password: "{{{{ env_var('WAREHOUSE_PASSWORD') }}}}"
-      dbname: "{{{{ env_var('WAREHOUSE_DB') }}}}"
-      schema: {schema}
-      threads: 4
+# A build of more models takes minutes, so it is not a part of `make adopt`.
+MANY_MODELS = 1000
+SCHEMA = "check_project"
+BUILT = ("model", "seed", "snapshot")
+SYSTEM_SCHEMAS = ("pg_catalog", "information_schema")
+COLUMNS = """
+    select string_agg(format('%%I %%s', attname, format_type(atttypid, atttypmod)), ', ')
+    from pg_attribute
+    where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+    and attnum > 0 and not attisdropped
 """
+COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", flags=re.DOTALL)
+MISSING_RELATION = re.compile(r'relation "(.+?)" does not exist')
 
 
-def findings(tree: Path, project: str, dag_file: Path) -> list[str]:
-    """Return a line for each thing that a project of a clone lacks, with what to do.
+@dataclass
+class Findings:
+    """The findings about a project, by kind."""
 
-    It is parsed as its DAG does, whatever other DAGs lack, then built without rows, in schemas that
-    are dropped again.
+    dag_file: Path
+    parse_error: str = ""
+    variables: list[str] = field(default_factory=list)
+    # Tables by schema.
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    own_nodes: list[str] = field(default_factory=list)
+    # Sources that are seeds of the project, with the schema and name that dbt gives to the seed.
+    has_seeds_as_sources: bool = False
+    postgres_errors: dict[str, str] = field(default_factory=dict)
+    only_parsed: str = ""
+
+    def print(self) -> None:
+        groups = [*self._groups()]
+        for heading, lines in groups:
+            console.print(f"\n{heading}", markup=False, soft_wrap=True)
+            for line in lines:
+                console.print(f"  {line}", markup=False, soft_wrap=True)
+        if self.only_parsed:
+            console.print(f"\nOnly parsed: {self.only_parsed}", markup=False, soft_wrap=True)
+        if not groups:
+            console.print("Nothing is missing. Now: make start, make test, make lint.")
+
+    def _groups(self) -> Iterator[tuple[str, list[str]]]:
+        if self.variables:
+            yield (
+                "Environment variables without a default. Set them in your shell for `make start`, "
+                "in .env for the Astro CLI, and in the deployment; or only for this project in "
+                f"dags/{self.dag_file.name}, as env_vars of its ProjectConfig:",
+                self.variables,
+            )
+        if self.parse_error:
+            kind = "cannot install its packages" if "dbt deps failed" in self.parse_error else ""
+            yield f"dbt {kind or 'cannot parse the project'}:", self.parse_error.splitlines()
+        if self.missing:
+            lines = [f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()]
+            yield "Tables that must be loaded before dbt runs, by schema:", lines
+        if self.own_nodes:
+            yield "Sources that the project builds itself. Read them with ref():", self.own_nodes
+        if self.has_seeds_as_sources:
+            line = "a DAG file with the seeds in a group of their own, before the other nodes"
+            yield "Sources that are seeds of the project need", [line]
+        if self.postgres_errors:
+            lines = [f"{node}: {message}" for node, message in self.postgres_errors.items()]
+            yield "Cannot run on Postgres:", lines
+
+
+def check(
+    settings: Settings, project: Path, dag_file: Path, *, builds: bool | None = None
+) -> Findings:
+    """Return what a project needs.
+
+    Args:
+        project: the folder of the project in the repository, or in a copy of its work tree.
+        dag_file: a DAG file that runs the project.
+        builds: whether dbt builds the project, by default unless it has many models.
     """
-    with tempfile.TemporaryDirectory(prefix="look-") as folder:
-        env = {
-            **{name: v for name, v in os.environ.items() if name != "DBT_PROJECTS_DIR"},
-            **shared_settings(),
-            **machine_settings(),
-            **dbt_env(),
-            "AIRFLOW_HOME": folder,
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dag_file),
-            "AIRFLOW__COSMOS__CACHE_DIR": folder,
-            # One batch of each microbatch model.
-            "DBT_EVENT_TIME_START": "2026-01-01",
-            "DBT_EVENT_TIME_END": "2026-01-02",
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "include.dbt_build"],
-            cwd=tree,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+    findings = Findings(dag_file)
+    title = f"Looking for what {project.name} needs"
+    with step(title) as show, tempfile.TemporaryDirectory(prefix="check-") as folder:
+        manifest_file = _parse(settings, project, Path(folder), findings)
+        if manifest_file is None:
+            return findings
+        manifest = json.loads(manifest_file.read_text())
+        missing, existing = _find_sources(settings, manifest, findings)
+        models = sum(node["resource_type"] == "model" for node in manifest["nodes"].values())
+        if builds is False or (builds is None and models > MANY_MODELS):
+            findings.only_parsed = (
+                f"all {models} models. `make check-project NAME={project.name}` builds them too."
+            )
+            return findings
+        show(f"building {project.name} without rows")
+        workdir = manifest_file.parents[1]
+        _build(settings, workdir, profile_name(project), manifest, missing, existing, findings)
+    return findings
+
+
+def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) -> Path | None:
+    """Parse the project as its DAG file does; return the file of the manifest."""
+    tree = project.parents[1]
+    env = {name: v for name, v in settings.environment.items() if name != "DBT_PROJECTS_DIR"}
+    env |= shared_env() | settings.machine_env() | settings.dbt_env()
+    env |= {
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(findings.dag_file),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(folder),
+    }
+
+    def parse(env: dict[str, str]) -> str:
+        command = [sys.executable, "-m", "include.dbt_build"]
+        return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True).stderr
+
+    error = parse(env)
+    if "Env var required but not provided" in error:
+        given = findings.dag_file.read_text()
+        required = {x for x in required_variables(project) if f'"{x}"' not in given}
+        findings.variables = sorted(required - env.keys())
+        error = parse(env | {name: name.lower() for name in findings.variables})
+    # The working directory repeats the last four folders of the project's path.
+    pattern = f"dbt_projects/*/*/*/*/{project.name}/target/manifest.json"
+    if files := [*folder.glob(pattern)]:
+        return files[0]
+    _, _, message = error.partition("cannot be imported:\n")
+    findings.parse_error = (message or error).strip().replace(f"{tree}/", "")
+    return None
+
+
+def required_variables(project: Path) -> set[str]:
+    """Return the environment variables without a default in the files of a project."""
+    found = set()
+    files = (f for pattern in ("*.yml", "*.yaml", "*.sql") for f in project.rglob(pattern))
+    for file in files:
+        if file.name == "profiles.yml" or "dbt_packages" in file.parts:
+            continue
+        text = re.sub(r"\{#.*?#\}", "", file.read_text(errors="ignore"), flags=re.DOTALL)
+        if file.suffix != ".sql":
+            text = re.sub(r"(?m)^\s*#.*$", "", text)
+        found |= {*REQUIRED_VARIABLE.findall(text)}
+    return found
+
+
+def _find_sources(
+    settings: Settings, manifest: dict, findings: Findings
+) -> tuple[list[dict], dict]:
+    """Sort the sources that a node reads into the findings.
+
+    Return those without a table, and the tables of the others.
+    """
+    relations = {
+        (node["schema"], node["alias"]): node["resource_type"]
+        for node in manifest["nodes"].values()
+        if node["resource_type"] in BUILT
+    }
+    kinds = {name: kind for (_, name), kind in relations.items()}
+    by_relation = {}
+    for unique_id, source in manifest["sources"].items():
+        nodes = (manifest["nodes"].get(child) for child in manifest["child_map"][unique_id])
+        if any(is_read(source, node) for node in nodes if node):
+            by_relation[source["schema"], source["identifier"]] = source
+    existing = _existing_tables(settings, by_relation)
+    missing, by_schema = [], defaultdict(list)
+    for (schema, name), source in sorted(by_relation.items()):
+        if (schema, name) in existing:
+            continue
+        if relations.get((schema, name)) == "seed":
+            findings.has_seeds_as_sources = True
+            continue
+        missing.append(source)
+        if name in kinds:
+            findings.own_nodes.append(f"source {schema}.{name} is a {kinds[name]} of the project")
+        else:
+            by_schema[schema].append(name)
+    findings.missing = dict(by_schema)
+    return missing, existing
+
+
+def is_read(source: dict, node: dict) -> bool:
+    """Return whether a node reads a source outside of SQL comments, which dbt renders too."""
+    names = rf"['\"]{re.escape(source['source_name'])}['\"]\s*,\s*['\"]{source['name']}['\"]"
+    call, code = re.compile(rf"source\(\s*{names}\s*\)"), node.get("raw_code") or ""
+    # Without a literal call it is a macro that calls source().
+    return not call.search(code) or bool(call.search(COMMENTS.sub("", code)))
+
+
+def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -> dict:
+    """Return those relations that the warehouse has, each with the SQL of its columns."""
+    existing = {(schema, name): "" for schema, name in relations if schema in SYSTEM_SCHEMAS}
+    is_local = "WAREHOUSE_URL" not in settings.environment
+    if is_local and not postgres.data_folder(settings).exists():
+        return existing
+    with postgres.running(settings), postgres.connect(settings.dbt_env()) as connection:
+        for relation in relations:
+            if columns := connection.execute(COLUMNS, relation).fetchone()[0]:
+                existing.setdefault(relation, columns)
+    return existing
+
+
+def _build(
+    settings: Settings,
+    workdir: Path,
+    profile: str,
+    manifest: dict,
+    missing: list[dict],
+    existing: dict,
+    findings: Findings,
+) -> None:
+    """Build the project without rows, except for what reads a missing source."""
+    folder = workdir.parent / "build"
+    folder.mkdir()
+    (folder / "profiles.yml").write_text(profiles_yml(profile, prod=SCHEMA))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {k: v for k, v in settings.environment.items() if k != "WAREHOUSE_URL"}
+    home = folder / "postgres"
+    home.mkdir()
+    server = replace(settings, home=home, warehouse_port=port, environment=environment)
+    env = environment | shared_env() | server.dbt_env()
+    env |= {name: name.lower() for name in findings.variables}
+    # One batch of each microbatch model.
+    env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
+    env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
+    excluded = [f"source:{s['package_name']}.{s['source_name']}.{s['name']}+" for s in missing]
+    exclude = ["--exclude", *excluded] if excluded else []
+    exclude += ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
+
+    def build(*words: str) -> dict[str, dict]:
+        command = [BIN / "dbt", "--quiet", "build", *words, *exclude]
+        done = subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True)
+        file = folder / "run_results.json"
+        if not file.exists():
+            findings.only_parsed = f"the whole project. dbt build failed: {done.stdout.strip()}"
+            return {}
+        results = json.loads(file.read_text())["results"]
+        file.unlink()
+        return {result["unique_id"]: result for result in results}
+
+    with postgres.running(server):
+        _create_tables(server, existing)
+        if findings.has_seeds_as_sources:
+            build("--select", "resource_type:seed")
+        results = build("--empty")
+        if failed := [k for k, r in results.items() if r["status"] == "error"]:
+            # --empty adds an alias to each ref(), which is an error before an alias of one's own.
+            names = [manifest["nodes"][k]["name"] for k in failed if k in manifest["nodes"]]
+            results |= build("--select", *(f"{name}+" for name in names))
+    unknown = {source["identifier"] for source in manifest["sources"].values()}
+    for unique_id, result in results.items():
+        relation = MISSING_RELATION.search(result["message"] or "")
+        is_source = relation and relation[1].split(".")[-1].strip('"') in unknown
+        if result["status"] == "error" and not is_source:
+            name = unique_id.split(".", 2)[2]
+            findings.postgres_errors[name] = " ".join(result["message"].split())
+    built = {k for k, result in results.items() if result["status"] in ("success", "error")}
+    wanted = {k for k, node in manifest["nodes"].items() if node["resource_type"] in BUILT}
+    count = len({k for k in wanted - built if not _is_ephemeral(manifest["nodes"][k])})
+    if count and not findings.only_parsed:
+        findings.only_parsed = (
+            f"{count} of {len(wanted)} nodes, because they read a table that must be loaded or a "
+            "node that failed."
         )
-        if done.returncode:
-            _, _, said = done.stderr.partition("cannot be imported:\n")
-            return [f"dbt must be able to parse it. {said.strip()}"]
-        # The working directory repeats the last four folders of the project's path.
-        (manifest,) = Path(folder).glob("dbt_projects/*/*/*/*/*/target/manifest.json")
-        place = manifest.parent.parent
-        return [*_in_postgres(place, env)]
 
 
-def _in_postgres(place: Path, env: dict[str, str]) -> Iterator[str]:
-    manifest = json.loads((place / "target" / "manifest.json").read_text())
-    seeds = _names(manifest, "seed")
-    models = _names(manifest, "model")
-    running = postgres.is_running()
-    if not running:
-        postgres.start()
-    try:
-        with postgres.connect() as connection:
-            before = _schemas(connection)
-            for unique_id, source in manifest["sources"].items():
-                if not manifest["child_map"][unique_id]:
-                    continue
-                name = f"{source['schema']}.{source['identifier']}"
-                (there,) = connection.execute("select to_regclass(%s)", [name]).fetchone()
-                if source["identifier"] in seeds:
-                    yield f"source {name} is a seed of its own: read it by ref()."
-                elif source["identifier"] in models:
-                    yield f"source {name} is a model of its own: read it by ref()."
-                elif there is None:
-                    yield f"source {name} is not in the warehouse: a task before dbt must load it."
-            failed = _build(place, env)
-            for schema in _schemas(connection) - before:
-                connection.execute(f'drop schema "{schema}" cascade')
-    finally:
-        if not running:
-            postgres.stop()
-    missing = {f'"{s["schema"]}"."{s["identifier"]}"' for s in manifest["sources"].values()}
-    for node, message in failed.items():
-        # Of those there is a line already.
-        if not any(name.replace('"', "") in message for name in missing):
-            yield f"{node.split('.', 2)[2]} fails on Postgres: {' '.join(message.split())}"
+def _create_tables(server: Settings, tables: dict) -> None:
+    """Create empty copies of the tables that the project reads."""
+    with postgres.connect(server.dbt_env()) as connection:
+        for (schema, name), columns in tables.items():
+            if columns:
+                # A type of an extension does not exist here: the nodes are then only parsed.
+                with suppress(connection.ProgrammingError):
+                    connection.execute(f'create schema if not exists "{schema}"')
+                    connection.execute(f'create table "{schema}"."{name}" ({columns})')
 
 
-def _build(place: Path, env: dict[str, str]) -> dict[str, str]:
-    """Build all without rows; return the message of each node that fails."""
-    (place / "profiles.yml").unlink(missing_ok=True)
-    (place / "profiles.yml").write_text(PROFILES_YML.format(name=place.name, schema=SCHEMA))
-    words = ["build", "--empty", "--profile", place.name, "--profiles-dir", place]
-    words += ["--exclude-resource-type", "test"]
-    subprocess.run(
-        [BIN / "dbt", "--quiet", *words], cwd=place, env=env, stdout=subprocess.DEVNULL, check=False
-    )
-    results = json.loads((place / "target" / "run_results.json").read_text())["results"]
-    return {r["unique_id"]: r["message"] for r in results if r["status"] == "error"}
+def _is_ephemeral(node: dict) -> bool:
+    return node["config"]["materialized"] == "ephemeral"
 
 
-def _names(manifest: dict, kind: str) -> set[str]:
-    return {n["alias"] for n in manifest["nodes"].values() if n["resource_type"] == kind}
-
-
-def _schemas(connection) -> set[str]:
-    owned = "select nspname from pg_namespace where nspowner = current_user::regrole"
-    return {name for (name,) in connection.execute(owned)}
+def dag_file_of(project: Path) -> Path | None:
+    """Return a DAG file that names a project."""
+    files = sorted((ROOT / "dags").glob("*.py"))
+    return next((file for file in files if f'"{project.name}"' in file.read_text()), None)

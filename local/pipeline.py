@@ -1,9 +1,8 @@
 """Runs of the DAGs: triggered and followed through Airflow's REST API."""
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from collections import Counter
+from datetime import UTC, datetime
 from time import monotonic, sleep
-from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -12,10 +11,15 @@ from local.settings import Failure
 
 PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
-# Entries in an answer: Airflow gives no more, whatever one asks for.
+# Another DAG file may be the broken one, so the missing DAG gets this time after an import error.
+IMPORT_ERROR_SECONDS = 15
+# Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 COLOURS = {"success": "green", "skipped": "yellow"}
+SLOWEST_NODES = 3
+# Failed tasks whose messages are printed, and the lines of each.
+PRINTED_FAILURES, PRINTED_LINES = 5, 30
 
 
 class Api:
@@ -33,12 +37,12 @@ class Api:
     def __call__(self, method: str, path: str, **kwargs) -> dict:
         answer = self._client.request(method, path, **kwargs)
         if method == "GET" and answer.is_server_error:
-            # A run that is being made can't be read yet.
+            # Airflow cannot read a run that it is still creating.
             sleep(1)
             answer = self._client.request(method, path, **kwargs)
         if answer.status_code == httpx.codes.CONFLICT and path.endswith("/dagRuns"):
             raise Failure(
-                "A run of this DAG has that logical date already: clear that one instead."
+                "A run of this DAG has that logical date already: clear that run instead."
             )
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
@@ -53,8 +57,10 @@ class Api:
             total = page["total_entries"]
         return found
 
-    def exists(self, path: str) -> bool:
-        return not self._client.get(path).is_error
+    def is_imported(self, dag_id: str) -> bool:
+        """Return whether Airflow knows a DAG, and the current version of its file."""
+        answer = self._client.get(f"/dags/{dag_id}")
+        return not (answer.is_error or answer.json().get("has_import_errors"))
 
 
 def run(api: Api, dag_id: str, then: list[str]) -> None:
@@ -63,7 +69,7 @@ def run(api: Api, dag_id: str, then: list[str]) -> None:
     for follower in then:
         unpause(api, follower)
     run_id = run_last_interval(api, dag_id)
-    # Not before: the scheduler would make that run too, and dies if ours comes first.
+    # The scheduler would create the same run, and ends with an error if that run exists.
     unpause(api, dag_id)
     follow(api, dag_id, run_id)
     for follower in then:
@@ -71,19 +77,28 @@ def run(api: Api, dag_id: str, then: list[str]) -> None:
 
 
 def wait_for_dags(api: Api, *dag_ids: str) -> None:
-    """Wait until the dag-processor has read the DAGs."""
+    """Wait until the dag-processor has imported the DAGs."""
     deadline = monotonic() + PARSE_SECONDS
-    with live() as show:
-        while missing := [dag_id for dag_id in dag_ids if not api.exists(f"/dags/{dag_id}")]:
+    error_deadline = None
+    with live("waiting for the dag-processor") as show:
+        while missing := [dag_id for dag_id in dag_ids if not api.is_imported(dag_id)]:
             if errors := api("GET", "/importErrors")["import_errors"]:
-                raise Failure(
-                    f"{errors[0]['filename']} can't be imported: "
-                    f"see {api.url}, or what was said above."
-                )
+                error_deadline = error_deadline or monotonic() + IMPORT_ERROR_SECONDS
+            if errors and monotonic() > error_deadline:
+                raise Failure("\n".join(map(import_error_text, errors)))
             if monotonic() > deadline:
-                raise Failure(f"Airflow did not find {missing[0]}: see `make logs`.")
+                raise Failure(
+                    f"No DAG file defines {missing[0]}, which local.toml names: see `make logs`."
+                )
             show(f"waiting for {', '.join(missing)}")
             sleep(0.5)
+
+
+def import_error_text(error: dict) -> str:
+    """Return the file of an import error and the message of its exception, without the calls."""
+    lines = error["stack_trace"].rpartition("\n  File ")[2].splitlines()
+    first = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), 0)
+    return "\n".join([f"{error['filename']} cannot be imported:", *lines[first:]])
 
 
 def unpause(api: Api, dag_id: str) -> None:
@@ -91,10 +106,10 @@ def unpause(api: Api, dag_id: str) -> None:
 
 
 def run_last_interval(api: Api, dag_id: str) -> str:
-    """Start a run for the last interval of a DAG's schedule that is over; return its id.
+    """Start a run for the last complete interval of a DAG's schedule; return its ID.
 
-    The first takes the place of the scheduled run. Afterwards that logical date is taken, and a
-    run without one shall cover the same: the DAG's tasks see to it.
+    The first one takes the place of the scheduled run. Later that logical date is taken, and the
+    tasks of the DAG have to treat a run without a logical date as one for the same interval.
     """
     dag = api("GET", f"/dags/{dag_id}")
     date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]
@@ -118,166 +133,81 @@ def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str
             runs = api("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after"})
             for run in runs["dag_runs"]:
                 path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"
-                for event in api("GET", path)["asset_events"]:
-                    if (event["source_dag_id"], event["source_run_id"]) == (
-                        source_dag_id,
-                        source_run_id,
-                    ):
-                        return run["dag_run_id"]
+                sources = [
+                    (event["source_dag_id"], event["source_run_id"])
+                    for event in api("GET", path)["asset_events"]
+                ]
+                if (source_dag_id, source_run_id) in sources:
+                    return run["dag_run_id"]
             sleep(0.5)
-    raise Failure(f"No run of {dag_id} followed from {source_dag_id} {source_run_id}.")
+    raise Failure(f"{source_dag_id} {source_run_id} did not start a run of {dag_id}.")
 
 
 def follow(api: Api, dag_id: str, run_id: str) -> None:
-    """Print each task as it ends.
+    """Wait for the end of a run and print one line about it.
 
     Raises:
-        Failure: the run failed.
+        Failure: the run failed. The messages of its failed tasks are printed.
     """
-    console.print(f"[bold]{dag_id}[/bold] {run_id}")
-    run, failed = _until_ended(api, dag_id, run_id, _print_task)
+    run, tasks = until_ended(api, dag_id, run_id)
+    counts = Counter(task["state"] or "none" for task in tasks)
+    summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    nodes = [task for task in tasks if task["operator_name"] == "DbtNodeOperator"]
+    nodes = [task for task in nodes if task["duration"] is not None]
+    nodes.sort(key=lambda task: -task["duration"])
+    slowest = ", ".join(f"{t['task_id']} {t['duration']:.1f} s" for t in nodes[:SLOWEST_NODES])
+    colour = COLOURS.get(run["state"], "red")
+    console.print(
+        f"[{colour}]{run['state']:8}[/] {dag_id} in {run['duration']:.0f} s: {summary}."
+        + (f" Slowest: {slowest}." if slowest else ""),
+        soft_wrap=True,
+    )
     if run["state"] == "failed":
-        raise Failure(
-            f"{dag_id} failed in {', '.join(failed) or 'no task'}: read the task's log on "
-            f"{api.url}/dags/{dag_id}/runs/{run_id}"
-        )
-    console.print(f"[green]success[/green]  {dag_id} in {run['duration']:.0f} s\n")
+        print_failures(api, tasks)
+        raise Failure(f"{dag_id} failed: see {api.url}/dags/{dag_id}/runs/{run_id}")
 
 
-def _until_ended(
-    api: Api, dag_id: str, run_id: str, told: Callable[[dict], None] = lambda task: None
-) -> tuple[dict, list[str]]:
-    """Wait for a run's end, and tell of each task as it ends; return the run and what failed."""
+def print_failures(api: Api, tasks: list[dict]) -> None:
+    failed = [task for task in tasks if task["state"] == "failed"]
+    # The teardown of a build only repeats that other tasks failed.
+    causes = [task for task in failed if task["operator_name"] != "DbtBuildTeardown"] or failed
+    for task in causes[:PRINTED_FAILURES]:
+        console.print(f"\n[red]{task['task_id']}[/]")
+        lines = failure_message(api, task).splitlines()
+        if len(lines) > PRINTED_LINES:
+            lines[PRINTED_LINES:] = [f"({len(lines) - PRINTED_LINES} more lines in its log)"]
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
+    if (hidden := len(causes) - PRINTED_FAILURES) > 0:
+        console.print(f"\n{hidden} more tasks failed.")
+    console.print()
+
+
+def failure_message(api: Api, task: dict) -> str:
+    """Return the first error in the log of a task's last try."""
+    path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
+    params = {"map_index": task["map_index"], "full_content": True}
+    log = api("GET", f"{path}/logs/{max(task['try_number'], 1)}", params=params)["content"]
+    entries = [entry for entry in log if isinstance(entry, dict)]
+    for entry in entries:
+        if entry.get("level") in ("error", "critical"):
+            details = entry.get("error_detail") or []
+            errors = [f"{detail['exc_type']}: {detail['exc_value']}" for detail in details[:1]]
+            return errors[0] if errors else entry["event"]
+    return "Its log has no error: the task may have been killed."
+
+
+def until_ended(api: Api, dag_id: str, run_id: str) -> tuple[dict, list[dict]]:
+    """Wait for the end of a run; return the run and its task instances."""
     path = f"/dags/{dag_id}/dagRuns/{run_id}"
-    shown, failed = set(), []
-    with live() as show:
+    with live(f"running {dag_id}") as show:
         while True:
-            # The run first: when it has ended, so have all its tasks.
+            # The run is read first: when it has ended, its tasks have ended too.
             run = api("GET", path)
             tasks = api.all(f"{path}/taskInstances", "task_instances")
-            for task in sorted(tasks, key=lambda task: task["end_date"] or ""):
-                key = (task["task_id"], task["map_index"])
-                if task["state"] in FINISHED and key not in shown:
-                    shown.add(key)
-                    told(task)
-                    if task["state"] == "failed":
-                        failed.append(task["task_id"])
             if run["state"] in ("success", "failed"):
-                return run, failed
+                return run, tasks
+            finished = [task for task in tasks if task["state"] in FINISHED]
             active = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred")]
-            show(f"{len(shown)} of {len(tasks)} tasks done, now: {', '.join(active[:3]) or '-'}")
+            now = ", ".join(active[:3]) or "-"
+            show(f"running {dag_id}: {len(finished)} of {len(tasks)} tasks ended, now: {now}")
             sleep(0.5)
-
-
-def backfill(api: Api, dag_id: str, first: date, last: date, zone: ZoneInfo) -> None:
-    """Run each day in [first, last] anew, and print a line for each as it ends.
-
-    Of days whose last backfill was cut off or had failures, only what is missing runs.
-
-    Raises:
-        Failure: a day failed, or the backfill was interrupted; or another one runs.
-    """
-    days = (first, last)
-    try:
-        active = _active_backfill(api, dag_id, zone)
-        if active and _days(active, zone) != days:
-            raise Failure(
-                f"A backfill of {' to '.join(map(str, _days(active, zone)))} goes on: "
-                "the same dates follow it, and Ctrl-C then ends it."
-            )
-        if active:
-            console.print("This backfill runs already")
-        else:
-            _start_backfill(api, dag_id, days, zone)
-        _follow_days(api, dag_id, days, zone)
-    except KeyboardInterrupt:
-        if active := _active_backfill(api, dag_id, zone):
-            api("PUT", f"/backfills/{active['id']}/cancel")
-        raise Failure(
-            "Interrupted, and so the backfill has ended: a day that runs already goes on. "
-            "The same command runs what is missing."
-        ) from None
-
-
-def _active_backfill(api: Api, dag_id: str, zone: ZoneInfo) -> dict | None:
-    with live("waiting for the end of the last backfill"):
-        while True:
-            known = api.all("/backfills", "backfills", dag_id=dag_id)
-            # Airflow allows one of a DAG.
-            active = next((one for one in known if not one["completed_at"]), None)
-            if active is None or _unfinished(_runs(api, dag_id, _days(active, zone), zone)):
-                return active
-            # The scheduler looks every half minute whether one has ended.
-            sleep(1)
-
-
-def _start_backfill(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> None:
-    known = api.all("/backfills", "backfills", dag_id=dag_id)
-    again = any(_days(one, zone) == days for one in known) and any(
-        run["state"] == "failed" for run in _runs(api, dag_id, days, zone)
-    )
-    if again:
-        console.print("Only what the last backfill of these days lacks")
-    first, last = _midnights(days, zone)
-    api(
-        "POST",
-        "/backfills",
-        json={
-            "dag_id": dag_id,
-            "from_date": first,
-            "to_date": last,
-            "reprocess_behavior": "failed" if again else "completed",
-            "max_active_runs": 1,
-        },
-    )
-
-
-def _midnights(days: tuple[date, date], zone: ZoneInfo) -> list[str]:
-    return [datetime.combine(day, time.min, zone).isoformat() for day in days]
-
-
-def _day(text: str, zone: ZoneInfo) -> date:
-    return datetime.fromisoformat(text).astimezone(zone).date()
-
-
-def _days(backfill: dict, zone: ZoneInfo) -> tuple[date, date]:
-    return _day(backfill["from_date"], zone), _day(backfill["to_date"], zone)
-
-
-def _runs(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> list[dict]:
-    first, last = _midnights(days, zone)
-    dates = {"logical_date_gte": first, "logical_date_lte": last}
-    return api.all(f"/dags/{dag_id}/dagRuns", "dag_runs", **dates, order_by="logical_date")
-
-
-def _unfinished(runs: list[dict]) -> list[dict]:
-    return [run for run in runs if run["state"] not in ("success", "failed")]
-
-
-def _follow_days(api: Api, dag_id: str, days: tuple[date, date], zone: ZoneInfo) -> None:
-    waiting = _unfinished(_runs(api, dag_id, days, zone))
-    failed, begun = [], monotonic()
-    for number, run in enumerate(waiting, start=1):
-        run, _ = _until_ended(api, dag_id, run["dag_run_id"])
-        # Its id names the end of the day, when the run was due.
-        day = _day(run["logical_date"], zone)
-        if run["state"] == "failed":
-            failed.append(str(day))
-        left = (monotonic() - begun) / number * (len(waiting) - number)
-        console.print(
-            f"[{COLOURS.get(run['state'], 'red')}]{run['state']:8}[/]  {day}"
-            f"{run['duration']:7.0f} s  {run['dag_run_id']}  "
-            f"{number} of {len(waiting)}, {timedelta(seconds=round(left))} left",
-            soft_wrap=True,
-        )
-    if failed:
-        raise Failure(
-            f"{dag_id} failed for {', '.join(failed)}: read the tasks' logs on "
-            f"{api.url}/dags/{dag_id}/runs; the same command again runs only these."
-        )
-
-
-def _print_task(task: dict) -> None:
-    state = task["state"]
-    seconds = f"{task['duration']:6.1f} s" if task["duration"] is not None else " " * 8
-    console.print(f"[{COLOURS.get(state, 'red')}]{state:16}[/]{seconds}  {task['task_id']}")

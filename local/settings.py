@@ -1,4 +1,4 @@
-"""Where the local services live and what they are told."""
+"""The settings of the runner, and the environments that it gives to Airflow and to dbt."""
 
 import json
 import os
@@ -7,138 +7,196 @@ import secrets
 import sys
 import tomllib
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = Path(os.environ.get("LOCAL_HOME", ROOT / ".local")).resolve()
-LOGS = HOME / "logs"
-PROJECTS = Path(os.environ.get("DBT_PROJECTS_DIR", ROOT / "dbt"))
-
-# The programs of the environment that this runs in, whether or not it was activated.
+# The programs of the virtual environment, whether or not it is activated.
 BIN = Path(sys.executable).parent
-# Where Cosmos looks for dbt.
-PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-
-# What this fork runs and shows.
-OWN = tomllib.loads((ROOT / "local.toml").read_text())
-
-PORT = os.environ.get("PORT") or "8080"
-WAREHOUSE_PORT = os.environ.get("WAREHOUSE_PORT") or "5433"
 
 
 class Failure(Exception):
-    """Ends the command with this one line and exit code 1."""
+    """Ends the command with this message and exit code 1."""
 
 
-def connection() -> dict:
-    """Return the connection `warehouse` of airflow_settings.yaml, moved to the local server."""
-    settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
-    # Without any connection the key has no value.
-    for conn in settings["airflow"]["connections"] or []:
-        # `astro dev object export` writes it without its values.
-        if conn["conn_id"] == "warehouse" and conn.get("conn_login"):
-            return {**conn, "conn_host": "127.0.0.1", "conn_port": int(WAREHOUSE_PORT)}
-    raise Failure(
-        "airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
-    )
+@dataclass(frozen=True)
+class Settings:
+    """Where the runner keeps its files, which ports it takes, and what local.toml says.
+
+    Args:
+        environment: the environment of the command, which its subprocesses inherit.
+        home: the folder of everything that the runner writes.
+        dbt_projects: the folder of the dbt projects.
+    """
+
+    environment: Mapping[str, str]
+    home: Path
+    dbt_projects: Path
+    port: str
+    warehouse_port: str
+    redis_port: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT, WAREHOUSE_PORT and REDIS_PORT.
+
+        Raises:
+            Failure: one of the ports is not a number, or is reserved.
+        """
+        defaults = {"PORT": "8080", "WAREHOUSE_PORT": "5433", "REDIS_PORT": "6380"}
+        # make exports a variable that is not set as an empty one.
+        ports = {name: environment.get(name) or default for name, default in defaults.items()}
+        for name, port in ports.items():
+            if not (port.isdecimal() and 1024 <= int(port) < 65536):
+                raise Failure(f"{name}={port} is not a port: choose a number from 1024 to 65535.")
+        return cls(
+            environment=dict(environment),
+            home=Path(environment.get("LOCAL_HOME") or ROOT / ".local").resolve(),
+            dbt_projects=Path(environment.get("DBT_PROJECTS_DIR") or ROOT / "dbt"),
+            port=ports["PORT"],
+            warehouse_port=ports["WAREHOUSE_PORT"],
+            redis_port=ports["REDIS_PORT"],
+        )
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def path(self) -> str:
+        """Return PATH with the virtual environment first, where Cosmos looks for dbt."""
+        return f"{BIN}{os.pathsep}{self.environment['PATH']}"
+
+    @cached_property
+    def local_toml(self) -> dict:
+        return tomllib.loads((ROOT / "local.toml").read_text())
+
+    def connection(self) -> dict:
+        """Return the Airflow connection `warehouse`.
+
+        It is the local one, or the server that WAREHOUSE_URL names, as
+        postgresql://user:password@host:port/database.
+        """
+        url = self.environment.get("WAREHOUSE_URL")
+        return self._connection_from(url) if url else self.local_connection()
+
+    def local_connection(self) -> dict:
+        """Return the connection of airflow_settings.yaml with the embedded Postgres."""
+        known = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
+        # Without any connection the key has no value.
+        for connection in known["airflow"]["connections"] or []:
+            # `astro dev object export` writes it without its values.
+            if connection["conn_id"] == "warehouse" and connection.get("conn_login"):
+                server = {"conn_host": "127.0.0.1", "conn_port": int(self.warehouse_port)}
+                return {**connection, **server}
+        raise Failure(
+            "airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
+        )
+
+    @staticmethod
+    def _connection_from(url: str) -> dict:
+        parts = urlsplit(url)
+        if not (parts.scheme in ("postgres", "postgresql") and parts.hostname and parts.username):
+            raise Failure(
+                "WAREHOUSE_URL is not the address of a Postgres: write "
+                "WAREHOUSE_URL=postgresql://user:password@host:5432/database"
+            )
+        return {
+            "conn_type": "postgres",
+            "conn_host": parts.hostname,
+            "conn_port": parts.port or 5432,
+            "conn_login": unquote(parts.username),
+            "conn_password": unquote(parts.password or ""),
+            "conn_schema": parts.path.lstrip("/") or unquote(parts.username),
+        }
+
+    def secrets(self) -> dict[str, str]:
+        """Return the secrets of this installation, which the first call generates."""
+        path = self.home / "secrets.json"
+        if not path.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            new = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
+            new["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(new, file)
+        return json.loads(path.read_text())
+
+    def dbt_env(self) -> dict[str, str]:
+        """Return the variables of the local warehouse that a profiles.yml reads."""
+        connection = self.connection()
+        return {
+            "WAREHOUSE_HOST": connection["conn_host"],
+            "WAREHOUSE_PORT": str(connection["conn_port"]),
+            "WAREHOUSE_USER": connection["conn_login"],
+            "WAREHOUSE_PASSWORD": connection["conn_password"],
+            "WAREHOUSE_DB": connection["conn_schema"],
+        }
+
+    def machine_env(self) -> dict[str, str]:
+        """Return Airflow's settings for this machine, also for `astro dev start --standalone`."""
+        connection = self.connection()
+        names = ("host", "port", "login", "password", "schema")
+        values = {name: connection[f"conn_{name}"] for name in names}
+        docs = {
+            path.parent.name: {
+                "dir": str(self.home / "docs" / path.parent.name),
+                "index": "static_index.html",
+                "name": f"dbt docs: {path.parent.name}",
+            }
+            for path in self.dbt_projects.glob("*/dbt_project.yml")
+        }
+        return {
+            "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": connection["conn_type"], **values}),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "AIRFLOW__COSMOS__CACHE_DIR": str(self.home / "cosmos"),
+            "DBT_ARTIFACTS": f"file://{self.home}/artifacts",
+            # A new DAG file and an edited dbt project appear after half a minute, not after five.
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
+            # By default Airflow accepts one edit of a DAG in 30 s.
+            "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
+            # Tasks of a scheduler that ended run again after half a minute, not after five.
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+            # The default of 32 processes is too many for a laptop, where they wait for each other.
+            "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),
+            # These pages ask for no login. A DAG with a DbtDocsLocalOperator writes the folder.
+            "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(docs),
+            # Airflow asks for no login here, so only this machine may reach it.
+            "AIRFLOW__API__HOST": "127.0.0.1",
+        }
+
+    def airflow_env(self, port: str | None = None) -> dict[str, str]:
+        """Return the environment of every Airflow process of `make start`."""
+        secret = self.secrets()
+        url = f"http://127.0.0.1:{port or self.port}"
+        metadata = f"airflow:{secret['metadata']}@127.0.0.1:{self.warehouse_port}/airflow"
+        return {
+            **shared_env(),
+            **self.environment,
+            **self.machine_env(),
+            "PATH": self.path,
+            "PYTHONPATH": str(ROOT),
+            "AIRFLOW_HOME": str(self.home / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            # As with `astro dev start`.
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__API__PORT": port or self.port,
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__API__SECRET_KEY": secret["api"],
+            "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt"],
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{metadata}",
+        }
 
 
-def kept_secrets() -> dict[str, str]:
-    """Return the secrets of this installation, made when it is first started."""
-    path = HOME / "secrets.json"
-    if not path.exists():
-        HOME.mkdir(parents=True, exist_ok=True)
-        made = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
-        made["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(made, file)
-    return json.loads(path.read_text())
-
-
-def shared_settings() -> dict[str, str]:
+def shared_env() -> dict[str, str]:
     """Return the ENV lines of the Dockerfile: the settings that hold wherever the project runs."""
     lines = (ROOT / "Dockerfile").read_text()
     return dict(re.findall(r"^ENV (\w+)=(.*?)$", lines, flags=re.MULTILINE))
-
-
-def dbt_env() -> dict[str, str]:
-    """Return the variables that profiles.yml of a dbt project reads."""
-    conn = connection()
-    return {
-        "WAREHOUSE_HOST": conn["conn_host"],
-        "WAREHOUSE_PORT": str(conn["conn_port"]),
-        "WAREHOUSE_USER": conn["conn_login"],
-        "WAREHOUSE_PASSWORD": conn["conn_password"],
-        "WAREHOUSE_DB": conn["conn_schema"],
-    }
-
-
-def machine_settings() -> dict[str, str]:
-    """Return what Airflow must know on this machine, whether the runner or the CLI starts it."""
-    conn = connection()
-    return {
-        "AIRFLOW_CONN_WAREHOUSE": json.dumps(
-            {
-                "conn_type": conn["conn_type"],
-                "host": conn["conn_host"],
-                "port": conn["conn_port"],
-                "login": conn["conn_login"],
-                "password": conn["conn_password"],
-                "schema": conn["conn_schema"],
-            }
-        ),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
-        "DBT_ARTIFACTS": f"file://{HOME}/artifacts",
-        # A new DAG file and an edited dbt project show within half a minute, not after five.
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
-        # The next edit too: by default Airflow takes one in 30 s.
-        "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
-        # What ran when a scheduler was ended runs again half a minute later, not five minutes.
-        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-        # The default of 32 processes would only wait for each other on a laptop. Half as many make
-        # the scheduler look for work twice as often.
-        "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),
-        # Pages that ask for no login either. A DAG with a DbtDocsLocalOperator fills the folder.
-        "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
-            {
-                path.parent.name: {
-                    "dir": str(HOME / "docs" / path.parent.name),
-                    "index": "static_index.html",
-                    "name": f"dbt docs: {path.parent.name}",
-                }
-                for path in PROJECTS.glob("*/dbt_project.yml")
-            }
-        ),
-        # Airflow asks for no login here: so nothing but this machine may reach it.
-        "AIRFLOW__API__HOST": "127.0.0.1",
-    }
-
-
-def airflow_env(port: str) -> dict[str, str]:
-    """Return the environment of every Airflow process that the runner starts."""
-    secret = kept_secrets()
-    url = f"http://127.0.0.1:{port}"
-    metadata = f"airflow:{secret['metadata']}@127.0.0.1:{WAREHOUSE_PORT}/airflow"
-    return {
-        **shared_settings(),
-        **os.environ,
-        **machine_settings(),
-        "PATH": PATH,
-        "PYTHONPATH": str(ROOT),
-        "AIRFLOW_HOME": str(HOME / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        # As with `astro dev start`.
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__API__PORT": port,
-        "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__SECRET_KEY": secret["api"],
-        "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt"],
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{metadata}",
-    }

@@ -74,9 +74,15 @@ OWN = {
 os.environ |= OWN
 if HAS_POSTGRES:
     # In the image they are set already.
-    from local.settings import shared_settings
+    import local.settings
 
-    os.environ |= shared_settings() | OWN
+    os.environ |= local.settings.shared_env() | OWN
+    SETTINGS = local.settings.Settings.from_environment(os.environ)
+    # For the tests that do not use SETTINGS yet.
+    local.settings.OWN = SETTINGS.local_toml
+    local.settings.dbt_env = SETTINGS.dbt_env
+    local.settings.machine_settings = SETTINGS.machine_env
+    local.settings.kept_secrets = SETTINGS.secrets
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -179,7 +185,7 @@ def projects() -> Path:
         shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
     if HAS_POSTGRES:
         # The image has neither local/ nor a Postgres.
-        from local.adopt import add_postgres_macros
+        from local.projects import add_postgres_macros
 
         add_postgres_macros(PROJECTS / "states")
     return PROJECTS
@@ -202,13 +208,11 @@ def postgres() -> dict[str, str]:
     """
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
-    from local.settings import dbt_env
-
     own = {"LOCAL_HOME": str(HOME / "postgres-alone"), "WAREHOUSE_PORT": free_port()}
     started = local("warehouse", env=own)
     assert started.returncode == 0, started.stderr
     # A developer's dbt: DBT_TARGET is for Airflow's processes, and dbt reads it too.
-    yield {**dbt_env(), **own, "DBT_TARGET": "dev"}
+    yield {**SETTINGS.dbt_env(), **own, "DBT_TARGET": "dev"}
     stopped = local("stop", env=own)
     assert stopped.returncode == 0, stopped.stderr
 
@@ -275,7 +279,7 @@ def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
 
 @contextmanager
 def started_apart(
-    projects: Path, folder: Path, root: Path = ROOT, **env: str
+    projects: Path, folder: Path, root: Path = ROOT, deployment: str = "", **env: str
 ) -> Iterator[dict[str, str]]:
     """A `make start` of a clone, on an empty folder beside that of the other tests.
 
@@ -291,7 +295,7 @@ def started_apart(
         "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
         **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
     }
-    done = local("start", env=env, root=root)
+    done = local("start", "--deployment", deployment, env=env, root=root)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
         yield env
@@ -316,9 +320,7 @@ def running_warehouse(started):
 
     Of each module, as one of them kills the server.
     """
-    from local.settings import dbt_env
-
-    with connect(dbt_env()) as connection:
+    with connect(SETTINGS.dbt_env()) as connection:
         yield connection
 
 

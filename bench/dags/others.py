@@ -38,8 +38,7 @@ COSMOS = {
 }
 
 (way,) = json.loads(os.environ["BENCH_DAGS"])
-RETRIES = {"retries": 1, "retry_delay": timedelta(seconds=1)}
-with DAG(way, schedule=None, default_args=RETRIES):
+with DAG(way, schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)}):
     if way == "bash":
         command = f"dbt build --profile {PROJECT.name} --target prod"
         BashOperator(task_id="dbt_build", bash_command=command, cwd=str(PROJECT))

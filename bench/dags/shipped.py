@@ -14,7 +14,6 @@ from include.dbt_build import DbtDag
 from include.warehouse import DBT_PROJECTS, DBT_QUEUE, warehouse_profile
 
 PROJECT = os.environ["BENCH_PROJECT"]
-# The sample's DAG sets them too.
 EVENT_TIME = {n: os.environ[n] for n in ("DBT_EVENT_TIME_START", "DBT_EVENT_TIME_END")}
 
 for dag_id, selection in json.loads(os.environ["BENCH_DAGS"]).items():

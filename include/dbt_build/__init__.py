@@ -9,6 +9,7 @@ runs `dbt build` and reports the result of each node to Airflow while dbt works:
 
 docs/how-it-works.md explains it. The modules, in the order of a DAG file's parse and of a run:
 
+drop_in     the two classes
 arguments   Cosmos's arguments, honoured or refused
 project     what decides how dbt parses a project
 workdir     the working directory: linked files, packages, dbt's parse
@@ -31,46 +32,13 @@ alerts      one message for each run that failed, warned or recovered
 __main__    parses all dbt projects, so that no DAG file waits for dbt
 """
 
-from typing import Any
-
-import cosmos
-
-from include.dbt_build.rendering import Rendering
+from importlib import import_module
 
 __all__ = ["DbtDag", "DbtTaskGroup"]
 
 
-class DbtDag(cosmos.DbtDag):
-    """A dbt project as a DAG.
-
-    Args:
-        source_freshness: whether each source with thresholds for its age gets a task. A source
-            older than error_after fails, and dbt does not build what reads it.
-        args, kwargs: the arguments of cosmos.DbtDag.
-    """
-
-    def __init__(self, *args: Any, source_freshness: bool = False, **kwargs: Any):
-        rendering = Rendering(kwargs, source_freshness=source_freshness)
-        super().__init__(*args, **rendering.cosmos_kwargs())
-        rendering.add_build(self, self.task_group)
-
-
-class DbtTaskGroup(cosmos.DbtTaskGroup):
-    """A dbt project as a task group.
-
-    Args:
-        group_id: the ID of the group.
-        source_freshness: as in DbtDag.
-        args, kwargs: the arguments of cosmos.DbtTaskGroup.
-    """
-
-    def __init__(
-        self,
-        group_id: str = "dbt_task_group",
-        *args: Any,
-        source_freshness: bool = False,
-        **kwargs: Any,
-    ):
-        rendering = Rendering(kwargs, source_freshness=source_freshness)
-        super().__init__(group_id, *args, **rendering.cosmos_kwargs())
-        rendering.add_build(self.dag, self)
+def __getattr__(name: str):
+    """Import the classes when they are used: the API server's plugin needs `protocol` only."""
+    if name in __all__:
+        return getattr(import_module("include.dbt_build.drop_in"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,6 +30,11 @@ OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
 REFUSED_OPERATOR_ARGS = {
     **dict.fromkeys(("select", "exclude", "selector", "models"), "RenderConfig has them"),
     **dict.fromkeys(("profile_config", "project_dir", "manifest_filepath"), "it is set already"),
+    **dict.fromkeys(("task_id", "dag", "task_group"), "it is set already"),
+    "emit_datasets": "RenderConfig has it",
+    "partial_parse": "ProjectConfig has it",
+    **dict.fromkeys(("dbt_executable_path", "invocation_mode"), "ExecutionConfig has it"),
+    **dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process"),
     **dict.fromkeys(("cache_dir", "extra_context", "skip_exit_code"), "dbt runs once for all"),
     **dict.fromkeys(("db_name", "schema", "conn_id"), "the profile has it"),
     **dict.fromkeys(("should_store_compiled_sql", "should_upload_compiled_sql"), "dbt runs once"),
@@ -38,6 +43,8 @@ REFUSED_OPERATOR_ARGS = {
         "dbt decides when a node is built",
     ),
 }
+# Arguments of an operator that are honoured before a task runs dbt.
+PARSE_ARGS = ("indirect_selection", "install_deps")
 # Options in dbt_cmd_flags that an argument of Cosmos has.
 REFUSED_OPTIONS = (
     *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
@@ -83,8 +90,9 @@ class Arguments:
         if arguments.profile_config is None:
             raise ValueError("profile_config is missing: dbt needs a profile.")
         arguments.profile_config.validate_profiles_yml()
+        _check_project(arguments.project_config)
         _check_execution(arguments.execution_config)
-        _check_render(arguments.render_config)
+        _check_render(arguments.render_config, arguments.execution_config)
         _check_operator_args(arguments.operator_args)
         return arguments
 
@@ -107,7 +115,10 @@ class Arguments:
         (path,) = paths
         if not (path / "dbt_project.yml").is_file():
             raise FileNotFoundError(f"There is no dbt_project.yml in {path}.")
-        installs = [project.install_dbt_deps, execution.install_dbt_deps, render.dbt_deps]
+        installs = [
+            *(project.install_dbt_deps, execution.install_dbt_deps, render.dbt_deps),
+            self.operator_args.get("install_deps"),
+        ]
         uses_manifest = project.manifest_path and render.load_method != LoadMode.DBT_LS
         return DbtProject(
             path=path,
@@ -172,7 +183,7 @@ class Arguments:
         selection, project = self.selection, self.project
         _, flags = split_options(self.operator_args.get("dbt_cmd_flags") or [])
         return {
-            **{k: v for k, v in self.operator_args.items() if k != "indirect_selection"},
+            **{k: v for k, v in self.operator_args.items() if k not in PARSE_ARGS},
             "project": project,
             "profile_config": self.profile_config,
             "select": " ".join(selection.select) or None,
@@ -183,7 +194,9 @@ class Arguments:
             "vars": self.variables,
             "emit_datasets": self.render_config.emit_datasets,
             "partial_parse": self.project_config.partial_parse,
-            "copy_dbt_packages": self.project_config.copy_dbt_packages,
+            "copy_dbt_packages": self.operator_args.get(
+                "copy_dbt_packages", self.project_config.copy_dbt_packages
+            ),
             "dbt_cmd_flags": flags,
             "dbt_executable_path": str(self.execution_config.dbt_executable_path),
             "invocation_mode": self.execution_config.invocation_mode,
@@ -210,6 +223,14 @@ def check_node(unique_id: str, meta: dict) -> dict:
     return given
 
 
+def _check_project(config: ProjectConfig) -> None:
+    if "://" in str(config.manifest_path):
+        raise UnsupportedArgumentError(
+            f"ProjectConfig(manifest_path={config.manifest_path}, manifest_conn_id=...)",
+            "the manifest must be a local file",
+        )
+
+
 def _check_execution(config: ExecutionConfig) -> None:
     if config.execution_mode != ExecutionMode.LOCAL:
         raise UnsupportedArgumentError(
@@ -227,7 +248,16 @@ def _check_execution(config: ExecutionConfig) -> None:
             )
 
 
-def _check_render(config: RenderConfig) -> None:
+def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
+    # One dbt selects the nodes and builds them.
+    for name, default in (
+        ("invocation_mode", InvocationMode.DBT_RUNNER),
+        ("dbt_executable_path", RenderConfig().dbt_executable_path),
+    ):
+        if getattr(config, name) not in (default, getattr(execution, name)):
+            raise UnsupportedArgumentError(
+                f"RenderConfig({name}={getattr(config, name)})", "ExecutionConfig has it"
+            )
     known = {
         "load_method": (LoadMode.AUTOMATIC, LoadMode.DBT_LS, LoadMode.DBT_MANIFEST),
         "source_rendering_behavior": (SourceRenderingBehavior.NONE,),
@@ -273,12 +303,21 @@ def _check_operator_args(given: dict) -> None:
             raise UnsupportedArgumentError(f"operator_args[{name!r}]", REFUSED_OPERATOR_ARGS[name])
         if name not in known:
             raise UnsupportedArgumentError(f"operator_args[{name!r}]", "`dbt build` has no such")
+    if isinstance(given.get("install_deps"), str):
+        raise UnsupportedArgumentError(
+            "operator_args['install_deps'] with a template",
+            "packages are installed when the DAG file is parsed",
+        )
     options, others = split_options(given.get("dbt_cmd_flags") or [])
-    for word in (*others, *(given.get("dbt_cmd_global_flags") or [])):
-        if str(word).partition("=")[0] in REFUSED_OPTIONS:
-            raise UnsupportedArgumentError(
-                f"operator_args['dbt_cmd_flags'] with {word}", "another argument of Cosmos has it"
-            )
+    for name, words in (
+        ("dbt_cmd_flags", others),
+        ("dbt_cmd_global_flags", given.get("dbt_cmd_global_flags") or []),
+    ):
+        for word in words:
+            if str(word).partition("=")[0] in REFUSED_OPTIONS:
+                raise UnsupportedArgumentError(
+                    f"operator_args[{name!r}] with {word}", "another argument of Cosmos has it"
+                )
     if any("{{" in word for word in options):
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with a template that selects nodes",

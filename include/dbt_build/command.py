@@ -1,6 +1,7 @@
 """One dbt command of a task: run by Cosmos's operator, with the results of its nodes."""
 
 import gc
+import logging
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -217,6 +218,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Make OpenLineage's events only where they are emitted, because it takes seconds."""
         if self.base_cmd != ["build"] or not is_lineage_active():
             return False
+        # It logs the whole node of each test that does not test a model, such as one of a snapshot.
+        logging.getLogger("openlineage.common.provider.dbt").setLevel(logging.ERROR)
         return super().calculate_openlineage_events_completes(*args, **kwargs)
 
     def handle_exception_dbt_runner(self, result) -> None:

@@ -20,6 +20,8 @@ RENDERED = ("model", "seed", "snapshot")
 TESTS = ("test", "unit_test")
 # What dbt calls the parts of a manifest that `dbt build` runs.
 BUILT_PARTS = ("nodes", "unit_tests", "functions", "saved_queries", "exposures")
+# Resource types that dbt counts in a build, without anything to run.
+NOTHING_TO_RUN = ("exposure", "saved_query")
 # What Cosmos reads of a node's config.
 CONFIG = ("materialized", "meta", "tags")
 # Airflow accepts IDs of 250 characters, in which the names of the groups around a task count.
@@ -374,6 +376,8 @@ def selectors_of_nodes(nodes: dict[str, dict], selected: Iterable[str]) -> dict[
     found = {}
     for unique_id in sorted(set(selected) & flat.keys()):
         node = nodes[unique_id]
+        if node["resource_type"] in NOTHING_TO_RUN:
+            continue
         fqn = {"method": "fqn", "value": glob_free(".".join(node["fqn"]))}
         if begun[tuple(flat[unique_id])] == 1 and not node.get("version"):
             found[unique_id] = fqn

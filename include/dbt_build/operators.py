@@ -82,12 +82,15 @@ class DbtBuildOperator(DbtCommandOperator):
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
         pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
-        built = self._built_nodes(ti)
+        # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
+        is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
+        built = set() if is_new else self._built_nodes(ti)
+        self.results.add_built(built)
         with ResultReporter(ti, pending, self.results, self.group.teardown_id) as reporter:
             stale = self._check_sources(context, pending)
-            # None stands for the selection of the DAG, in dbt's own words.
+            # None stands for the selection of the DAG.
             nodes = None
-            if built or len(pending) < len(all_tasks) or stale:
+            if stale or not is_new:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 nodes = self._pending_nodes(pending, built, stale)
             if self.group.tests_last:
@@ -143,7 +146,11 @@ class DbtBuildOperator(DbtCommandOperator):
             for node in task.nodes
         }
         without_task = self.group.slim["selectors_of_nodes"].keys() - with_task
-        return (wanted | without_task) - built
+        missing = (wanted | without_task) - built
+        # dbt runs the hooks of the project only with a node. If an earlier try built all of them
+        # and ended before its hooks, tests are run again, which change nothing.
+        again = {node for node in built if node.startswith("test.")} or built
+        return missing or (again & wanted)
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""

@@ -1,7 +1,9 @@
 """Renders a dbt project through Cosmos, and adds the tasks that are not a node of Cosmos."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
+from functools import cached_property
 from graphlib import TopologicalSorter
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -99,7 +101,7 @@ class Rendering:
             nodes = slim["test" if runs_tests else "run"][node.unique_id]
             given |= check_node(node.unique_id, node.meta)
             if runs_tests and not is_test:
-                given |= self._kwargs_of_tests(node.unique_id)
+                given |= self._kwargs_of_tests.get(node.unique_id, {})
         common = {"task_id": task_id, "task_group": task_group, "dag": dag, **given}
         if not nodes and self.arguments.render_config.ephemeral_models_as_empty_operator:
             task = EmptyOperator(**common)
@@ -116,14 +118,15 @@ class Rendering:
     def project_name(self) -> str:
         return getattr(self.arguments.project_config, "project_name", self.project.path.name)
 
-    def _kwargs_of_tests(self, key: str) -> dict:
-        """Return the arguments that meta.cosmos of the tests of a node gives to their task."""
-        nodes = self.group.slim["nodes"]
-        found = {}
-        for unique_id, node in nodes.items():
-            if unique_id.startswith("test.") and node["depends_on"]["nodes"] == [key]:
-                meta = ((node["config"].get("meta") or {}).get("cosmos")) or {}
-                found |= check_node(unique_id, meta)
+    @cached_property
+    def _kwargs_of_tests(self) -> dict[str, dict]:
+        """The arguments that meta.cosmos of the tests of a node gives to their task."""
+        found = defaultdict(dict)
+        for unique_id, node in self.group.slim["nodes"].items():
+            meta = (node["config"].get("meta") or {}).get("cosmos")
+            if meta and unique_id.startswith("test."):
+                for key in node["depends_on"]["nodes"]:
+                    found[key] |= check_node(unique_id, meta)
         return found
 
     def _display_name(self, node, last_part: str, options: dict) -> dict:

@@ -95,7 +95,8 @@ class BuildResults:
         package, name = info.unique_id.split(".")[1], Path(info.node_path).name
         for folder in ("run", "compiled"):
             # In "run" the file of a model is the statement that creates it.
-            if found := [*self.target.joinpath(folder, package).rglob(name)]:
+            files = self.target.joinpath(folder, package).rglob(name)
+            if found := [file for file in files if file.is_file()]:
                 return max(found, key=lambda file: file.stat().st_mtime).read_text()
         return ""
 
@@ -106,13 +107,14 @@ class BuildResults:
             if not node.ended_at and result["timing"]:
                 node.started_at = result["timing"][0]["started_at"]
                 node.ended_at = result["timing"][-1]["completed_at"]
-            node.message = clean_message(result["message"])
-            if not node.lines and node.message:
-                node.lines = [node.message]
-            node.failures = result["failures"]
-            node.status = result["status"]
-            if node.has_failed:
+            node.message, node.failures = clean_message(result["message"]), result["failures"]
+            has_failed = result["status"] not in SUCCEEDED | SKIPPED
+            # dbt has no event with the message of a hook.
+            if node.message and node.message not in node.lines and (has_failed or not node.lines):
+                node.lines.insert(0, node.message)
+            if has_failed:
                 node.sql = node.sql or result.get("compiled_code") or ""
+            node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Iterable[str]) -> None:
         """Read sources.json, which `dbt source freshness` writes for the sources it could ask."""
@@ -145,6 +147,13 @@ class BuildResults:
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
 
+    def add_built(self, nodes: Iterable[str]) -> None:
+        """Add nodes that an earlier try of the task built."""
+        now = datetime.now(UTC).isoformat()
+        for node in nodes:
+            line = "dbt built this in an earlier try of the build task."
+            self.nodes[node] = NodeResult("success", now, now, [line])
+
     def pass_sources(self, sources: Iterable[str], line: str) -> None:
         """Set sources to fresh without a check."""
         now = datetime.now(UTC).isoformat()
@@ -165,7 +174,12 @@ class BuildResults:
         return {node for node, result in [*self.nodes.items()] if result.has_failed}
 
     def succeeded(self) -> set[str]:
-        return {node for node, result in [*self.nodes.items()] if result.status in SUCCEEDED}
+        """Return the nodes that dbt built or whose tests passed, without hooks and sources."""
+        return {
+            node
+            for node, result in [*self.nodes.items()]
+            if result.status in SUCCEEDED and not node.startswith(("operation.", "source."))
+        }
 
     def message(self, nodes: Iterable[str]) -> str:
         """Return what dbt logged about some nodes, failed ones first."""

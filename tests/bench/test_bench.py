@@ -56,7 +56,8 @@ def measured(postgres, monkeypatch):
     from bench import compare, projects
     from bench.plan import Row
 
-    monkeypatch.setattr("local.settings.WAREHOUSE_PORT", postgres["WAREHOUSE_PORT"])
+    own = replace(projects.SETTINGS, warehouse_port=postgres["WAREHOUSE_PORT"])
+    monkeypatch.setattr(projects, "SETTINGS", own)
     pid = Path(postgres["LOCAL_HOME"], "postgres", "postmaster.pid").read_text().split()[0]
 
     def run(case, project=None, limit: float = 100, later: int = 0) -> dict:

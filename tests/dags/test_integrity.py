@@ -11,8 +11,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from cosmos import DbtDag
-
 from include.alerts import alert
+
 from include.dbt_build import add_dbt_build, cosmos_args
 from tests.conftest import HOME, ROOT
 from tests.dags.checks import built_twice, misnamed, problems

@@ -2,7 +2,6 @@
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-
 from include.target import target_schema
 
 

@@ -55,7 +55,7 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
     assert [name for name in again if not name.startswith("states-on-run")] == ["b"]
     states.broken()
 
-    reported = local("report", env={"PROJECT": "states", "COLUMNS": "160"})
+    reported = local("report", "--project", "states", env={"COLUMNS": "160"})
     assert reported.returncode == 0, reported.stderr
     # Of the three tries of this test, or more of others, two failed for b.
     newest, _, rest = reported.stdout.partition("Slowest nodes")
@@ -67,6 +67,8 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
 
 
 def test_a_project_of_which_nothing_is_kept_is_said(tmp_path):
-    done = local("report", env={"PROJECT": "states", "DBT_ARTIFACTS": f"file://{tmp_path}"})
-    nothing = f"error: Nothing is kept of states in file://{tmp_path}: run a DAG that builds it.\n"
+    done = local("report", "--project", "states", env={"DBT_ARTIFACTS": f"file://{tmp_path}"})
+    nothing = (
+        f"error: There are no artifacts of states in file://{tmp_path}: run a DAG that builds it.\n"
+    )
     assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, nothing)

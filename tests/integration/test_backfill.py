@@ -68,12 +68,12 @@ def test_a_day_is_a_line_and_a_failed_one_runs_again_alone_then_all_of_them(api,
     assert re.fullmatch(r"failed +2026-04-01 +\d+ s  backfill__\S+  1 of 2, 0:00:\d\d left", first)
     assert re.fullmatch(r"success +2026-04-02 +\d+ s  backfill__\S+  2 of 2, 0:00:00 left", second)
     assert code == 1
-    assert said.startswith("error: days failed for 2026-04-01: read the tasks' logs on ")
+    assert said.startswith("error: days failed for 2026-04-01: see ")
     assert len(said.splitlines()) == 1
 
     api("PATCH", "/variables/days_that_fail", json={"key": "days_that_fail", "value": "none"})
     code, (missing, only), _ = fill()
-    assert (code, missing) == (0, "Only what the last backfill of these days lacks")
+    assert (code, missing) == (0, "Running only the days that failed in the last backfill.")
     assert only.startswith("success   2026-04-01")
     assert days(4) == {"2026-04-01": ("success", 2), "2026-04-02": ("success", 1)}
 
@@ -93,7 +93,7 @@ def test_an_interrupted_backfill_ends_and_the_same_command_runs_the_rest(root, d
     assert begun.stdout.readline().startswith("success")
     begun.send_signal(signal.SIGTERM)
     (line,) = begun.communicate(timeout=60)[1].splitlines()
-    assert line.startswith("error: Interrupted, and so the backfill has ended")
+    assert line.startswith("error: Interrupted. The backfill has ended")
     assert begun.returncode == 1
     assert "failed" in {state for state, _ in days(6).values()}
 

@@ -14,7 +14,7 @@ expect = pytest.importorskip(
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 DAG_ID = "states_between"
 

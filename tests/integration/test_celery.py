@@ -27,7 +27,7 @@ ATTEMPT = re.compile(r"dag_id=(\w+)/run_id=[^/]+/task_id=([\w.]+)/attempt=(\d+)\
 def started(projects):
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server: install it")
-    with started_apart(projects, FOLDER, DEPLOYMENT=DEPLOYMENT) as env:
+    with started_apart(projects, FOLDER, deployment=DEPLOYMENT) as env:
         yield env
 
 

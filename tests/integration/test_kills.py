@@ -7,7 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, connect, is_alive, local, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, is_alive, local, wait_until
 
 if HAS_POSTGRES:
     from local.settings import dbt_env
@@ -44,9 +44,10 @@ def ends_green_with_each_model_built_once(states) -> bool:
 def replace(name: str, kill: bool) -> None:
     """End one of Airflow's processes, with all that it started, and start it again."""
     from local import airflow
-    from local.settings import BIN, airflow_env
+    from local.settings import BIN
 
-    state = json.loads(airflow.STATE.read_text())
+    file = airflow.state_file(SETTINGS)
+    state = json.loads(file.read_text())
     process = psutil.Process(state["processes"][name][0])
     if kill:
         everything = [*process.children(recursive=True), process]
@@ -56,8 +57,10 @@ def replace(name: str, kill: bool) -> None:
     else:
         airflow.end([process])
     command = [BIN / "airflow", *airflow.COMPONENTS[name]]
-    state["processes"][name] = airflow.launch(name, command, airflow_env(state["port"]))
-    airflow.STATE.write_text(json.dumps(state))
+    state["processes"][name] = airflow.launch(
+        SETTINGS, name, command, SETTINGS.airflow_env(state["port"])
+    )
+    file.write_text(json.dumps(state))
 
 
 def test_a_killed_worker_with_its_task(states, running):
@@ -122,7 +125,7 @@ def test_an_api_server_that_goes_away(states, running, kill):
 def is_up() -> bool:
     from local import airflow
 
-    url = f"http://127.0.0.1:{airflow.port_in_use()}/api/v2/monitor/health"
+    url = f"http://127.0.0.1:{airflow.port_in_use(SETTINGS)}/api/v2/monitor/health"
     try:
         return httpx.get(url).is_success
     except httpx.TransportError:

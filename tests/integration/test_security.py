@@ -150,6 +150,7 @@ def test_the_rest_api_shows_no_secret(api, run):
     assert found(str(made)) == []
 
 
+@pytest.mark.slow
 def test_airflows_pages_show_no_secret(page, run):
     answered = []
     page.on("response", lambda response: answered.append(response))

@@ -8,8 +8,8 @@ import psutil
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from dbt.cli.main import dbtRunner
-
 from include.dbt_build.events import GOOD
+
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, wait_until
 
 if HAS_POSTGRES:

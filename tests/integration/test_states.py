@@ -116,15 +116,15 @@ def test_a_failed_node_fails_its_own_task(states, broken, failed, below, message
 
 @pytest.mark.slow
 def test_the_log_of_a_failed_model_begins_with_dbts_message_and_has_the_sql(states):
-    states.broken("e")
+    states.broken("d")
     assert states.run() == "failed"
-    log = states.log("dbt.e_run", 1)
+    log = states.log("dbt.d.run", 1)
     lines = log[log.index("Database Error") :].splitlines()
     assert lines[1].strip() == "division by zero"
     assert "compiled code at" not in log
     sql = log[log.index("The SQL that ran") :]
     assert "create  table" in sql
-    assert "raw_states.broken where node = 'e'" in sql
+    assert "raw_states.broken where node = 'd'" in sql
 
 
 @pytest.mark.slow

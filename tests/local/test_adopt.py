@@ -13,10 +13,10 @@ from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git, write
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
-from local.adopt import POSTGRES_MACROS, add_postgres_macros
+from local.projects import POSTGRES_MACROS, add_postgres_macros
 
 
-def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:
+def run(clone: Path, command: str, *options: str, **env: str) -> subprocess.CompletedProcess:
     """Run a command of the runner in a clone, on a Postgres of its own."""
     own = {
         "LOCAL_HOME": str(clone / ".local"),
@@ -28,7 +28,7 @@ def run(clone: Path, command: str, **env: str) -> subprocess.CompletedProcess:
     }
     inherited = {n: v for n, v in os.environ.items() if n != "DBT_PROJECTS_DIR"}
     return subprocess.run(
-        [sys.executable, "-m", "local", command],
+        [sys.executable, "-m", "local", command, *options],
         cwd=clone,
         env={**inherited, **own, **env},
         capture_output=True,
@@ -56,30 +56,33 @@ def two_projects(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("options", "message"),
     [
-        ({}, "NAME= is no name"),
-        ({"NAME": "Acme Inc"}, "NAME=Acme Inc is no name"),
-        ({"NAME": "acme", "FROM": "nowhere"}, "FROM=nowhere is no folder, and git can't clone it"),
-        ({"NAME": "acme", "FROM": "two"}, "FROM=two holds one, two: name the folder of one"),
-        ({"NAME": "acme", "FROM": "docs"}, "FROM=docs holds no dbt_project.yml"),
-        ({"NAME": "acme", "FROM": "unnamed"}, "unnamed/dbt_project.yml has no name"),
+        ("--name=", "NAME= is not a name"),
+        ("--name=Acme Inc", "NAME=Acme Inc is not a name"),
+        ("--name=acme --source=nowhere", "FROM=nowhere is not a folder, and git cannot clone it"),
+        ("--name=acme --source=two", "FROM=two has one, two: name the folder of one dbt project"),
+        ("--name=acme --source=docs", "FROM=docs has no dbt_project.yml"),
+        ("--name=acme --source=unnamed", "{clone}/unnamed/dbt_project.yml has no name"),
+        ("--name=acme --ci=jenkins", "CI=jenkins is not known"),
     ],
 )
-def test_an_error_is_one_line_and_leaves_all_as_it_was(clone, env, said):
+def test_an_error_is_one_line_and_leaves_the_clone_unchanged(clone, options, message):
     two_projects(clone / "two")
     write(clone, {"unnamed/dbt_project.yml": "version: 2"})
     commit(clone, "Projects to choose from")
-    done = run(clone, "adopt", **env)
+    words = re.split(r" (?=--)", options)
+    done = run(clone, "adopt", *words, *([] if "--ci" in options else ["--ci=github"]))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"error: {said}")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {message.format(clone=clone)}")
     assert git(clone, "status", "--porcelain") == ""
     assert git(clone, "worktree", "list").count("\n") == 0
 
 
 def test_changes_that_are_not_committed_are_not_touched(clone):
     (clone / "README.md").write_text("mine")
-    done = run(clone, "adopt", NAME="acme")
+    done = run(clone, "adopt", "--name=acme", "--ci=github")
     assert done.stderr == (
         "error: There are changes that are not committed: commit or stash them first.\n"
     )
@@ -89,10 +92,15 @@ def test_changes_that_are_not_committed_are_not_touched(clone):
 @pytest.mark.slow
 def test_without_a_project_a_small_one_is_made(clone):
     write(clone, {"dbt/nyc_flights/target/manifest.json": "{}"})
-    done = run(clone, "adopt", NAME="acme")
+    done = run(clone, "adopt", "--name=acme", "--ci=github")
     assert done.returncode == 0, done.stderr
     assert not (clone / "dbt" / "nyc_flights").exists()
     assert "Now: make start, make test, make lint." in done.stdout
+    makefile = (clone / "Makefile").read_text()
+    assert "check-project:" in makefile
+    assert "canary" not in makefile
+    assert not (clone / ".gitlab-ci.yml").exists()
+    assert (clone / ".github" / "workflows" / "check.yml").exists()
     assert git(clone, "grep", "-il", "-e", "flight", "-e", "nyc", "HEAD", "--", "README.md")
     commit(clone, "Adopt")
     found = subprocess.run(
@@ -101,7 +109,7 @@ def test_without_a_project_a_small_one_is_made(clone):
     assert found.stdout == b""
     assert 'name = "acme"' in (clone / "pyproject.toml").read_text()
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
-    again = run(clone, "adopt", NAME="acme")
+    again = run(clone, "adopt", "--name=acme", "--ci=github")
     assert again.stderr.startswith("error: This clone is adopted already")
     check(clone, "tests/dags/test_integrity.py")
 
@@ -127,34 +135,32 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
             "models/elsewhere.sql": "select safe_cast('1' as int64) as id",
         },
     )
-    done = run(clone, "adopt", NAME="acme", FROM=str(theirs), LOAD="1")
+    done = run(clone, "adopt", "--name=acme", f"--source={theirs}", "--load", "--ci=github")
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split("before its DAG can be green:")[1].split())
     for line in (
-        "source raw.letters is a seed of its own: read it by ref().",
-        "source raw.days is not in the warehouse: a task before dbt must load it.",
-        "source raw.fine is a model of its own: read it by ref().",
-        "elsewhere fails on Postgres: Database Error",
+        "  source raw.fine is a model of the project",
+        "  source raw.letters is a seed of the project",
+        "Tables that must be loaded before dbt runs, by schema:\n  raw: days\n",
+        "Cannot run on Postgres:\n  elsewhere: Database Error",
+        "Only parsed: 2 of 5 nodes",
     ):
-        assert line in said
-    # Not what follows from those, nor what nothing reads.
-    assert "of_" not in said
-    assert "unread" not in said
+        assert line in done.stdout
+    # Neither what follows from those, nor what no node reads.
+    assert "of_" not in done.stdout
+    assert "unread" not in done.stdout
     assert "load() >> dbt >> publish()" in (clone / "dags" / "theirs.py").read_text()
-    assert "type: postgres" in (clone / "dbt" / "theirs" / "profiles.yml").read_text()
-    # Not judged: what came. Judged: the DAG file, which is the team's.
+    # No hook reads the files of the project. The hooks read the DAG file, which is the team's.
     excluded = (clone / ".pre-commit-config.yaml").read_text()
-    assert "    dbt/theirs/models/fine\\.sql|\n" in excluded
-    assert "dags/theirs" not in excluded
+    assert excluded.count("theirs") == excluded.count("    dbt/theirs/.*|\n") == 1
 
 
 def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "dbt_project.yml").write_text('{name: older, require-dbt-version: "<1.5.0"}')
-    done = run(clone, "adopt", NAME="acme", FROM=str(theirs))
+    done = run(clone, "adopt", "--name=acme", f"--source={theirs}", "--ci=github")
     assert done.returncode == 0, done.stderr
-    assert "dbt must be able to parse it." in done.stdout
+    assert "dbt cannot parse the project:" in done.stdout
     assert "version of dbt is not supported" in done.stdout
 
 
@@ -180,21 +186,21 @@ def test_the_sample_has_the_macros_that_an_adopted_project_gets():
 
 @pytest.mark.slow
 def test_two_projects_that_share_names_are_side_by_side(clone):
-    assert run(clone, "adopt", NAME="acme").returncode == 0
+    assert run(clone, "adopt", "--name=acme", "--ci=github").returncode == 0
     broken = clone / "dags" / "broken.py"
     broken.write_text("from airflow.sdk import no_dag\n")
     commit(clone, "Adopt")
-    added = run(clone, "add-project", NAME="other", FROM=str(clone / "dbt" / "acme"))
+    added = run(clone, "add-project", "--name=other", f"--source={clone}/dbt/acme")
     assert added.returncode == 0, added.stderr
-    # What another DAG file lacks is no lack of the project.
+    # An error in another DAG file is not one of the project.
     assert added.stdout.endswith("Now: make start, make test, make lint.\n")
     broken.unlink()
     assert sorted(path.name for path in (clone / "dags").glob("*.py")) == ["acme.py", "other.py"]
-    twice = run(clone, "add-project", NAME="other")
+    twice = run(clone, "add-project", "--name=other")
     assert twice.stderr.startswith("error: There are changes that are not committed")
     commit(clone, "Add")
-    twice = run(clone, "add-project", NAME="other")
-    assert twice.stderr.startswith("error: dbt/other exists already: take another name.")
+    twice = run(clone, "add-project", "--name=other")
+    assert twice.stderr.startswith("error: dbt/other exists already: choose another NAME=.")
     check(clone, "tests/dags")
 
 
@@ -202,7 +208,7 @@ def test_two_projects_that_share_names_are_side_by_side(clone):
 def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     template = tmp_path / "template"
     git(tmp_path, "clone", "--quiet", clone, template)
-    assert run(clone, "adopt", NAME="acme").returncode == 0
+    assert run(clone, "adopt", "--name=acme", "--ci=github").returncode == 0
     commit(clone, "Adopt")
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
     commit(clone, "What a fork edits")
@@ -221,7 +227,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     (template / "include" / "nyc_flights" / "newer.py").write_text("")
     commit(template, "Newer")
 
-    done = run(clone, "update", FROM=str(template))
+    done = run(clone, "update", f"--source={template}")
     assert done.returncode == 0, done.stderr
     assert git(clone, "status", "--porcelain") == ""
     assert "NEWER" in (clone / "include" / "dbt_build" / "project.py").read_text()
@@ -233,17 +239,19 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert (clone / "local.toml").read_text().endswith("# ours\n")
     assert not (clone / "include" / "nyc_flights").exists()
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
-    check(clone, "tests/dags/test_integrity.py", "tests/test_public_interfaces.py")
-    assert run(clone, "update", FROM=str(template)).stdout == "There is nothing new.\n"
+    check(clone, "tests/dags/test_integrity.py")
+    assert run(clone, "update", f"--source={template}").stdout == "There is nothing new.\n"
 
-    # What both have changed is said, and nothing is half merged.
+    # A conflict leaves the merge in progress, as git does.
     with (clone / "Makefile").open("a") as file:
         file.write("\n# ours\n")
     commit(clone, "What a fork should not edit")
     append("Makefile", "\n# newest\n")
     commit(template, "Newest")
-    before = git(clone, "rev-parse", "HEAD")
-    done = run(clone, "update", FROM=str(template))
-    assert done.stderr == "error: You and the template have both changed Makefile.\n"
-    assert git(clone, "status", "--porcelain") == ""
-    assert git(clone, "rev-parse", "HEAD") == before
+    done = run(clone, "update", f"--source={template}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: You and the template have both changed Makefile. ")
+    assert git(clone, "diff", "--name-only", "--diff-filter=U") == "Makefile"
+    git(clone, "checkout", "--ours", "Makefile")
+    commit(clone, "Resolve the conflict")
+    assert run(clone, "update", f"--source={template}").stdout == "There is nothing new.\n"

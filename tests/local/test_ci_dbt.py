@@ -13,10 +13,9 @@ from tests.conftest import HAS_POSTGRES, ROOT, free_port, local, write
 if not HAS_POSTGRES:
     pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)
 
-from local.adopt import POSTGRES_MACROS
-from local.findings import PROFILES_YML
+from local.dbt import profiles_yml
+from local.projects import POSTGRES_MACROS
 
-PROFILE = (ROOT / "local" / "adopted" / "profiles.yml.txt").read_text()
 FILES = {
     **{f"macros/{file.name}": file.read_text() for file in POSTGRES_MACROS.glob("*.sql")},
     "dbt_project.yml": """
@@ -30,7 +29,6 @@ FILES = {
             marts: {+schema: marts}
     """,
     "packages.yml": f"packages: [{{local: {ROOT}/tests/projects/packages/small}}]",
-    "profiles.yml": re.sub(r"\$(profile|project)", "shop", PROFILE),
     "seeds/customers.csv": "customer_id,name\n1,Ada\n2,Bo\n",
     "macros/euros.sql": "{% macro euros(cents) %}{{ cents }} / 100.0{% endmacro %}",
     "models/sources.yml": """
@@ -83,7 +81,7 @@ def prod(warehouse, postgres, tmp_path_factory) -> Path:
     warehouse.execute("insert into raw.orders values (1, 1, 250), (2, 2, 400)")
     # Elsewhere, as a deployment is, and by another profile.
     folder = write(tmp_path_factory.mktemp("prod") / "shop", FILES)
-    (folder / "profiles.yml").write_text(PROFILES_YML.format(name="shop", schema="shop"))
+    (folder / "profiles.yml").write_text(profiles_yml("shop", prod="shop"))
     for words in (["deps"], ["build", "--no-partial-parse"]):
         done = subprocess.run(
             [Path(sys.executable).with_name("dbt"), *words],
@@ -108,9 +106,14 @@ def branch(prod, warehouse, tmp_path) -> Path:
 def ci_dbt(branch, prod, postgres):
     """A function that runs the command on the branch, as make does."""
 
-    def run(command: str = "ci-dbt", **more: str) -> subprocess.CompletedProcess:
-        env = {"DBT_PROJECTS_DIR": str(branch.parent), "PROJECT": "shop", "PR": "1"}
-        return local(command, env={**postgres, **env, "STATE": str(prod), **more})
+    def run(
+        command: str = "ci-dbt", pr: str = "1", state: Path | str = prod, **env: str
+    ) -> subprocess.CompletedProcess:
+        options = ["--pr", pr]
+        if command == "ci-dbt":
+            options += ["--project", "shop", "--state", str(state)]
+        env = {**postgres, "DBT_PROJECTS_DIR": str(branch.parent), **env}
+        return local(command, *options, env=env)
 
     return run
 
@@ -186,7 +189,7 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     warehouse.execute("create schema ci_1_shop")
     warehouse.execute("create table ci_1_shop.of_an_earlier_push as select 1")
     # As an address, which can be that of a bucket.
-    done = ci_dbt(STATE=f"file://{prod}")
+    done = ci_dbt(state=f"file://{prod}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
     assert said(done) == {
@@ -300,18 +303,18 @@ def test_nothing_is_built_into_a_schema_that_is_not_the_pull_requests(ci_dbt, br
 def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
     (tmp_path / "empty").mkdir()
     other = write(tmp_path / "broken", {"manifest.json": "{}"})
-    for env, line in (
-        ({"PR": ""}, "PR= is no number"),
-        ({"PR": "1_; drop"}, "PR=1_; drop is no number"),
-        ({"STATE": ""}, "Say where prod's artifacts are"),
-        ({"STATE": str(tmp_path / "empty")}, f"STATE={tmp_path}/empty holds no manifest.json"),
-        ({"STATE": str(other)}, f"{other}/manifest.json is no manifest of dbt's"),
+    for options, line in (
+        ({"pr": ""}, "PR= is not a number"),
+        ({"pr": "1_; drop"}, "PR=1_; drop is not a number"),
+        ({"state": ""}, "STATE= is missing"),
+        ({"state": str(tmp_path / "empty")}, f"STATE={tmp_path}/empty has no manifest.json"),
+        ({"state": str(other)}, f"{other}/manifest.json is not a manifest of dbt"),
         (
-            {"STATE": f"file://{tmp_path}/empty"},
+            {"state": f"file://{tmp_path}/empty"},
             f"STATE=file://{tmp_path}/empty: its manifest.json",
         ),
     ):
-        done = ci_dbt(**env)
+        done = ci_dbt(**options)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith(f"error: {line}")

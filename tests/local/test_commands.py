@@ -21,6 +21,7 @@ from tests.conftest import (
     HAS_POSTGRES,
     HOME,
     ROOT,
+    SETTINGS,
     connect,
     free_port,
     is_alive,
@@ -69,18 +70,18 @@ def taken_port():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("start PORT=http", "PORT=http is no port"),
-        ("start PORT=1023", "PORT=1023 is no port"),
-        ("start DEPLOYMENT=deploy/none.yaml", "DEPLOYMENT=deploy/none.yaml is no file"),
-        ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is no port"),
-        ("dbt", "Say what dbt shall do"),
-        ("dbt PROJECT=none ARGS=ls", "PROJECT=none is no dbt project"),
+        ("start PORT=http", "PORT=http is not a port"),
+        ("start PORT=1023", "PORT=1023 is not a port"),
+        ("start DEPLOYMENT=deploy/none.yaml", "DEPLOYMENT=deploy/none.yaml is not a file"),
+        ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is not a port"),
+        ("dbt", "ARGS= is missing"),
+        ("dbt PROJECT=none ARGS=ls", "PROJECT=none is not a dbt project"),
         ("backfill FROM=2026-03-02 TO=2026-03-01", "FROM=2026-03-02 is after TO=2026-03-01"),
-        ("backfill FROM=2026-02-30 TO=2026-03-01", "FROM=2026-02-30 is no date"),
-        ("backfill FROM=20260301 TO=2026-03-01", "FROM=20260301 is no date"),
-        ("backfill FROM=2026-03-01 TO=2026-W10-1", "TO=2026-W10-1 is no date"),
-        ("backfill FROM=2026-03-01", "TO= is no date"),
-        ("backfill TO=2026-03-01", "FROM= is no date"),
+        ("backfill FROM=2026-02-30 TO=2026-03-01", "FROM=2026-02-30 is not a date"),
+        ("backfill FROM=20260301 TO=2026-03-01", "FROM=20260301 is not a date"),
+        ("backfill FROM=2026-03-01 TO=2026-W10-1", "TO=2026-W10-1 is not a date"),
+        ("backfill FROM=2026-03-01", "TO= is not a date"),
+        ("backfill TO=2026-03-01", "FROM= is not a date"),
         ("backfill FROM=2026-03-01 TO=2999-01-01", "TO=2999-01-01 is in the future"),
         ("backfill FROM=2026-03-01 TO=2026-03-01", "Airflow is not running"),
         ("logs", "There are no logs yet"),
@@ -152,10 +153,9 @@ def test_containers_are_reached_from_this_machine_only():
 
 def test_containers_have_the_same_role_and_no_superuser_who_can_log_in():
     from local.postgres import role_statements
-    from local.settings import connection
 
     override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
-    conn = connection()
+    conn = SETTINGS.local_connection()
     same = role_statements(conn["conn_login"], conn["conn_password"], conn["conn_schema"])
     made = [
         line
@@ -209,7 +209,7 @@ def test_an_interrupted_start_ends_airflow_and_says_what_still_runs():
             assert line
         begun.send_signal(signal.SIGTERM)
         said = begun.communicate(timeout=60)[1]
-        assert said == "Interrupted. Still running: Postgres; `make stop` ends it.\n"
+        assert said == "Interrupted. Still running: Postgres; `make stop` stops it.\n"
         assert begun.returncode == 1
         assert running_in(home) != []
     finally:
@@ -245,7 +245,7 @@ def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, war
     assert local("warehouse", env=postgres).returncode == 0
     elsewhere = local("warehouse", env={**postgres, "WAREHOUSE_PORT": free_port()})
     assert elsewhere.returncode != 0
-    assert f"already runs, on port {postgres['WAREHOUSE_PORT']}" in elsewhere.stderr
+    assert f"already runs on port {postgres['WAREHOUSE_PORT']}" in elsewhere.stderr
     assert server(postgres) == first
 
     processes = [first, *first.children(recursive=True)]

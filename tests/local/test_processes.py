@@ -26,8 +26,10 @@ def launch(tmp_path):
     code = """
 import os, sys
 from local import airflow
-airflow.LOGS.mkdir(exist_ok=True)
-print(airflow.launch("scheduler", ["bash", "-c", sys.argv[1]], dict(os.environ))[0])
+from local.settings import Settings
+settings = Settings.from_environment(os.environ)
+settings.logs.mkdir(exist_ok=True)
+print(airflow.launch(settings, "scheduler", ["bash", "-c", sys.argv[1]], os.environ)[0])
 """
 
     def launch(script: str) -> int:

@@ -8,6 +8,8 @@ expect = pytest.importorskip(
     "playwright.sync_api", reason="needs Playwright, which the image does not have: run `make test`"
 ).expect
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_asset_links_the_dags(page):
     page.goto("/assets")

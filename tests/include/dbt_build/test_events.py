@@ -3,7 +3,6 @@
 import pytest
 from dbt.events.types import LogTestResult, NodeFinished, NodeStart
 from dbt_common.events.base_types import EventLevel, msg_from_base_event
-
 from include.dbt_build.events import Events
 
 NODE = "model.p.a"

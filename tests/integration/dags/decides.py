@@ -25,11 +25,13 @@ def dbt_args(*select: str, **operator_args) -> dict:
     }
 
 
-DbtDag(dag_id="decides_chain", **ARGS, **dbt_args("tag:chain"))
-DbtDag(dag_id="decides_continue", **ARGS, **dbt_args("continues+"))
-DbtDag(dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True))
-DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
-DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
+decides_chain = DbtDag(dag_id="decides_chain", **ARGS, **dbt_args("tag:chain"))
+decides_continue = DbtDag(dag_id="decides_continue", **ARGS, **dbt_args("continues+"))
+decides_fail_fast = DbtDag(
+    dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
+)
+decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
+decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 
 with DAG("decides_always", **ARGS):
 

@@ -1,0 +1,43 @@
+"""The two classes that replace those of Cosmos."""
+
+from typing import Any
+
+import cosmos
+
+from include.dbt_build.rendering import Rendering
+
+
+class DbtDag(cosmos.DbtDag):
+    """A dbt project as a DAG.
+
+    Args:
+        source_freshness: whether each source with thresholds for its age gets a task. A source
+            older than error_after fails, and dbt does not build what reads it.
+        args, kwargs: the arguments of cosmos.DbtDag.
+    """
+
+    def __init__(self, *args: Any, source_freshness: bool = False, **kwargs: Any):
+        rendering = Rendering(kwargs, source_freshness=source_freshness)
+        super().__init__(*args, **rendering.cosmos_kwargs())
+        rendering.add_build(self, self.task_group)
+
+
+class DbtTaskGroup(cosmos.DbtTaskGroup):
+    """A dbt project as a task group.
+
+    Args:
+        group_id: the ID of the group.
+        source_freshness: as in DbtDag.
+        args, kwargs: the arguments of cosmos.DbtTaskGroup.
+    """
+
+    def __init__(
+        self,
+        group_id: str = "dbt_task_group",
+        *args: Any,
+        source_freshness: bool = False,
+        **kwargs: Any,
+    ):
+        rendering = Rendering(kwargs, source_freshness=source_freshness)
+        super().__init__(group_id, *args, **rendering.cosmos_kwargs())
+        rendering.add_build(self.dag, self)

@@ -1,0 +1,23 @@
+"""git commands in the work tree of the repository."""
+
+import subprocess
+from pathlib import Path
+
+from local.settings import ROOT, Failure
+
+
+def git(*words: str | Path, at: Path = ROOT) -> str:
+    """Run a git command; return what it prints.
+
+    Raises:
+        Failure: git failed. The message is git's own.
+    """
+    done = subprocess.run(["git", *map(str, words)], cwd=at, capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(f"git {words[0]} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
+
+
+def require_no_changes() -> None:
+    if git("status", "--porcelain"):
+        raise Failure("There are changes that are not committed: commit or stash them first.")

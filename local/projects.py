@@ -1,0 +1,205 @@
+"""Brings a dbt project into the repository, with the local packages that it uses."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+
+import yaml
+
+from local.dbt import project_yml
+from local.git import git
+from local.progress import live, step
+from local.settings import Failure
+
+TEMPLATES = Path(__file__).parent / "adopted"
+POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
+# Files that tools generate, and a repository of its own.
+IGNORED = {".git", ".user.yml", "target", "logs", "dbt_modules", ".DS_Store", "__pycache__"}
+IGNORED |= {".venv", "venv", "env", ".env"}
+PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
+
+
+def require_name(name: str) -> None:
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise Failure(f"NAME={name} is not a name: write NAME=acme, with a-z, 0-9 and _.")
+
+
+def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
+    """Copy a dbt project to dbt/, and write a DAG file for it; return the two.
+
+    Args:
+        tree: the work tree of the repository.
+        source: a folder or git repository with one dbt project, or "" for a small new project.
+        name: the name of the folder in dbt/, by default the name of the dbt project.
+    """
+    with step("Bringing in the dbt project"), found_project(source) as found:
+        name = name or project_yml(found)["name"]
+        folder = tree / "dbt" / name
+        dag_file = tree / "dags" / f"{name.removeprefix('dbt_')}.py"
+        for path in (folder, dag_file):
+            if path.exists():
+                raise Failure(f"{path.relative_to(tree)} exists already: choose another NAME=.")
+        if source:
+            copy_files(tree, found, folder)
+            bring_packages_along(tree, found, folder)
+            exclude_from_lint(tree, folder)
+            git("add", "--force", *add_postgres_macros(folder), at=tree)
+        else:
+            shutil.copytree(found, folder)
+            for path in folder.rglob("*.yml"):
+                path.write_text(Template(path.read_text()).safe_substitute(project=name))
+    return folder, dag_file
+
+
+@contextmanager
+def found_project(source: str) -> Iterator[Path]:
+    """Yield the folder of the one dbt project in a folder or git repository."""
+    if not source:
+        yield TEMPLATES / "project"
+        return
+    with tempfile.TemporaryDirectory(prefix="adopt-") as scratch:
+        root = Path(source).expanduser().resolve()
+        if not root.is_dir():
+            root = Path(scratch, "clone")
+            clone(source, root)
+        if (root / "dbt_project.yml").is_file():
+            yield root
+            return
+        found = [
+            path.parent
+            for path in sorted(root.rglob("dbt_project.yml"))
+            if not {*PACKAGES} & {*path.relative_to(root).parts}
+        ]
+        if len(found) != 1:
+            names = ", ".join(str(path.relative_to(root)) for path in found)
+            raise Failure(
+                f"FROM={source} has {names or 'no dbt_project.yml'}: name the folder of one dbt "
+                "project."
+            )
+        yield found[0]
+
+
+def clone(source: str, folder: Path) -> None:
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    command = ["git", "clone", "--quiet", "--depth", "1", "--", source, folder]
+    with live(f"cloning {source}"):
+        cloned = subprocess.run(command, capture_output=True, text=True, env=env)
+    if cloned.returncode:
+        message = (cloned.stderr.strip().splitlines() or [""])[-1]
+        raise Failure(f"FROM={source} is not a folder, and git cannot clone it: {message}")
+
+
+def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = None) -> None:
+    """Copy a dbt project and stage the copy, also files that its .gitignore names.
+
+    What git tracks or would track is copied. Without git everything is that no tool generated.
+    """
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True).stdout
+    files = [Path(name) for name in listed.split("\0") if name]
+    if Path("dbt_project.yml") not in files:
+        walked = ((Path(root), names) for root, _, names in os.walk(source))
+        files = [(root / name).relative_to(source) for root, names in walked for name in names]
+    copied = []
+    for file in files:
+        origin = source / file
+        outside = without and origin.is_relative_to(without)
+        if outside or IGNORED & {*file.parts} or file.suffix in (".pyc", ".duckdb"):
+            continue
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, folder / file, dirs_exist_ok=True)
+        elif origin.is_file():
+            shutil.copy(origin, folder / file)
+        copied += [str(folder / file)] if (folder / file).exists() else []
+    files = "\0".join(copied)
+    subprocess.run(
+        ["git", "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"],
+        cwd=tree,
+        input=files,
+        text=True,
+        check=True,
+    )
+
+
+def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
+    """Copy local packages and other folders outside of a project to dbt/packages/.
+
+    The paths in the project's files are changed to the copies.
+    """
+    for name in ("packages.yml", "dependencies.yml"):
+        _bring_packages(tree, source, folder / name)
+    file = folder / "dbt_project.yml"
+    for key, values in project_yml(folder).items():
+        for value in values if key.endswith("-paths") and isinstance(values, list) else ():
+            if str(value).startswith(".."):
+                origin = _existing(source / value, file, value)
+                shutil.copytree(origin, tree / "dbt" / "packages" / origin.name, dirs_exist_ok=True)
+                _replace_path(file, value, f"../packages/{origin.name}")
+    if (tree / "dbt" / "packages").exists():
+        git("add", "--force", "dbt/packages", at=tree)
+
+
+def _bring_packages(tree: Path, source: Path, file: Path) -> None:
+    content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+    for package in content.get("packages") or []:
+        path = package.get("local")
+        # dbt resolves the path of a package's package against the root project, as here.
+        origin = (source / path).resolve() if path else source
+        if origin != source and (not origin.is_relative_to(source) or ".." in Path(path).parts):
+            name = project_yml(_existing(origin, file, path))["name"]
+            copy = tree / "dbt" / "packages" / name
+            if not copy.exists():
+                copy_files(tree, origin, copy, without=source)
+                exclude_from_lint(tree, copy.parent)
+                for nested in ("packages.yml", "dependencies.yml"):
+                    _bring_packages(tree, source, copy / nested)
+            _replace_path(file, path, f"../packages/{name}")
+
+
+def _existing(folder: Path, file: Path, path: str) -> Path:
+    if not folder.is_dir():
+        raise Failure(
+            f"{file.name} names {path}, but there is no folder {folder.resolve()}: FROM= must be "
+            "a project with that folder beside it."
+        )
+    return folder.resolve()
+
+
+def _replace_path(file: Path, old: str, new: str) -> None:
+    pattern = rf"(?<![\w./])(['\"]?){re.escape(str(old))}\1(?=[\s,\]}}]|$)"
+    file.write_text(re.sub(pattern, new, file.read_text()))
+
+
+def add_postgres_macros(project: Path) -> list[Path]:
+    """Copy the macros for Postgres that a project does not define itself; return the copies."""
+    paths = project_yml(project).get("macro-paths") or ["macros"]
+    files = [file for path in paths for file in (project / path).rglob("*.sql")]
+    defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
+    # A folder outside of the project belongs to other projects too.
+    inside = next((path for path in paths if not path.startswith("..")), paths[0])
+    folder = project / inside / POSTGRES_MACROS.name
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [macro for macro in POSTGRES_MACROS.glob("*.sql") if macro.stem not in defined]
+    return [Path(shutil.copy(macro, folder)) for macro in missing]
+
+
+def exclude_from_lint(tree: Path, folder: Path) -> None:
+    """Let no hook of `make lint` read the files of a folder."""
+    config = tree / ".pre-commit-config.yaml"
+    before, start, after = config.read_text().partition("\n  (?x)^(\n")
+    line = f"    {re.escape(str(folder.relative_to(tree)))}/.*|\n"
+    if line not in after:
+        config.write_text(f"{before}{start}{line}{after}")
+
+
+def write_template(path: Path, template: str, **values: str) -> None:
+    # Without the DAGs of the sample git has removed the folder.
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(Template((TEMPLATES / template).read_text()).substitute(values))

@@ -1,0 +1,155 @@
+"""Postgres and Airflow as a whole: `make start`, `make stop`, and the commands around them."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+from rich.table import Table
+
+from local import airflow, pipeline, postgres
+from local.deployment import require_usable
+from local.progress import console, step
+from local.settings import ROOT, Failure, Settings, shared_env
+
+
+def start(settings: Settings, deployment: str) -> None:
+    """Start everything that does not run yet, and run the DAG of local.toml."""
+    # Without its database none of Airflow's processes continues for long.
+    running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
+    port = running or settings.port
+    if deployment:
+        require_usable(deployment)
+        if running and not airflow.runs_celery(settings):
+            raise Failure("Airflow already runs without DEPLOYMENT=: `make stop` stops it.")
+    if running:
+        target = airflow.target(settings)
+        if settings.environment.get("DBT_TARGET", target) != target:
+            raise Failure(f"Airflow already runs with DBT_TARGET={target}: `make stop` stops it.")
+    else:
+        airflow.stop(settings)
+        postgres.require_free(port, "Airflow", "PORT")
+        if deployment:
+            postgres.require_free(settings.redis_port, "Redis", "REDIS_PORT")
+    start_warehouse(settings)
+    if not running:
+        prepare_projects(settings)
+        try:
+            airflow.start(settings, port, settings.airflow_env(port), deployment)
+        except BaseException:
+            airflow.stop(settings)
+            raise
+    api = pipeline.Api(port)
+    pipeline.run(api, settings.local_toml["dag"], settings.local_toml["then"])
+    show(settings, airflow.target(settings))
+    console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.", soft_wrap=True)
+
+
+def stop(settings: Settings) -> None:
+    airflow.stop(settings)
+    postgres.stop(settings)
+    console.print("Stopped. The data stays; `make clean` removes it.")
+
+
+def clean(settings: Settings) -> None:
+    stop(settings)
+    if settings.home.exists():
+        shutil.rmtree(settings.home)
+    for name in ("target", "logs", "dbt_packages"):
+        for generated in settings.dbt_projects.glob(f"*/{name}"):
+            shutil.rmtree(generated)
+
+
+def start_warehouse(settings: Settings) -> None:
+    if postgres.is_running(settings):
+        if (port := postgres.port_in_use(settings)) != settings.warehouse_port:
+            raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
+        return
+    postgres.require_free(settings.warehouse_port, "Postgres", "WAREHOUSE_PORT")
+    settings.secrets()
+    with step(f"Starting Postgres on 127.0.0.1:{settings.warehouse_port}"):
+        postgres.start(settings)
+
+
+def prepare_projects(settings: Settings) -> None:
+    """Parse the dbt projects, as the build of the image does, so that no DAG file waits for dbt.
+
+    A project that dbt cannot parse only stops its own DAGs.
+    """
+    env = {
+        **shared_env(),
+        **settings.environment,
+        **settings.machine_env(),
+        "PATH": settings.path,
+        "AIRFLOW_HOME": str(settings.home / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        # As in the Dockerfile, because there is no database yet.
+        "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
+    }
+    with step("Parsing the dbt projects"):
+        command = [sys.executable, "-m", "include.dbt_build"]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode:
+        console.print(done.stderr.strip(), style="red", markup=False, soft_wrap=True)
+
+
+def standalone(settings: Settings) -> None:
+    """Prepare what `astro dev start --standalone` lacks, because it builds no image."""
+    start_warehouse(settings)
+    prepare_projects(settings)
+    variables = {
+        **shared_env(),
+        **settings.machine_env(),
+        # `airflow standalone` starts two log servers, which would listen on every address. No
+        # setting turns them off, but this port does. The API server reads the files itself.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "-1",
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "-1",
+    }
+    lines = [f"{name}={value}" for name, value in variables.items()]
+    # The CLI reads one file only, and of two lines with the same name it takes the last.
+    own = ROOT / ".env"
+    if own.exists():
+        lines.append(own.read_text())
+    file = settings.home / "standalone.env"
+    file.touch(mode=0o600)
+    file.write_text("\n".join(lines) + "\n")
+    console.print(f"Now: astro dev start --standalone --env {os.path.relpath(file)}")
+    console.print("To stop it: astro dev stop --standalone, then make stop")
+
+
+def logs(settings: Settings) -> None:
+    files = sorted(str(path) for path in settings.logs.glob("*.log"))
+    if not files:
+        raise Failure("There are no logs yet: run `make start` first.")
+    subprocess.run(["tail", "-n", "20", "-F", *files])
+
+
+def show(settings: Settings, target: str) -> None:
+    """Print the result of the query in local.toml."""
+    # Imported here, because it takes seconds that no other command has to wait. Airflow logs to
+    # stdout while it is imported.
+    with redirect_stdout(io.StringIO()):
+        from include.warehouse import target_schema
+
+    with postgres.connect(settings.dbt_env()) as connection:
+        postgres.look_in(connection, target_schema(settings.local_toml["project"], target))
+        cursor = connection.execute(settings.local_toml["show"])
+        table = Table()
+        for column in cursor.description:
+            table.add_column(column.name)
+        for row in cursor:
+            table.add_row(*map(str, row))
+    console.print(table)
+
+
+def running_services(settings: Settings) -> str:
+    """Return a sentence about what still runs."""
+    running = {
+        "Airflow": airflow.port_in_use(settings),
+        "Postgres": postgres.is_running(settings),
+    }
+    if names := " and ".join(name for name, value in running.items() if value):
+        return f"Still running: {names}; `make stop` stops it."
+    return "Nothing is running."

@@ -1,0 +1,102 @@
+"""What a message says, and what it leaves out."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from include.dbt_build import alerts
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        (
+            "Database Error in model a (models/a.sql)\n"
+            '  duplicate key value violates unique constraint "a_pkey"\n'
+            "  DETAIL:  Key (mail)=(someone@example.com) already exists.\n"
+            "  compiled code at target/run/p/models/a.sql",
+            "Database Error in model a (models/a.sql)\n"
+            '  duplicate key value violates unique constraint "a_pkey"',
+        ),
+        (
+            "Database Error in test b (tests/b.sql)\n"
+            '  invalid input syntax for type integer: "a\n'
+            '  private word"\n  LINE 1: select 1',
+            "Database Error in test b (tests/b.sql)\n"
+            '  invalid input syntax for type integer: "..."',
+        ),
+        (
+            "Database Error in model c (models/c.sql)\n  Numeric value 'private' isn't recognized",
+            "Database Error in model c (models/c.sql)\n  Numeric value '...'t recognized",
+        ),
+        (
+            'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
+            'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
+        ),
+        # The end of the output of an external dbt.
+        (
+            "dbt ended with code 2: Running\nDatabase Error\n  it's full\n  DETAIL:  Key (id)=(5)",
+            "dbt ended with code 2: Running\nDatabase Error\n  it's full",
+        ),
+        ("no insert\nDETAIL:  Key (id)=(5)", "no insert"),
+        # Only what a database says can hold a value.
+        ("Compilation Error in model d\n  'x' is undefined", None),
+        ("Got 3 results, configured to fail if != 0", None),
+    ],
+)
+def test_values_of_rows_are_left_out(message, kept):
+    assert alerts.without_rows(message) == (kept or message)
+
+
+def test_values_of_rows_are_sent_if_the_setting_says_so(monkeypatch):
+    message = "Database Error in model a\n  failed\n  DETAIL:  Key (id)=(5)"
+    assert "Key" not in alerts._entry("model", "a", "me", "link", message)
+    monkeypatch.setattr(alerts, "WITH_ROWS", True)
+    assert "  DETAIL:  Key (id)=(5)" in alerts._entry("model", "a", "me", "link", message)
+
+
+@pytest.mark.parametrize(
+    ("unique_id", "name"),
+    [
+        ("model.p.orders", ("model", "orders")),
+        ("model.p.orders.v2", ("model", "orders.v2")),
+        ("test.p.unique_orders_id.0123456789", ("test", "unique_orders_id")),
+        ("test.p.orders_add_up", ("test", "orders_add_up")),
+        ("source.p.raw.orders", ("source", "raw.orders")),
+        ("unit_test.p.orders.adds_up", ("unit_test", "orders.adds_up")),
+    ],
+)
+def test_a_node_has_the_name_that_dbt_gives_it(unique_id, name):
+    assert alerts._kind_and_name(unique_id) == name
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "zone", "day"),
+    [
+        (datetime(2026, 3, 1), datetime(2026, 3, 2), UTC, "2026-03-01"),
+        # With 23 hours, and with 25.
+        (
+            datetime(2026, 3, 8, 5),
+            datetime(2026, 3, 9, 4),
+            ZoneInfo("America/New_York"),
+            "2026-03-08",
+        ),
+        (
+            datetime(2026, 11, 1, 4),
+            datetime(2026, 11, 2, 5),
+            ZoneInfo("America/New_York"),
+            "2026-11-01",
+        ),
+        (
+            datetime(2026, 3, 1, 5),
+            datetime(2026, 3, 1, 6),
+            UTC,
+            "2026-03-01 05:00 to 2026-03-01 06:00 UTC",
+        ),
+        (None, None, UTC, "2026-03-05 12:00 UTC"),
+    ],
+)
+def test_the_day_of_a_run(start, end, zone, day):
+    start, end = (edge and edge.replace(tzinfo=UTC) for edge in (start, end))
+    assert alerts._day(start, end, datetime(2026, 3, 5, 12, tzinfo=UTC), zone) == day

@@ -1,0 +1,19 @@
+"""Reports what `make test-all` needs beside the virtual environment, and how to install it."""
+
+import shutil
+import sys
+
+# Programs, of each group one, and the packages of Debian and Homebrew.
+PROGRAMS = {
+    ("chromium", "chromium-browser", "google-chrome"): ("chromium fonts-liberation", "chromium"),
+    ("redis-server",): ("redis-server", "redis"),
+}
+
+missing = [packages for names, packages in PROGRAMS.items() if not any(map(shutil.which, names))]
+if missing:
+    debian, homebrew = (" ".join(names) for names in zip(*missing, strict=True))
+    sys.exit(
+        "error: the tests in a browser and with Celery need programs that are not installed. "
+        f"On Debian: apt-get install {debian}. With Homebrew: brew install {homebrew}. "
+        "`make test` runs all other tests."
+    )
