@@ -1,6 +1,6 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # The comment of a target says who needs it and when. `make PORT=9000 start` takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT
+export PORT WAREHOUSE_PORT REDIS_PORT WAREHOUSE_URL
 
 # `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
@@ -84,7 +84,7 @@ ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what c
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
 # Python's own venv first, so that a machine needs git, make and Python only.
-$(VENV)/installed: requirements-dev.txt
+$(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
 	@python=; for candidate in python3 python3.13 python3.12 python3.11; do \
 		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 		then python=$$candidate; break; fi; done; \

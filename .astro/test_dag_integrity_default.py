@@ -1,7 +1,7 @@
-"""What `astro dev parse` and `astro deploy` run in the image: does every DAG file import?
+"""`astro dev parse` and `astro deploy` run this file in the image: every DAG file can be imported.
 
-The CLI's own file calls DagBag with an argument that Airflow 3.3 has removed, and mocks
-connections, variables and os.getenv, which no file may need while it is parsed.
+The file that the CLI generates calls DagBag with an argument that Airflow 3.3 has removed. It also
+mocks connections, variables and os.getenv, which no DAG file may need while it is parsed.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def test_every_dag_file_imports():
     allowed = (PROJECT / ".astro" / "dag_integrity_exceptions.txt").read_text().splitlines()
-    # With the project as the bundle, errors are keyed as the exceptions are written: dags/<file>.
+    # With the project as the bundle, the keys of errors are like those exceptions: dags/<file>.
     bag = DagBag(PROJECT / "dags", bundle_path=PROJECT)
     errors = {file: error for file, error in bag.import_errors.items() if file not in allowed}
     if errors:

@@ -112,8 +112,14 @@ def connect(warehouse: Mapping[str, str]):
     """Connect to the warehouse that dbt's variables name. Each statement is a transaction."""
     import psycopg
 
-    names = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "dbname": "DB"}
-    login = {name: warehouse[f"WAREHOUSE_{variable}"] for name, variable in names.items()}
+    login = {
+        name: warehouse[f"WAREHOUSE_{variable}"]
+        for name, variable in zip(
+            ("host", "port", "user", "password", "dbname"),
+            ("HOST", "PORT", "USER", "PASSWORD", "DB"),
+            strict=True,
+        )
+    }
     return psycopg.connect(**login, autocommit=True, connect_timeout=30)
 
 

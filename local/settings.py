@@ -79,8 +79,7 @@ class Settings:
     def connection(self) -> dict:
         """Return the Airflow connection `warehouse`.
 
-        It is the local one, or the server that WAREHOUSE_URL names, as
-        postgresql://user:password@host:port/database.
+        It is the local one, or the server that WAREHOUSE_URL names with a URL of Postgres.
         """
         url = self.environment.get("WAREHOUSE_URL")
         return self._connection_from(url) if url else self.local_connection()

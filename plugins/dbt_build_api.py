@@ -53,7 +53,8 @@ if key is None:
 async def receive_report(build_id: UUID, request: Request) -> Answer:
     """Set the states of a report; return the try numbers of the tasks."""
     # The signature is that of the bytes, so FastAPI must not parse them.
-    if not 0 < int(request.headers.get("content-length") or 0) <= MAX_BYTES:
+    length = request.headers.get("content-length", "")
+    if not (length.isdecimal() and 0 < int(length) <= MAX_BYTES):
         raise HTTPException(413, "the report has no length, or is too long")
     body = await request.body()
     signature = request.headers.get("x-dbt-build-signature", "")

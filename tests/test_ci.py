@@ -136,7 +136,7 @@ def test_the_audit_names_a_weakness_and_fails_where_nobody_can_be_asked(clone, i
 
 
 def test_renovate_finds_what_the_hooks_install_and_the_runtimes():
-    renovate = json.loads((ROOT / "renovate.json").read_text())
+    renovate = json.loads((ROOT / ".github" / "renovate.json").read_text())
     found = {}
     for manager in renovate["customManagers"]:
         (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]

@@ -1,26 +1,272 @@
-"""Each fault in the tables of docs/reliability*.md names tests, and they are there."""
+"""The documents name what exists: links, make targets, files, settings, tests and arguments."""
 
+import inspect
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HAS_POSTGRES, ROOT
 
-# As the text above the tables says.
-FOLDERS = {"I": "tests/integration", "L": "tests/local", "D": "tests/include/dbt_build"}
-ROWS = [
-    line
-    for document in sorted((ROOT / "docs").glob("reliability*.md"))
-    for line in document.read_text().splitlines()
-    if line.startswith("| ") and not line.startswith(("| fault", "| ---"))
-]
+if not HAS_POSTGRES:
+    pytest.skip("the image holds none of these files", allow_module_level=True)
+
+from airflow.configuration import retrieve_configuration_description
+from airflow.sdk import BaseOperator
+from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig, settings
+from cosmos.constants import (
+    ExecutionMode,
+    InvocationMode,
+    LoadMode,
+    SeedRenderingBehavior,
+    SourceRenderingBehavior,
+)
+from cosmos.converter import DbtToAirflowConverter
+from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
+from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
+
+from include.dbt_build.arguments import (
+    REFUSED_OPERATOR_ARGS,
+    Arguments,
+    UnsupportedArgumentError,
+)
+
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "local" / "adopted" / "README.md.txt",
+    ]
+)
+# Release notes name files, targets and settings of their own version.
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+# Without tables, code blocks and generated parts.
+MAX_WORDS = {"README.md": 600, "how-it-works.md": 600, "CHANGELOG.md": 10_000}
+MAX_WORDS_OF_A_PAGE = 1200
+
+GENERATED_PART = re.compile(r"<!-- generated .*?-->.*?<!-- end .*?-->", re.DOTALL)
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(
+    r"[\w./-]+/|(?:[\w-]*\.?[\w.-]+/)*[\w.-]*\.(?:md|py|toml|ya?ml|txt|json|sql|example)"
+)
+# Files of dbt, of a dbt project, of the machine, or of a measurement, which may not be there.
+OTHER_FILES = re.compile(
+    r"(?:manifest|run_results|sources)\.json|(?:packages|profiles|selectors|dbt_project)\.yml"
+    r"|docs/benchmark\.json|\.env|\.(?:local|venv|bench)/.*|target/|/dbt_build/"
+)
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]")
+# Variables of other tools.
+OTHER_VARIABLES = {"UV_OVERRIDE"}
+# Where Airflow looks for a connection.
+CONNECTION = "AIRFLOW_CONN_"
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_fault_has_its_tests(row):
-    file = None
-    tests = re.findall(r"`(?:(?:(\w) )?([\w/]+\.py)::)?(test_\w+)`", row.split(" | ")[-1])
-    assert tests
-    for folder, name, test in tests:
-        file = f"{FOLDERS[folder]}/{name}" if folder else name or file
-        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+def id_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def tracked_files() -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+FILES = tracked_files()
+CODE = "\n".join(
+    (ROOT / name).read_text()
+    for name in FILES
+    if not name.endswith((".md", ".md.txt", ".gz", ".png", ".svg", ".csv"))
+    and name not in ("requirements-dev.txt", "tests/test_docs.py")
+)
+
+
+def code_of(text: str) -> list[str]:
+    """Return the code spans of a page, and the lines of its code blocks."""
+    blocks = CODE_BLOCK.findall(text)
+    lines = [line.strip() for block in blocks for line in block.splitlines()[1:-1]]
+    return [*re.findall(r"`([^`\n]+)`", CODE_BLOCK.sub("", text)), *lines]
+
+
+def words(text: str) -> int:
+    for part in (GENERATED_PART, CODE_BLOCK, re.compile(r"^ *\|.*$", re.MULTILINE)):
+        text = part.sub("", text)
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_a_page_is_short(page):
+    assert words(page.read_text()) <= MAX_WORDS.get(page.name, MAX_WORDS_OF_A_PAGE)
+
+
+def test_the_readme_is_short_with_everything_in_it():
+    text = GENERATED_PART.sub("", (ROOT / "README.md").read_text())
+    assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= MAX_WORDS["README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_each_relative_link_leads_to_a_file(page):
+    # The template of a README is written to the root.
+    folder = ROOT if page.suffix == ".txt" else page.parent
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    relative = [link for link in links if not re.match(r"\w+:", link)]
+    assert [link for link in relative if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=id_of)
+def test_each_make_target_exists(page):
+    makefiles = "".join(file.read_text() for file in [ROOT / "Makefile", *ROOT.glob("*.mk")])
+    known = set(re.findall(r"^([a-z-]+):", makefiles, re.MULTILINE))
+    named = {
+        target
+        for code in code_of(page.read_text())
+        for target in re.findall(r"(?:^|&& |[A-Z_]+=\S+ )make ([a-z][a-z-]*)", code)
+    }
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=id_of)
+def test_each_file_exists(page):
+    named = {code for code in code_of(page.read_text()) if FILE.fullmatch(code)}
+    named = {name for name in named if not OTHER_FILES.fullmatch(name)}
+    known = "".join(f"/{file}\n" for file in FILES)
+    assert {name for name in named if f"/{name.removeprefix('../')}" not in known} == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=id_of)
+def test_each_setting_exists(page):
+    text = page.read_text()
+    described = retrieve_configuration_description(include_airflow=True, include_providers=True)
+    known = {
+        (section.lower(), option.lower())
+        for section, content in described.items()
+        for option in content["options"]
+    }
+    # Cosmos does not describe all of its settings.
+    for names in re.findall(r'conf\.\w+\(\s*"(\w+)", "(\w+)"', inspect.getsource(settings) + CODE):
+        known.add(names)
+    named = {
+        *re.findall(r"\[(\w+)\] (\w+)", text),
+        *(
+            (section.lower(), option.lower())
+            for section, option in re.findall(r"\bAIRFLOW__([A-Z_]+?)__([A-Z_]+)\b", text)
+        ),
+    }
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=id_of)
+def test_each_variable_is_read_by_something(page):
+    named = {
+        name
+        for code in code_of(page.read_text())
+        for name in VARIABLE.findall(code)
+        if not name.startswith(("AIRFLOW__", CONNECTION))
+    }
+    assert {name for name in named - OTHER_VARIABLES if name not in CODE} == set()
+
+
+# Sections of docs/how-it-works.md, and the functions whose parameters each has.
+SIGNATURES = {
+    "DbtDag and DbtTaskGroup": (DbtToAirflowConverter,),
+    "ProjectConfig": (ProjectConfig,),
+    "ProfileConfig": (ProfileConfig,),
+    "RenderConfig": (RenderConfig,),
+    "ExecutionConfig": (ExecutionConfig,),
+    "operator_args": (AbstractDbtBase, AbstractDbtLocalBase, DbtBuildMixin, DbtBuildLocalOperator),
+}
+# What the sections name beside these parameters.
+OWN_ARGUMENTS = {"DbtDag and DbtTaskGroup": {"source_freshness"}}
+
+
+def rows_of(section: str) -> list[list[str]]:
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    table = text.partition(f"### {section}\n")[2].partition("\n#")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def names_of(cell: str) -> set[str]:
+    # A row can name examples of a kind of arguments.
+    return set() if "such as" in cell else set(re.findall(r"`(\w+)`", cell))
+
+
+@pytest.mark.parametrize("section", SIGNATURES)
+def test_the_table_of_arguments_has_each_of_cosmos(section):
+    parameters = {
+        name
+        for function in SIGNATURES[section]
+        for name, parameter in inspect.signature(function.__init__).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    of_airflow = set(inspect.signature(BaseOperator.__init__).parameters)
+    named = set().union(*(names_of(cell) for cell, _ in rows_of(section)))
+    assert parameters - {"self", "task_id"} <= named
+    assert named <= parameters | of_airflow | OWN_ARGUMENTS.get(section, set())
+
+
+# By section and argument: a value that the table calls refused.
+REFUSED = {
+    "RenderConfig": {
+        "load_method": LoadMode.CUSTOM,
+        "invocation_mode": InvocationMode.SUBPROCESS,
+        "dbt_executable_path": "/opt/dbt",
+        "node_converters": {"model": print},
+        "dbt_ls_path": Path("dbt_ls.txt"),
+        "source_rendering_behavior": SourceRenderingBehavior.ALL,
+        "source_pruning": True,
+        "seed_rendering_behavior": SeedRenderingBehavior.NONE,
+        "airflow_vars_to_purge_dbt_ls_cache": ["name"],
+        "airflow_vars_to_purge_dbt_yaml_selectors_cache": ["name"],
+    },
+    "ExecutionConfig": {
+        "execution_mode": ExecutionMode.WATCHER,
+        "install_dbt_deps": "{{ params.install }}",
+        "virtualenv_dir": Path("venv"),
+        "async_py_requirements": ["dbt-bigquery"],
+        "setup_operator_args": {"queue": "dbt"},
+    },
+}
+
+
+@pytest.mark.parametrize("section", REFUSED)
+def test_the_table_names_the_arguments_of_configs_that_the_engine_refuses(section, tmp_path):
+    named = [names_of(cell) for cell, text in rows_of(section) if "refused" in text]
+    assert set().union(*named) == set(REFUSED[section])
+    (tmp_path / "profiles.yml").touch()
+    profile = ProfileConfig("acme", "dev", profiles_yml_filepath=tmp_path / "profiles.yml")
+    config = {"RenderConfig": RenderConfig, "ExecutionConfig": ExecutionConfig}[section]
+    argument = "render_config" if section == "RenderConfig" else "execution_config"
+    for name, value in REFUSED[section].items():
+        given = {"profile_config": profile, argument: config(**{name: value})}
+        with pytest.raises(UnsupportedArgumentError, match=name):
+            Arguments.check(given)
+
+
+def test_the_table_refuses_the_arguments_of_operators_that_the_engine_refuses():
+    refused = [names_of(cell) for cell, text in rows_of("operator_args") if "refused" in text[:8]]
+    assert set().union(*refused) == set(REFUSED_OPERATOR_ARGS)
+
+
+def test_each_situation_of_the_reliability_pages_has_its_tests():
+    defined = {
+        (name, test)
+        for name in FILES
+        if name.startswith("tests/") and name.endswith(".py")
+        for test in re.findall(r"^def (test_\w+)\(", (ROOT / name).read_text(), re.MULTILINE)
+    }
+    missing, tests = [], 0
+    for page in sorted((ROOT / "docs").glob("reliability*.md")):
+        file = None
+        for line in page.read_text().splitlines():
+            if not line.startswith("| ") or line.startswith(("| situation", "| ---")):
+                continue
+            found = re.findall(r"`(?:([\w/]+\.py)::)?(test_\w+)`", line.split(" | ")[-1])
+            missing += [] if found else [f"{page.name}: {line}"]
+            for name, test in found:
+                file = name or file
+                tests += 1
+                if (f"tests/{file}", test) not in defined:
+                    missing.append(f"{page.name}: {file}::{test}")
+    assert missing == []
+    assert tests > 20

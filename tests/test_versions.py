@@ -99,8 +99,9 @@ def test_checks_can_fail(tmp_path, check, file, old, new):
     for path in FILES:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
-    (tmp_path / "dbt" / "any").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/projects/all-of-dbt/dbt_project.yml", tmp_path / "dbt" / "any")
+    project = tmp_path / "dbt" / "any" / "dbt_project.yml"
+    project.parent.mkdir(parents=True)
+    project.write_text('{name: any, require-dbt-version: [">=1.11.0", "<2.0.0"]}')
     check(tmp_path)
     changed, count = re.subn(old, new, read(tmp_path, file), count=1)
     assert count == 1

@@ -86,12 +86,16 @@ def slim_manifest(
     nodes = all_nodes(manifest)
     selected = set(selected) & nodes.keys()
     rendered = {k: nodes[k] for k in nodes if k in selected and k.split(".")[0] in RENDERED}
+    parents_of = _parents(nodes)
+    # dbt runs the unit tests of a model before the model, and not without it.
+    selected = {
+        k for k in selected if not k.startswith("unit_test.") or parents_of(k)[0] in rendered
+    }
     names = task_names(rendered, root=manifest["metadata"].get("project_name"))
     key = {
         unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
         for unique_id, node in rendered.items()
     }
-    parents_of = _parents(nodes)
     depth = _depths(parents_of)
     reads = _nearest(parents_of, rendered.keys())
 
@@ -103,8 +107,7 @@ def slim_manifest(
     for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
         parents = parents_of(unique_id)
         attached = [parent for parent in parents if parent in rendered]
-        if unique_id.startswith("unit_test.") and parents and parents[0] in rendered:
-            # dbt runs the unit tests of a model before the model.
+        if unique_id.startswith("unit_test."):
             run[parents[0]].append(unique_id)
         elif detach_tests and len(attached) > 1:
             detached[unique_id] = attached

@@ -16,7 +16,7 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest
 from include.dbt_build.protocol import BUILT_NODES, NODE_RESULTS, PROBLEMS, StoredResult
-from include.dbt_build.reporting import ResultReporter
+from include.dbt_build.reporting import ResultReporter, store_built_nodes
 from include.dbt_build.results import BuildResults
 
 # States of a node task whose nodes the build task leaves alone.
@@ -84,8 +84,8 @@ class DbtBuildOperator(DbtCommandOperator):
         pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
-        built = set() if is_new else self._built_nodes(ti)
-        self.results.add_built(built)
+        built = self._built_nodes(ti, is_new=is_new)
+        self.results.add_built_before(built)
         with ResultReporter(ti, pending, self.results, self.group.teardown_id) as reporter:
             stale = self._check_sources(context, pending)
             # None stands for the selection of the DAG.
@@ -106,19 +106,23 @@ class DbtBuildOperator(DbtCommandOperator):
     def _definitions(self, nodes: set[str] | None) -> list[dict] | None:
         return None if nodes is None else self.group.definitions(nodes)
 
-    def _built_nodes(self, ti) -> set[str]:
+    def _built_nodes(self, ti, *, is_new: bool) -> set[str]:
         """Return the nodes that an earlier try of the build task built.
 
         After a clear they are built again, except nodes without a task of their own.
         """
-        built = {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES) or ())}
-        if is_first_try(ti, self):
-            return built - {
-                node
-                for task_id in self.group.node_task_ids
-                for node in self.dag.get_task(task_id).nodes
-            }
+        stored = {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES) or ())}
+        if not is_first_try(ti, self):
+            return stored
+        built = set() if is_new else stored - self._nodes_with_task()
+        if built != stored:
+            # A retry of this try must not find the nodes from before the clear.
+            store_built_nodes(ti, self.group.teardown_id, built)
         return built
+
+    def _nodes_with_task(self) -> set[str]:
+        tasks = (self.dag.get_task(task_id) for task_id in self.group.node_task_ids)
+        return {node for task in tasks for node in task.nodes}
 
     def _check_sources(self, context, pending: list["DbtNodeOperator"]) -> set[str]:
         """Check the sources among the pending tasks; return the tasks behind those too old."""
@@ -134,18 +138,13 @@ class DbtBuildOperator(DbtCommandOperator):
         self, pending: list["DbtNodeOperator"], built: set[str], stale: set[str]
     ) -> set[str]:
         """Return the nodes to build, those without a task included."""
-        with_task = {
-            node
-            for task_id in self.group.node_task_ids
-            for node in self.dag.get_task(task_id).nodes
-        }
         wanted = {
             node
             for task in pending
             if not task.checks_freshness and task.task_id not in stale
             for node in task.nodes
         }
-        without_task = self.group.slim["selectors_of_nodes"].keys() - with_task
+        without_task = self.group.slim["selectors_of_nodes"].keys() - self._nodes_with_task()
         missing = (wanted | without_task) - built
         # dbt runs the hooks of the project only with a node. If an earlier try built all of them
         # and ended before its hooks, tests are run again, which change nothing.
@@ -167,7 +166,7 @@ class DbtBuildOperator(DbtCommandOperator):
     def _fail(self, failed: set[str]) -> None:
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
         self.log.error("%s\n%s", message, self.results.message(failed))
-        if self.results.succeeded():
+        if self.results.succeeded() - self.results.built_before:
             # A retry would build again what was built, and add rows to a model without a key.
             raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
         raise AirflowException(message)

@@ -4,8 +4,8 @@ An image is built without the warehouse's connection, but the name of the databa
 every node. So dbt parses with a profile of placeholders, and a run that loads the parsed manifest
 replaces them. dbt gets the manifest from `dbtRunner(manifest=...)` and does not parse again.
 
-This module is the only one that uses names of dbt which dbt does not document: the format of
-partial_parse.msgpack, and the edges that `dbt build` adds for tests.
+This module is the only one that uses what dbt does not document: the format of
+partial_parse.msgpack.
 """
 
 import gc
@@ -208,20 +208,3 @@ def write_manifest_json(project: DbtProject, values: Mapping[str, str], file: Pa
         text = text.replace(placeholder, json.dumps(real)[1:-1])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-
-
-def add_test_edges(manifest) -> None:
-    """Let nodes depend on tests as in `dbt build`, for a `dbt ls` that follows the same edges.
-
-    `dbt build` runs a node after the tests of what the node reads, so there a graph operator such
-    as `+` leads over tests. In `dbt ls` it does not.
-    """
-    from dbt.compilation import Linker
-
-    manifest.build_parent_and_child_maps()
-    linker = Linker()
-    linker.link_graph(manifest)
-    before = set(linker.graph.edges)
-    linker.add_test_edges(manifest)
-    for test, node in set(linker.graph.edges) - before:
-        manifest.nodes[node].depends_on.nodes.append(test)

@@ -92,13 +92,21 @@ class ResultReporter:
                     self._store_built()
                 except Exception as error:
                     log.warning("The results could not be passed to Airflow yet: %s", error)
-            # Airflow has ended the task, so it accepts nothing of it.
-            if self._is_interrupted:
-                return
             try:
-                self._end()
+                if not self._is_interrupted:
+                    self._end()
+                # Airflow has ended the task, so it accepts no states from it.
+                elif self._is_cleared():
+                    # Airflow does not count the next try as a first one. It has to build all nodes.
+                    store_built_nodes(self.ti, self.teardown_id, ())
             except Exception as error:
                 self._error = error
+
+    def _is_cleared(self) -> bool:
+        """Return whether the build task was cleared while dbt works."""
+        ti = self.ti
+        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        return states.get(ti.task_id) == "restarting"
 
     def _collect(self) -> None:
         """Take the tasks whose nodes have ended from `pending`."""
@@ -203,13 +211,18 @@ class ResultReporter:
         }
         if (built := self.results.succeeded() - shown) - self._built:
             self._built |= built
-            BaseXCom.set(
-                key=BUILT_NODES,
-                value=sorted(self._built),
-                dag_id=self.ti.dag_id,
-                task_id=self.teardown_id,
-                run_id=self.ti.run_id,
-            )
+            store_built_nodes(self.ti, self.teardown_id, self._built)
+
+
+def store_built_nodes(ti, teardown_id: str, nodes: Iterable[str]) -> None:
+    """Store the nodes that a retry of the build task must not build again."""
+    BaseXCom.set(
+        key=BUILT_NODES,
+        value=sorted(nodes),
+        dag_id=ti.dag_id,
+        task_id=teardown_id,
+        run_id=ti.run_id,
+    )
 
 
 def _utc(time: str) -> datetime:

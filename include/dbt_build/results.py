@@ -48,6 +48,16 @@ class BuildResults:
         # The message of what stopped dbt outside of its nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
+        # Nodes that an earlier try of the build task built.
+        self.built_before: set[str] = set()
+
+    def add_built_before(self, nodes: Iterable[str]) -> None:
+        """Set nodes to successful that an earlier try of the build task built."""
+        now = datetime.now(UTC).isoformat()
+        for node in nodes:
+            self.built_before.add(node)
+            line = "An earlier try of the build task built it: see the log of that try."
+            self.nodes[node] = NodeResult("success", now, now, [line])
 
     def receive(self, event) -> None:
         """Read an event of dbtRunner."""
@@ -146,13 +156,6 @@ class BuildResults:
         node.started_at = result["timing"][0]["started_at"]
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
-
-    def add_built(self, nodes: Iterable[str]) -> None:
-        """Add nodes that an earlier try of the task built."""
-        now = datetime.now(UTC).isoformat()
-        for node in nodes:
-            line = "dbt built this in an earlier try of the build task."
-            self.nodes[node] = NodeResult("success", now, now, [line])
 
     def pass_sources(self, sources: Iterable[str], line: str) -> None:
         """Set sources to fresh without a check."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 from cosmos.constants import TestBehavior
 
 from include.dbt_build.manifest import BUILT_PARTS, SlimManifest, slim_manifest
-from include.dbt_build.parsing import add_test_edges, load_manifest, run_dbt
+from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
 # The selector with which a run names single nodes.
@@ -32,6 +31,8 @@ SELECTING_OPTIONS = {
     "--exclude-resource-types": "--exclude-resource-type",
     "--state": "--state",
 }
+# Resource types that `dbt ls` lists although `dbt build` does not run them.
+NOT_BUILT = ("source", "metric", "semantic_model", "analysis")
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,8 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     file = project.manifest or project.target / "manifest.json"
     manifest = json.loads(file.read_text())
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words]
-    parsed = None
-    if not project.executable:
-        parsed = load_manifest(project)
-        if _has_graph_operator(project, selection):
-            add_test_edges(parsed)
+    words += _not_built(project, selection)
+    parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
     built = {k: node for part in BUILT_PARTS for k, node in manifest.get(part, {}).items()}
@@ -123,16 +121,16 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     )
 
 
-def _has_graph_operator(project: DbtProject, selection: Selection) -> bool:
-    given = " ".join([*selection.select, *selection.exclude, *selection.options])
-    if re.search(r"[+@]", given):
-        return True
-    # Without a selection dbt uses the default selector of the project.
-    uses_file = selection.selector or not (selection.select or selection.exclude)
-    file = project.workdir / "selectors.yml"
-    return bool(
-        uses_file and file.exists() and re.search(r"[+@]|parents|children", file.read_text())
-    )
+def _not_built(project: DbtProject, selection: Selection) -> list[str]:
+    """Return the options that leave out what `dbt build` does not run.
+
+    `dbt ls` lists sources too. Then `--select selector:x+` would select what reads the sources.
+    """
+    excluded = [*NOT_BUILT]
+    if "--exclude-resource-type" not in selection.options:
+        # An option on the command line replaces the variable.
+        excluded += project.environment_with().get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
+    return [word for name in excluded for word in ("--exclude-resource-type", name)]
 
 
 def _is_empty(node: dict) -> bool:

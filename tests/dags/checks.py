@@ -1,4 +1,4 @@
-"""What every DAG of the project has to have, as functions that name what is missing."""
+"""Checks of every DAG, as functions that name what is missing."""
 
 import json
 from collections import defaultdict
@@ -7,8 +7,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from include.dbt_build.operators import DbtBuild
-from include.dbt_build.project import manifest_path
+from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown
 
 
 def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
@@ -22,13 +21,13 @@ def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
     if dag.catchup:
         yield f"{dag.dag_id}: catchup is on, a deployment would run each day since start_date"
     if not dag.on_failure_callback:
-        yield f"{dag.dag_id}: nobody hears of a run that failed, take DAG_DEFAULTS"
+        yield f"{dag.dag_id}: no on_failure_callback, use DAG_DEFAULTS"
     if not dag.dagrun_timeout:
-        yield f"{dag.dag_id}: no dagrun_timeout, a run could hang for ever: take DAG_DEFAULTS"
+        yield f"{dag.dag_id}: no dagrun_timeout, so a run could hang for ever: use DAG_DEFAULTS"
     for task in dag.tasks:
         if task.owner in ("", "airflow"):
             yield f"{dag.dag_id}.{task.task_id}: no owner"
-        if task.retries < 1:
+        if task.retries < 1 and not isinstance(task, DbtBuildTeardown):
             yield f"{dag.dag_id}.{task.task_id}: no retries"
         for conn_id in connection_ids(task) - connections:
             yield f"{dag.dag_id}.{task.task_id}: airflow_settings.yaml has no connection {conn_id}"
@@ -45,12 +44,12 @@ def built_twice(dags: Iterable[DAG]) -> Iterator[str]:
     """Yield a line for each table or view that two nodes build, or one node in two DAGs."""
     builders = defaultdict(set)
     for dag in dags:
-        for build in (task for task in dag.tasks if isinstance(task, DbtBuild)):
-            known = json.loads(manifest_path(Path(build.project_dir)).read_text())["nodes"]
-            tasks = [task for task in dag.tasks if getattr(task, "build", None) == build.task_id]
-            for node in {node for task in tasks for node in task.nodes}:
+        for build in (task for task in dag.tasks if isinstance(task, DbtBuildOperator)):
+            manifest = json.loads((build.project.target / "manifest.json").read_text())
+            for node in build.group.slim["selectors_of_nodes"]:
+                relation = manifest["nodes"].get(node, {}).get("relation_name") or ""
                 # Without the database, which is that of the connection.
-                _, _, name = (known.get(node, {}).get("relation_name") or "").partition(".")
+                _, _, name = relation.partition(".")
                 if name and not node.startswith("test."):
                     builders[min(connection_ids(build)), name].add(f"{node} in {dag.dag_id}")
     for (conn_id, name), found in sorted(builders.items()):

@@ -1,4 +1,4 @@
-"""Every DAG file imports, without running dbt, and has what a DAG of this project needs."""
+"""Every DAG file can be imported without running dbt, and has what a DAG of this project needs."""
 
 import os
 import sys
@@ -10,11 +10,12 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
-from cosmos import DbtDag
-from include.alerts import alert
+from cosmos import ProjectConfig, RenderConfig
 
-from include.dbt_build import add_dbt_build, cosmos_args
-from tests.conftest import HOME, ROOT
+from include.dbt_build import DbtDag
+from include.dbt_build.alerts import alert
+from include.warehouse import warehouse_profile
+from tests.conftest import HOME, PROJECTS, ROOT
 from tests.dags.checks import built_twice, misnamed, problems
 
 SETTINGS = ROOT / "airflow_settings.yaml"
@@ -34,7 +35,7 @@ def test_every_file_imports_and_defines_a_dag(dag_bag):
     assert {os.path.basename(dag.fileloc) for dag in dag_bag.dags.values()} == files
 
 
-def test_nothing_is_missing(dag_bag, connections):
+def test_every_dag_passes_the_checks(dag_bag, connections):
     assert [line for dag in dag_bag.dags.values() for line in problems(dag, connections)] == []
 
 
@@ -42,13 +43,12 @@ def test_no_table_is_built_twice(dag_bag):
     assert list(built_twice(dag_bag.dags.values())) == []
 
 
-def test_no_file_has_a_name_that_dbt_takes_for_its_own():
+def test_no_file_has_the_name_of_a_plugin_of_dbt():
     assert list(misnamed((ROOT / "dags").glob("*.py"))) == []
     assert len(list(misnamed([ROOT / "dags" / "dbt_daily.py"]))) == 1
 
 
 def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
-    """Parse once more, and watch for processes."""
     seen = []
     watching = True
 
@@ -57,7 +57,7 @@ def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
             seen.append(args[1])
 
     def parsed() -> dict[Path, float]:
-        # Not of a DAG without cosmos_args, for which Cosmos runs dbt as it likes.
+        # Cosmos runs dbt for a DAG with its own classes.
         made = HOME.glob("cosmos/dbt_projects/**/manifest.json")
         return {file: file.stat().st_mtime for file in made}
 
@@ -101,7 +101,7 @@ def test_a_good_dag_has_no_problem():
         ({"catchup": True}, {"warehouse"}, "catchup"),
         ({"default_args": {"retries": 1}}, {"warehouse"}, "no owner"),
         ({"default_args": {"owner": "team"}}, {"warehouse"}, "no retries"),
-        ({"on_failure_callback": None}, {"warehouse"}, "nobody hears"),
+        ({"on_failure_callback": None}, {"warehouse"}, "no on_failure_callback"),
         ({"dagrun_timeout": None}, {"warehouse"}, "no dagrun_timeout"),
         ({}, {"another"}, "no connection warehouse"),
     ],
@@ -113,9 +113,13 @@ def test_the_checks_can_fail(changes, known, problem):
 
 
 def states(dag_id: str, **changes) -> DAG:
-    dag = DbtDag(dag_id=dag_id, schedule=None, **cosmos_args("states", **changes))
-    add_dbt_build(dag)
-    return dag
+    return DbtDag(
+        dag_id=dag_id,
+        schedule=None,
+        project_config=ProjectConfig(PROJECTS / "states"),
+        render_config=RenderConfig(select=changes.pop("select")),
+        profile_config=warehouse_profile("states", **changes),
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,7 @@ def states(dag_id: str, **changes) -> DAG:
         ({"conn_id": "elsewhere"}, set()),
     ],
 )
-def test_what_two_dags_build_is_named(projects, changes, twice):
+def test_a_table_that_two_dags_build_is_named(projects, changes, twice):
     dags = [states("one", select=["a", "b"]), states("two", **{"select": ["a", "b"], **changes})]
     lines = list(built_twice(dags))
     assert {line.split(" of warehouse is built by ")[0] for line in lines} == twice

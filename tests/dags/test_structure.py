@@ -1,149 +1,129 @@
-"""What Airflow shows is what dbt would build: every node once, with dbt's own dependencies."""
+"""Airflow shows what dbt would build: every node once, with dbt's own dependencies.
+
+The DAGs are those in dags/ and those that only tests run. test_selection_like_dbt.py compares
+generated projects in the same way.
+"""
 
 import json
-from collections import defaultdict
 from itertools import chain
-from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
-from dbt.cli.main import dbtRunner
 
-from include.dbt_build.operators import DbtBuild, DbtNode
-from include.dbt_build.project import BUILT
+from include.dbt_build.operators import DbtBuildOperator, DbtNodeOperator
 from tests.conftest import ROOT
+from tests.include.dbt_build.plain_dbt import PlainDbt, Selected
+
+# Nodes that `dbt build` only names in its results.
+TASKLESS = ("exposure", "saved_query", "function")
 
 
 @pytest.fixture(scope="module")
-def builds(dag_bag) -> list[tuple[DAG, DbtBuild]]:
-    """Each `dbt build` of the DAGs in dags/, and of those that only tests run."""
+def builds(dag_bag) -> list[tuple[DAG, DbtBuildOperator]]:
     bag = DagBag(ROOT / "tests" / "integration" / "dags", bundle_path=ROOT)
     assert bag.import_errors == {}
     dags = chain(dag_bag.dags.values(), bag.dags.values())
-    return [(dag, task) for dag in dags for task in dag.tasks if isinstance(task, DbtBuild)]
+    return [(dag, t) for dag in dags for t in dag.tasks if isinstance(t, DbtBuildOperator)]
 
 
-def of_build(dag: DAG, build: DbtBuild) -> list[DbtNode]:
-    return [task for task in dag.tasks if getattr(task, "build", None) == build.task_id]
+@pytest.fixture(scope="module")
+def selected(builds, tmp_path_factory) -> dict[str, Selected]:
+    """What a `dbt build` with the arguments of each build would run, by the ID of its DAG."""
+    parsed, found = {}, {}
+    for dag, build in builds:
+        project = build.project
+        words = ["--vars", json.dumps(dict(project.variables))]
+        if project.workdir not in parsed:
+            folder = tmp_path_factory.mktemp("plain")
+            dbt = PlainDbt(project.workdir, folder, project.environment)
+            dbt.manifest = dbt("parse", *words)
+            parsed[project.workdir] = dbt
+        for option in ("select", "exclude", "selector"):
+            if value := getattr(build, option):
+                words += [f"--{option}", value]
+        words += build.selecting_options
+        found[dag.dag_id] = parsed[project.workdir].build_selects(*words)
+    return found
 
 
-def built(dag: DAG, build: DbtBuild) -> list[DbtNode]:
-    return [task for task in of_build(dag, build) if not task.checks_freshness]
+def tasks_of(dag: DAG, build: DbtBuildOperator) -> list[DbtNodeOperator]:
+    return [dag.get_task(task_id) for task_id in build.group.node_task_ids]
 
 
-def selected(build: DbtBuild) -> list[str]:
-    """The unique ids that a `dbt build` builds, tests and unit tests included."""
-    words = ["--quiet", "ls", "--output", "json", "--output-keys", "unique_id"]
-    words += ["--resource-type", "all", "--project-dir", build.project_dir]
-    if build.vars:
-        words += ["--vars", json.dumps(build.vars)]
-    for option in ("select", "exclude", "selector"):
-        if value := getattr(build, option):
-            words += [f"--{option}", value]
-    with build.profile_config.ensure_profile(use_mock_values=True) as (profiles_yml, _):
-        words += ["--profiles-dir", str(profiles_yml.parent)]
-        words += ["--profile", build.profile_config.profile_name]
-        words += ["--target", build.profile_config.target_name]
-        listed = dbtRunner().invoke([*map(str, words)])
-    nodes = [json.loads(line)["unique_id"] for line in listed.result]
-    return [node for node in nodes if node.split(".")[0] in (*BUILT, "test", "unit_test")]
-
-
-def known(build: DbtBuild) -> dict:
-    return json.loads(Path(build.project_dir, "target", "manifest.json").read_text())
-
-
-def test_every_selected_node_is_run_by_one_task(builds):
+def test_every_selected_node_is_run_by_one_task(builds, selected):
     assert builds
     for dag, build in builds:
-        nodes = known(build)["nodes"]
-        wanted = {
-            node
-            for node in selected(build)
-            if nodes.get(node, {}).get("config", {}).get("materialized") != "ephemeral"
-        }
-        run = [node for task in built(dag, build) for node in task.nodes]
+        tasks = [task for task in tasks_of(dag, build) if not task.checks_freshness]
+        run = [node for task in tasks for node in task.nodes if not node.startswith(TASKLESS)]
+        wanted = [n for n in selected[dag.dag_id].nodes if not n.startswith(TASKLESS)]
         assert sorted(run) == sorted(wanted), dag.dag_id
 
 
-def test_tasks_and_edges_are_those_of_the_manifest(builds):
+def test_every_task_waits_for_those_that_dbt_waits_for(builds, selected):
     for dag, build in builds:
-        group = build.task_id.removesuffix("_build")
-        prefix = f"{group}." if group in dag.task_group_dict else ""
-        tasks, edges = expected(known(build), selected(build), prefix)
-        ours = {task.task_id: task for task in built(dag, build)}
-        assert set(ours) == tasks, dag.dag_id
-        rendered = {
-            (name, child)
-            for name, task in ours.items()
-            for child in task.downstream_task_ids & ours.keys()
-        }
-        assert rendered == edges, dag.dag_id
+        task_of = {node: task for task in tasks_of(dag, build) for node in task.nodes}
+        for before, after in selected[dag.dag_id].edges:
+            if before in task_of and after in task_of:
+                first, second = task_of[before].task_id, task_of[after]
+                upstream = {second.task_id, *second.get_flat_relative_ids(upstream=True)}
+                assert first in upstream, f"{dag.dag_id}: {after} waits for {before}"
+
+
+def test_no_task_waits_for_more_than_the_nodes_upstream_and_their_tests(builds):
+    for dag, build in builds:
+        manifest = json.loads((build.project.target / "manifest.json").read_text())
+        tasks = {task.task_id: task for task in tasks_of(dag, build)}
+        for task in tasks.values():
+            upstream = {name for node in task.nodes for name in ancestors(manifest, node)}
+            for name in task.upstream_node_tasks:
+                nodes = {n for node in tasks[name].nodes for n in read_by(manifest, node)}
+                assert nodes & upstream, f"{dag.dag_id}: {task.task_id} waits for {name}"
 
 
 def test_what_reads_a_source_waits_for_the_check_of_its_freshness(builds):
+    checks = [
+        (dag, build, task)
+        for dag, build in builds
+        for task in tasks_of(dag, build)
+        if task.checks_freshness
+    ]
+    assert checks
+    for dag, build, check in checks:
+        manifest = json.loads((build.project.target / "manifest.json").read_text())
+        reading = {node for source in check.nodes for node in manifest["child_map"][source]}
+        readers = {
+            task.task_id
+            for task in tasks_of(dag, build)
+            if not reading.isdisjoint(task.nodes) and "test." not in task.nodes[-1]
+        }
+        assert check.downstream_task_ids >= readers != set(), check.task_id
+
+
+def test_only_the_first_tasks_wait_for_the_build_task_and_the_teardown_for_the_last(builds):
     for dag, build in builds:
-        nodes = known(build)["nodes"]
-        tasks = of_build(dag, build)
-        for check in (task for task in tasks if task.checks_freshness):
-            reading = {
-                n
-                for n, node in nodes.items()
-                if {*check.nodes} & {*node["depends_on"].get("nodes", ())}
-            }
-            readers = {task.task_id for task in built(dag, build) if reading & task.nodes.keys()}
-            assert check.downstream_task_ids >= readers != set(), check.task_id
+        inside = {task.task_id for task in tasks_of(dag, build)}
+        first = {n for n in inside if not dag.get_task(n).upstream_task_ids & inside}
+        last = {n for n in inside if not dag.get_task(n).downstream_task_ids & inside}
+        done = dag.get_task(build.group.teardown_id)
+        # An ephemeral model is a task without a node, which can be first or last too.
+        assert build.downstream_task_ids & inside <= first, dag.dag_id
+        assert done.upstream_task_ids & inside <= last, dag.dag_id
+        for task_id in inside:
+            task = dag.get_task(task_id)
+            assert build.task_id in task.get_flat_relative_ids(upstream=True)
+            assert done.task_id in task.get_flat_relative_ids(upstream=False)
 
 
-def test_every_node_waits_for_the_one_build(builds):
-    for dag, build in builds:
-        nodes = {task.task_id for task in of_build(dag, build)}
-        assert build.downstream_task_ids >= nodes != set(), dag.dag_id
-        others = build.downstream_task_ids - nodes
-        assert [name.split(".")[-1] for name in others] == ["dbt_build_ended"], dag.dag_id
+def ancestors(manifest: dict, node: str) -> set[str]:
+    found, waiting = set(), [*manifest["parent_map"][node]]
+    while waiting:
+        if (parent := waiting.pop()) not in found:
+            found.add(parent)
+            waiting += manifest["parent_map"][parent]
+    return found
 
 
-def expected(manifest: dict, selected: list[str], prefix: str) -> tuple[set, set]:
-    """Return the task ids, and the edges between them, that the manifest calls for.
-
-    A node with tests is a group of two tasks. Its children wait for its tests. A test that reads
-    several nodes is shown at the one furthest downstream, and waits for all. One on a source has a
-    task that what reads the source waits for; one that reads nothing has a task too.
-    """
-    nodes = {n: manifest["nodes"][n] for n in selected if n.split(".")[0] != "unit_test"}
-    tested = defaultdict(set)
-    for unique_id, node in nodes.items():
-        if node["resource_type"] == "test":
-            reads = node["depends_on"]["nodes"]
-            owner = max(reads, key=lambda n: (depth(manifest, n), n), default=unique_id)
-            tested[owner] |= {*reads}
-    first, last, edges = {}, {}, set()
-    for unique_id, node in nodes.items():
-        kind = {"model": "run"}.get(node["resource_type"], node["resource_type"])
-        if kind == "test":
-            continue
-        name = prefix + unique_id.split(".", 2)[2].replace(".", "_")
-        first[unique_id] = last[unique_id] = f"{name}_{kind}"
-        if unique_id in tested:
-            first[unique_id], last[unique_id] = f"{name}.{kind}", f"{name}.test"
-            edges.add((first[unique_id], last[unique_id]))
-    for owner, reads in tested.items():
-        if owner in first:
-            edges |= {(first[read], last[owner]) for read in reads if read in first}
-        elif owner in nodes:
-            last[owner] = f"{prefix}{nodes[owner]['name']}_test"
-        else:
-            _, _, source, table = owner.split(".")
-            last[owner] = f"{prefix}{source}_{table}_test"
-    for unique_id in first:
-        # A seed depends on nothing and has no list of nodes.
-        for parent in nodes[unique_id]["depends_on"].get("nodes", []):
-            if parent in last:
-                edges.add((last[parent], first[unique_id]))
-    return {*first.values(), *last.values()}, edges
-
-
-def depth(manifest: dict, unique_id: str) -> int:
-    parents = manifest["parent_map"][unique_id]
-    return 1 + max((depth(manifest, parent) for parent in parents), default=0)
+def read_by(manifest: dict, node: str) -> set[str]:
+    """Return a node, or what a test reads."""
+    return {node, *manifest["parent_map"][node]} if node.startswith("test.") else {node}

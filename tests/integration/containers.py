@@ -9,8 +9,8 @@ import sys
 import time
 
 import httpx
-from include.target import target_schema
 
+from include.warehouse import target_schema
 from local import pipeline, postgres
 from local.settings import OWN, ROOT, Failure, dbt_env
 from tests.conftest import connect

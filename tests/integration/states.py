@@ -92,6 +92,13 @@ class States:
     def wait_for_state(self, task_id: str, state: str) -> None:
         wait_until(lambda: self.states()[task_id] == state)
 
+    def xcom(self, task_id: str, key: str):
+        """Return a value that a task has pushed, or an empty list."""
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/{key}"
+        if not self.api.exists(path):
+            return []
+        return self.api("GET", path, params={"deserialize": True})["value"]
+
     def clear(self, *task_ids: str, downstream: bool = True, only_failed: bool = False) -> None:
         """Clear some tasks of the run, or all of it, with the request that the UI sends."""
         chosen = {"task_ids": list(task_ids)} if task_ids else {}

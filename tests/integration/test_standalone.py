@@ -152,8 +152,7 @@ def test_the_file_is_private_and_ones_own_lines_win(clone, shell):
 
 
 def test_the_dags_run_green(standalone, shell):
-    from include.target import target_schema
-
+    from include.warehouse import target_schema
     from local import pipeline, postgres
     from local.settings import OWN, dbt_env
 

@@ -98,7 +98,9 @@ def test_without_a_project_a_small_one_is_made(clone):
     assert "Now: make start, make test, make lint." in done.stdout
     makefile = (clone / "Makefile").read_text()
     assert "check-project:" in makefile
-    assert "canary" not in makefile
+    for target in ("adopt", "canary", "test-all"):
+        assert f" {target} " not in makefile
+        assert f"\n{target}:" not in makefile
     assert not (clone / ".gitlab-ci.yml").exists()
     assert (clone / ".github" / "workflows" / "check.yml").exists()
     assert git(clone, "grep", "-il", "-e", "flight", "-e", "nyc", "HEAD", "--", "README.md")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from include.dbt_build import cosmos_args
+from include.dbt_build.project import DbtProject
+from include.dbt_build.workdir import prepare
 from include.nyc_flights import archive
 from include.nyc_flights.warehouse import day_figures, load
+from include.warehouse import warehouse_profile
 from tests.conftest import connect, drop_schemas, local, wait_for_blocked
 from tests.nyc_flights.helpers import archived
 
@@ -25,8 +27,10 @@ END = DAY + timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def prepared(projects) -> Path:
-    """The folder that the DAGs run the project from."""
-    return cosmos_args("nyc_flights")["project_config"].dbt_project_path
+    """The working directory of the DAGs."""
+    project = DbtProject(projects / "nyc_flights", warehouse_profile("nyc_flights"))
+    prepare(project)
+    return project.workdir
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`python -m include.dbt_build`: every project is prepared, and a broken one is said."""
+"""`python -m include.dbt_build` parses all projects and prints the errors of DAG files."""
 
 import os
 import re
@@ -15,19 +15,29 @@ pytestmark = pytest.mark.engine
 
 DAG = """
     from datetime import datetime
-    from cosmos import DbtDag
-    from include.dbt_build import add_dbt_build, cosmos_args
+    from pathlib import Path
 
-    # Airflow only parses files that name it.
-    dag = DbtDag(dag_id="{name}", start_date=datetime(2026, 1, 1), **cosmos_args("{name}"))
-    add_dbt_build(dag)
+    # Airflow only parses files that contain the words "airflow" and "dag".
+    from cosmos import ProfileConfig, ProjectConfig
+    from cosmos.profiles import PostgresUserPasswordProfileMapping
+
+    from {package} import DbtDag
+
+    mapping = PostgresUserPasswordProfileMapping("warehouse", {{"schema": "{name}"}})
+    dag = DbtDag(
+        dag_id=Path(__file__).stem,
+        start_date=datetime(2026, 1, 1),
+        project_config=ProjectConfig("{folder}/{name}"),
+        profile_config=ProfileConfig("any", "prod", profile_mapping=mapping),
+    )
 """
 
 
-def test_a_broken_project_is_said_and_takes_no_other_down(tmp_path):
+def test_a_broken_project_is_an_error_and_all_others_are_parsed(tmp_path):
     for name in ("broken", "second"):
         write(tmp_path / "dbt" / name, FILES)
-        write(tmp_path / "dags", {f"{name}.py": DAG.format(name=name)})
+        dag = DAG.format(package="include.dbt_build", folder=tmp_path / "dbt", name=name)
+        write(tmp_path / "dags", {f"{name}.py": dag})
     write(tmp_path / "dbt" / "broken", {"models/base.sql": "select * from {{ ref('gone') }}"})
     done = subprocess.run(
         [sys.executable, "-m", "include.dbt_build"],
@@ -36,50 +46,39 @@ def test_a_broken_project_is_said_and_takes_no_other_down(tmp_path):
             **os.environ,
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
             "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos"),
-            "DBT_PROJECTS_DIR": str(tmp_path / "dbt"),
         },
         capture_output=True,
         text=True,
     )
     assert done.returncode == 1
-    said = done.stderr.splitlines()
-    assert said[0].endswith("broken.py can't be imported:")
-    assert said[1].endswith("DbtError: Compilation Error")
-    assert "(models/base.sql) depends on a node named 'gone' which was not found" in said[2]
+    first, second, third, *_ = done.stderr[done.stderr.index("broken.py cannot") :].splitlines()
+    assert first == "broken.py cannot be imported:"
+    assert re.search(r"DbtError: dbt parse failed in .*/broken: Compilation Error", second)
+    assert "(models/base.sql) depends on a node named 'gone' which was not found" in third
     assert "Traceback" not in done.stderr
-    made = {path.parents[1].name for path in (tmp_path / "cosmos").rglob("cosmos.json")}
-    assert made == {"second"}
+    assert "second.py" not in done.stderr
+    slim = [path.parents[1].name for path in (tmp_path / "cosmos").rglob("slim-*.json")]
+    assert slim == ["second"]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "Dockerfile").exists(), reason="the image has no Dockerfile")
-def test_the_image_is_built_without_a_database_whatever_kinds_of_dags_there_are(tmp_path):
-    write(tmp_path / "dbt" / "second", FILES)
-    plain = """
-        from cosmos import DbtDag, ProfileConfig, ProjectConfig
-        from cosmos.profiles import PostgresUserPasswordProfileMapping
-
-        # Airflow only parses files that name it.
-        mapping = PostgresUserPasswordProfileMapping("warehouse", {{"schema": "plain"}})
-        dag = DbtDag(
-            dag_id="plain",
-            project_config=ProjectConfig("{project}"),
-            profile_config=ProfileConfig("any", "prod", profile_mapping=mapping),
-        )
-    """.format(project=tmp_path / "dbt" / "second")
-    write(tmp_path / "dags", {"plain.py": plain, "second.py": DAG.format(name="second")})
+def test_an_image_with_dags_of_both_kinds_is_built_without_a_database(tmp_path):
+    folder = write(tmp_path / "dbt" / "second", FILES).parent
+    for name, package in (("plain", "cosmos"), ("drop_in", "include.dbt_build")):
+        dag = DAG.format(package=package, folder=folder, name="second")
+        write(tmp_path / "dags", {f"{name}.py": dag})
     command = re.search("^RUN (.*) &&", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
     done = subprocess.run(
         ["sh", "-c", command],
         cwd=ROOT,
         env={
-            # With dbt, and without what the tests tell Airflow.
+            # dbt is in the path. The settings of the tests are not there.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DBT_TARGET": "prod",
             "AIRFLOW_HOME": str(tmp_path / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
             "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos"),
-            "DBT_PROJECTS_DIR": str(tmp_path / "dbt"),
         },
         capture_output=True,
         text=True,

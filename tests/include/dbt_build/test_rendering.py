@@ -1,0 +1,244 @@
+"""The tasks and edges of a DAG: what Cosmos renders, and what the engine adds."""
+
+from datetime import datetime
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, TaskGroup
+from cosmos import ProjectConfig, RenderConfig
+from cosmos.constants import TestBehavior
+
+from include.dbt_build import DbtTaskGroup
+from tests.include.dbt_build.conftest import (
+    arguments,
+    edges,
+    node_tasks,
+    nodes_with_task,
+    profile,
+    render,
+    write,
+)
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def dag(projects) -> DAG:
+    """A DAG with the project `states` in two groups, one of them in a group of its own."""
+    with DAG("two_groups", start_date=datetime(2026, 1, 1)) as dag:
+        common = {
+            "project_config": ProjectConfig(projects / "states"),
+            "profile_config": profile("states"),
+        }
+        DbtTaskGroup("dbt", **common, source_freshness=True)
+        with TaskGroup("outer"):
+            DbtTaskGroup("part", **common, render_config=RenderConfig(select=["a", "b"]))
+    return dag
+
+
+@pytest.mark.parametrize("name", ["dbt", "outer.part"])
+def test_each_group_has_a_build_task_as_setup_and_a_teardown(dag, name):
+    inside = {task.task_id: task for task in dag.task_group_dict[name].iter_tasks()}
+    build, done = inside.pop(f"{name}.dbt_build"), inside.pop(f"{name}.dbt_build_done")
+    assert (build.is_setup, done.is_teardown) == (True, True)
+    assert done.on_failure_fail_dagrun
+    roots = {k for k, task in inside.items() if not task.upstream_task_ids & inside.keys()}
+    leaves = {k for k, task in inside.items() if not task.downstream_task_ids & inside.keys()}
+    assert build.downstream_task_ids == roots | {done.task_id}
+    assert done.upstream_task_ids == leaves | {build.task_id}
+    assert {k for k in node_tasks(dag) if k.startswith(f"{name}.")} == set(inside) - {
+        "dbt.part_run"
+    }
+
+
+def test_each_group_builds_its_own_selection(dag):
+    assert dag.get_task("dbt.dbt_build").select is None
+    assert dag.get_task("outer.part.dbt_build").select == "a b"
+    assert "outer.part.c_run" not in dag.task_ids
+    assert dag.get_task("dbt.a.run").group is not dag.get_task("outer.part.a.run").group
+
+
+def test_a_test_of_a_source_comes_before_what_reads_the_source(dag):
+    test = dag.get_task("dbt.raw_states_events_test")
+    assert test.downstream_task_ids == {"dbt.c_run"}
+    assert [node.split(".")[0] for node in test.nodes] == ["test"]
+
+
+def test_what_reads_a_source_waits_for_the_check_of_its_freshness(dag):
+    check = dag.get_task("dbt.raw_states_events_freshness")
+    assert check.nodes == ("source.states.raw_states.events",)
+    assert check.downstream_task_ids == {"dbt.c_run"}
+    assert "outer.part.raw_states_events_freshness" not in dag.task_ids
+
+
+def test_a_test_that_reads_nothing_has_a_task(dag):
+    test = dag.get_task("dbt.reads_nothing_test")
+    assert test.nodes == ("test.states.reads_nothing",)
+    assert test.upstream_task_ids == {"dbt.dbt_build"}
+    assert test.downstream_task_ids == {"dbt.dbt_build_done"}
+    assert "outer.part.reads_nothing_test" not in dag.task_ids
+
+
+def test_the_task_of_a_model_has_its_unit_tests_before_it(dag):
+    nodes = dag.get_task("dbt.e_run").nodes
+    assert nodes == ("unit_test.states.e.e_adds_nothing", "model.states.e")
+
+
+def test_an_ephemeral_model_is_an_empty_task(dag):
+    part = dag.get_task("dbt.part_run")
+    assert isinstance(part, EmptyOperator)
+    assert part.downstream_task_ids == {"dbt.g_run"}
+    # What waits for it knows the nearest task with a node.
+    assert dag.get_task("dbt.g_run").upstream_node_tasks == ("dbt.f.test",)
+
+
+def test_a_test_of_two_models_is_shown_at_the_last_one_and_waits_for_both(second):
+    dag = render(second)
+    tests = {
+        name: sorted(node.split(".")[2].split("_")[0] for node in node_tasks(dag)[name].nodes)
+        for name in ("base.test", "all_of_it.test")
+    }
+    assert tests == {"base.test": ["unique"], "all_of_it.test": ["relationships"] * 2}
+    assert {before for before, after in edges(dag) if after == "all_of_it.test"} == {
+        "all_of_it.run",
+        "base.run",
+        "apart_run",
+    }
+
+
+def test_a_test_of_several_models_can_have_a_task_of_its_own(second):
+    dag = render(second, should_detach_multiple_parents_tests=True)
+    detached = [task for name, task in node_tasks(dag).items() if "relationships" in name]
+    assert [len(task.nodes) for task in detached] == [1, 1]
+    assert len(nodes_with_task(dag)) == 6
+
+
+def test_all_tests_can_be_last(second):
+    dag = render(second, test_behavior=TestBehavior.AFTER_ALL)
+    last = dag.get_task("second_test")
+    assert len(last.nodes) == 3
+    assert last.downstream_task_ids == {"dbt_build_done"}
+    assert last.get_flat_relative_ids(upstream=True) > {"base_run", "all_of_it_run", "apart_run"}
+
+
+def test_a_task_can_build_a_node_with_its_tests(second):
+    dag = render(second, test_behavior=TestBehavior.BUILD)
+    nodes = {name: len(task.nodes) for name, task in node_tasks(dag).items()}
+    assert sorted(nodes.values()) == [1, 2, 3]
+    assert len(nodes_with_task(dag)) == 6
+
+
+def test_folders_can_be_groups(second):
+    write(second, {"models/deep/er/inside.sql": "select * from {{ ref('base') }}"})
+    dag = render(second, group_nodes_by_folder=True)
+    (inside,) = (name for name in dag.task_ids if name.endswith("inside_run"))
+    assert inside.count(".") >= 2
+    assert len(nodes_with_task(dag)) == 7
+
+
+def test_task_ids_can_be_normalized(second):
+    dag = render(second, normalize_task_id=lambda node: f"n_{node.name}")
+    assert dag.get_task("n_apart").task_display_name == "apart_run"
+    dag = render(second, normalize_task_display_name=lambda node: f"the {node.name}")
+    assert dag.get_task("apart_run").task_display_name == "the apart"
+
+
+def test_arguments_of_every_operator_reach_all_tasks(projects):
+    given = {"queue": "large", "pool": "warehouse", "full_refresh": True}
+    dag = render(projects / "states", "operators", operator_args=given, source_freshness=True)
+    assert dag.get_task("dbt_build").full_refresh
+    for task in dag.tasks:
+        assert (task.queue, task.pool) == ("large", "warehouse"), task.task_id
+
+
+def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
+    properties = """
+        models:
+          - name: a
+            config:
+              meta: {owner: ada, cosmos: {operator_kwargs: {pool: narrow, retries: 7}}}
+            columns:
+              - name: id
+                data_tests:
+                  - unique:
+                      config: {meta: {cosmos: {operator_kwargs: {queue: tests}}}}
+          - {name: b}
+    """
+    path = small({"models/m.yml": properties}, a="select 1 as id", b="select 1 as id")
+    dag = render(path, default_args={"owner": "team"})
+    run, test = dag.get_task("a.run"), dag.get_task("a.test")
+    assert (run.pool, run.retries, run.owner) == ("narrow", 7, "ada")
+    assert (test.queue, test.owner) == ("tests", "ada")
+    assert run.queue == "default"
+    assert dag.get_task("b_run").owner == "team"
+    dag = render(path, default_args={"owner": "team"}, enable_owner_inheritance=False)
+    assert dag.get_task("a.run").owner == "team"
+
+
+OWNED = {
+    "models/owners.yml": """
+        groups:
+          - {name: finance, owner: {name: Finance, email: finance@example.com}}
+        models:
+          - {name: by_meta, config: {meta: {owner: me}, group: finance}}
+          - name: by_group
+            config: {group: finance}
+            columns: [{name: id, data_tests: [unique]}]
+          - {name: by_exposures}
+        exposures:
+          - {name: one, type: dashboard, owner: {name: Sales}, depends_on: [ref('by_exposures')]}
+          - name: two
+            type: dashboard
+            owner: {email: ads@example.com}
+            depends_on: [ref('by_exposures'), ref('by_meta')]
+    """,
+    "tests/one_of_a_group.sql": "select * from {{ ref('by_group') }} where id > 1",
+}
+
+
+def test_alerts_know_who_is_responsible_for_each_node(small):
+    names = ("by_meta", "by_group", "by_exposures")
+    dag = render(small(OWNED, **dict.fromkeys(names, "select 1 as id")))
+    owners = dag.get_task("dbt_build").group.slim["owners"]
+    assert {unique_id.split(".")[2]: owner for unique_id, owner in owners.items()} == {
+        "by_meta": "me",
+        "by_group": "Finance",
+        "unique_by_group_id": "Finance",
+        "one_of_a_group": "Finance",
+        "by_exposures": "Sales, ads@example.com",
+    }
+
+
+@pytest.mark.parametrize("given", ["operator_args", "default_args"])
+def test_a_success_callback_makes_tasks_start_a_process(second, given):
+    dag = render(second, **{given: {"on_success_callback": print}})
+    assert {task.needs_process for task in node_tasks(dag).values()} == {True}
+    assert not any(task.needs_process for task in node_tasks(render(second)).values())
+
+
+def test_two_dags_of_a_project_share_its_parse(second):
+    first, other = render(second, "one"), render(second, "two", select=["base"])
+    workdirs = {dag.get_task("dbt_build").project.workdir for dag in (first, other)}
+    assert len(workdirs) == 1
+
+
+def test_a_dag_can_be_copied_and_serialized(second):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = render(second)
+    assert set(DagSerialization.from_dict(DagSerialization.to_dict(dag)).task_ids) == set(
+        dag.task_ids
+    )
+    copied = dag.partial_subset("base.run", include_downstream=True)
+    assert copied.get_task("base.run").nodes == ("model.second.base",)
+
+
+def test_a_project_without_a_profile_is_an_error(second):
+    given = {**arguments(second), "profile_config": None}
+    with pytest.raises(ValueError, match=r"^profile_config is missing"), DAG("none"):
+        DbtTaskGroup("dbt", **given)
+
+
+def test_a_folder_without_a_project_is_an_error(tmp_path, cache):
+    with pytest.raises(FileNotFoundError, match=rf"^There is no dbt_project.yml in {tmp_path}"):
+        render(tmp_path)

@@ -1,0 +1,203 @@
+"""The results of nodes, from dbt's events and artifacts."""
+
+import json
+
+import pytest
+from dbt.events.types import LogTestResult, NodeFinished, NodeStart
+from dbt_common.events.base_types import EventLevel, msg_from_base_event
+
+from include.dbt_build.results import BuildResults, clean_message
+from tests.include.dbt_build.conftest import write
+
+pytestmark = pytest.mark.engine
+
+NODE = "model.p.a"
+TEST = "test.p.a_is_right"
+
+
+def start(node: str = NODE):
+    return msg_from_base_event(NodeStart(node_info={"unique_id": node}), level=EventLevel.DEBUG)
+
+
+def finish(status: str, message: str = "", node: str = NODE, **info):
+    info = {
+        "unique_id": node,
+        "node_started_at": "2026-01-01T00:00:00",
+        "node_finished_at": "2026-01-01T00:00:01",
+        **info,
+    }
+    event = NodeFinished(node_info=info, run_result={"status": status, "message": message})
+    return msg_from_base_event(event, level=EventLevel.DEBUG)
+
+
+def line(node: str = NODE):
+    values = {"name": "a", "index": 1, "num_models": 1, "num_failures": 2, "status": "fail"}
+    event = LogTestResult(node_info={"unique_id": node}, **values)
+    return msg_from_base_event(event, level=EventLevel.INFO)
+
+
+def received(*events) -> BuildResults:
+    results = BuildResults()
+    for event in events:
+        results.receive(event)
+    assert results.error is None
+    return results
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("success", "success"),
+        ("pass", "success"),
+        ("warn", "success"),
+        ("no-op", "success"),
+        ("reused", "success"),
+        ("fail", "fail"),
+        ("error", "error"),
+        ("runtime error", "error"),
+        ("partial success", "error"),
+        ("skipped", "not_run"),
+    ],
+)
+def test_each_status_of_dbt_has_its_outcome(status, outcome):
+    results = received(start(), finish(status))
+    assert results.outcome([NODE]) == outcome
+    assert results.failed() == ({NODE} if outcome in ("fail", "error") else set())
+    assert results.succeeded() == ({NODE} if outcome == "success" else set())
+    # Together with a node without a result.
+    assert results.outcome([NODE, "model.p.b"]) is None
+
+
+@pytest.mark.parametrize(
+    ("statuses", "outcome"),
+    [
+        (("success", "pass"), "success"),
+        (("success", "fail"), "fail"),
+        (("fail", "error"), "error"),
+        (("skipped", "success"), "not_run"),
+        (("skipped", "fail"), "fail"),
+        ((), "success"),
+    ],
+)
+def test_several_nodes_have_a_common_outcome(statuses, outcome):
+    nodes = [f"model.p.m{number}" for number in range(len(statuses))]
+    results = received(*(finish(*pair) for pair in zip(statuses, [""] * 9, nodes, strict=False)))
+    assert results.outcome(nodes) == outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "is_problem"),
+    [("warn", True), ("fail", True), ("runtime error", True), ("pass", False), ("skipped", False)],
+)
+def test_a_node_that_failed_or_warned_is_a_problem(status, is_problem):
+    results = received(start(), finish(status, "message"))
+    problem = {"node": NODE, "status": status, "message": "message", "failures": 0}
+    assert results.problems() == ([problem] if is_problem else [])
+    results.dbt_error = "no such host"
+    assert results.problems()[-1] == {
+        "node": None,
+        "status": "error",
+        "message": "no such host",
+        "failures": None,
+    }
+
+
+def test_the_end_of_a_batch_is_not_the_end_of_its_model():
+    results = BuildResults()
+    for event in (start(), start(), finish("success"), start(), finish("error", "batch 2")):
+        results.receive(event)
+        assert results.outcome([NODE]) is None
+    results.receive(finish("partial success", "PARTIAL SUCCESS (1/2)"))
+    assert results.outcome([NODE]) == "error"
+    assert results.message([NODE]) == "PARTIAL SUCCESS (1/2)"
+
+
+def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
+    # dbt repeats the messages of failed nodes when all nodes have ended.
+    results = received(start(), line(), finish("fail", "Got 2 results"), line())
+    first, second = results.message([NODE]).splitlines()
+    assert first == "Got 2 results"
+    assert "FAIL 2 a" in second
+
+
+def test_a_failed_test_names_the_table_of_its_rows():
+    relation = {"relation_name": '"w"."audit"."a"'}
+    results = received(finish("fail", "Got 2 results", TEST, node_relation=relation))
+    assert results.message([TEST]).endswith('The failing rows are in "w"."audit"."a".')
+
+
+def test_the_sql_of_a_failed_node_is_the_statement_that_ran(tmp_path):
+    write(
+        tmp_path,
+        {
+            "run/p/models/a.sql": "create table a as select 1/0",
+            "compiled/p/models/a.sql": "select 1/0",
+            "compiled/p/models/a.yml/a_is_right.sql": "select 1",
+        },
+    )
+    results = BuildResults()
+    results.target = tmp_path
+    results.receive(finish("error", "division by zero", node_path="a.sql"))
+    results.receive(finish("fail", "Got 1 result", TEST, node_path="a_is_right.sql"))
+    results.receive(finish("success", "", "model.p.b", node_path="b.sql"))
+    assert results.sql([NODE]) == "create table a as select 1/0"
+    assert results.sql([TEST]) == "select 1"
+    assert results.sql(["model.p.b"]) == ""
+
+
+def test_an_error_of_the_results_does_not_become_one_of_the_node():
+    results = BuildResults()
+    results.receive(None)
+    assert isinstance(results.error, AttributeError)
+
+
+def test_results_of_a_subprocess_come_from_its_artifact(tmp_path):
+    timing = [
+        {"name": "compile", "started_at": "2026-01-01T00:00:00Z", "completed_at": "x"},
+        {"name": "execute", "started_at": "x", "completed_at": "2026-01-01T00:00:02Z"},
+    ]
+    common = {"failures": None, "compiled_code": "select 1/0"}
+    entries = [
+        {"unique_id": NODE, "status": "error", "message": "no", "timing": timing, **common},
+        {"unique_id": TEST, "status": "skipped", "message": None, "timing": [], **common},
+    ]
+    write(tmp_path, {"target/run_results.json": json.dumps({"results": entries})})
+    results = BuildResults()
+    results.read_run_results(tmp_path)
+    assert results.outcome([NODE]) == "error"
+    assert results.outcome([TEST]) == "not_run"
+    assert results.message([NODE]) == "no"
+    assert results.sql([NODE, TEST]) == "select 1/0"
+    assert results.nodes[NODE].ended_at == "2026-01-01T00:00:02Z"
+
+
+def test_a_source_without_an_age_is_an_error(tmp_path):
+    old, unknown, unasked = (f"source.p.raw.{name}" for name in ("old", "unknown", "unasked"))
+    age = {
+        "max_loaded_at": "2026-01-01T00:00:00Z",
+        "max_loaded_at_time_ago_in_s": 90_000.5,
+        "criteria": {"error_after": {"count": 1, "period": "day"}, "warn_after": None},
+        "timing": [{"started_at": "x", "completed_at": "x"}],
+    }
+    entries = [
+        {"unique_id": old, "status": "error", **age},
+        {"unique_id": unknown, "status": "runtime error", "error": "no such table"},
+    ]
+    write(tmp_path, {"target/sources.json": json.dumps({"results": entries})})
+    results = BuildResults()
+    results.read_sources(tmp_path, [old, unknown, unasked])
+    # Another try would find the same rows, as with a failed test.
+    assert results.outcome([old]) == "fail"
+    assert results.message([old]) == (
+        "FAIL raw.old is 1 day, 1:00:00 old, its newest row is of 2026-01-01T00:00:00Z"
+        " (error_after 1 days)"
+    )
+    for source in (unknown, unasked):
+        assert results.outcome([source]) == "error"
+        assert "could not read the age" in results.message([source])
+
+
+def test_a_message_does_not_name_a_folder_that_is_removed():
+    message = "Database Error in model a\n  no\n  compiled code at target/run/p/models/a.sql"
+    assert clean_message(message) == "Database Error in model a\n  no"
+    assert clean_message(None) is None

@@ -1,0 +1,346 @@
+"""When the working directory of a project is made again, and what dbt finds in it."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from include.dbt_build import workdir
+from include.dbt_build.parsing import DbtError
+from include.dbt_build.workdir import is_parse_valid, is_up_to_date, prepare
+from tests.conftest import ROOT
+from tests.include.dbt_build.conftest import (
+    dbt_project,
+    names_with_task,
+    profile,
+    render,
+    write,
+)
+
+pytestmark = pytest.mark.engine
+
+
+def redeploy(project: Path) -> None:
+    """Replace a project as `astro dbt deploy` does: other files with old times, and a target/."""
+    files = {str(f.relative_to(project)): f.read_text() for f in project.rglob("*") if f.is_file()}
+    shutil.rmtree(project)
+    write(project, files | {"models/base.sql": "select 2 as id", "target/manifest.json": "{}"})
+    for file in project.rglob("*.*"):
+        os.utime(file, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_parsed_again"),
+    [
+        pytest.param(lambda p: None, False, id="nothing"),
+        pytest.param(
+            lambda p: write(p, {"target/run_results.json": "", "logs/dbt.log": ""}),
+            False,
+            id="run",
+        ),
+        pytest.param(lambda p: (p / "models/base.sql").touch(), True, id="edit"),
+        pytest.param(lambda p: (p / "dbt_project.yml").touch(), True, id="settings"),
+        pytest.param(lambda p: (p / "models/extra.sql").unlink(), True, id="delete"),
+        pytest.param(
+            lambda p: (p / "models/extra.sql").rename(p / "models/new.sql"), True, id="rename"
+        ),
+        pytest.param(lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"),
+        pytest.param(lambda p: write(p, {"selectors.yml": "selectors: []"}), True, id="new file"),
+        pytest.param(redeploy, True, id="deploy"),
+    ],
+)
+def test_a_project_is_parsed_again_when_it_has_changed(second, change, is_parsed_again):
+    write(second, {"models/extra.sql": "select 1 as id"})
+    project = dbt_project(second)
+    prepare(project)
+    manifest = project.target / "manifest.json"
+    before = manifest.stat().st_ino
+    change(second)
+    assert is_up_to_date(project) != is_parsed_again
+    prepare(project)
+    assert (manifest.stat().st_ino != before) == is_parsed_again
+    # Only once.
+    after = manifest.stat().st_ino
+    prepare(project)
+    assert manifest.stat().st_ino == after
+
+
+def test_parsing_writes_nothing_into_the_project(second):
+    # In containers the project is mounted read-only.
+    write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
+    before = {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]}
+    render(second)
+    assert {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]} == before
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_parses(second, tmp_path):
+    calls = tmp_path / "calls"
+    dbt = tmp_path / "dbt.sh"
+    dbt.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {Path(sys.executable).parent}/dbt "$@"')
+    dbt.chmod(dbt.stat().st_mode | stat.S_IXUSR)
+    code = (
+        "from pathlib import Path; from include.dbt_build.workdir import prepare;"
+        "from tests.include.dbt_build.conftest import dbt_project;"
+        f"prepare(dbt_project(Path({str(second)!r}), executable={str(dbt)!r}))"
+    )
+    env = {**os.environ, "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos")}
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(run, [sys.executable, "-c", code], cwd=ROOT, env=env) for _ in range(3)]
+    assert [one.result().returncode for one in done] == [0, 0, 0]
+    (call,) = calls.read_text().splitlines()
+    assert " parse " in call
+
+
+def test_an_error_of_dbt_names_the_project_and_has_the_message_of_dbt(second):
+    write(second, {"models/base.sql": "select * from {{ ref('nowhere') }}"})
+    with pytest.raises(
+        DbtError, match=r"^dbt parse failed in .*second: Compilation Error"
+    ) as error:
+        render(second)
+    message = "'model.second.base' (models/base.sql) depends on a node named 'nowhere'"
+    assert message in str(error.value)
+    # The error is repaired as soon as the file is.
+    write(second, {"models/base.sql": "select 1 as id"})
+    assert len(names_with_task(render(second))) == 6
+
+
+def test_each_way_to_parse_a_project_has_a_working_directory(second):
+    write(second, {"models/base.sql": "{{ config(schema=target.name ~ var('v', '')) }} select 1"})
+
+    def prepared(**changes) -> tuple[Path, str]:
+        project = dbt_project(second, **changes)
+        prepare(project)
+        known = json.loads((project.target / "manifest.json").read_text())
+        return project.workdir, known["nodes"]["model.second.base"]["schema"]
+
+    ways = [
+        {},
+        {"profile": profile(target="staging")},
+        {"profile": profile("other")},
+        {"variables": {"v": "x"}},
+    ]
+    workdirs, schemas = zip(*(prepared(**way) for way in ways), strict=True)
+    assert len({*workdirs}) == len(ways)
+    assert schemas == ("small_dev", "small_staging", "other_dev", "small_devx")
+
+
+PACKAGE = {
+    "dbt_project.yml": "{name: package, version: 1.0.0}",
+    "models/packed.sql": "select 1 as id",
+}
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[str]:
+    """The commands of dbt that the working directory needed."""
+    called = []
+    run_dbt = workdir.run_dbt
+
+    def recorded(project, command, *words):
+        called.append(command)
+        return run_dbt(project, command, *words)
+
+    monkeypatch.setattr(workdir, "run_dbt", recorded)
+    return called
+
+
+def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, commands):
+    package = write(tmp_path / "package", PACKAGE)
+    write(second, {"packages.yml": "packages: [{local: ../../package}]"})
+    assert "model packed" in names_with_task(render(second))
+    assert commands == ["deps", "parse"]
+    assert not (second / "dbt_packages").exists()
+
+    # A change in a local package needs another parse, and no other installation.
+    write(package, {"models/more.sql": "select 1 as id"})
+    assert {"model packed", "model more"} < names_with_task(render(second))
+    assert commands == ["deps", "parse", "parse"]
+
+    (second / "packages.yml").unlink()
+    assert not {"model packed", "model more"} & names_with_task(render(second))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"../../parent/dbt_project.yml": "../../parent"}, id="beside"),
+        pytest.param({"inside/dbt_project.yml": "inside"}, id="inside"),
+        pytest.param({"../dbt_project.yml": "../"}, id="above"),
+    ],
+)
+def test_a_local_package_can_be_anywhere(second, files):
+    ((file, path),) = files.items()
+    write(
+        second,
+        {
+            file: "{name: package, version: 1.0.0, model-paths: [pkg_models]}",
+            f"{path}/pkg_models/packed.sql": "select 1 as id",
+            "packages.yml": f"packages: [{{local: {path}}}]",
+        },
+    )
+    assert "model packed" in names_with_task(render(second))
+
+
+def test_a_local_package_that_is_not_there_is_named(second):
+    write(second, {"packages.yml": "packages: [{local: ../gone}]"})
+    message = rf"names the local package \.\./gone, but there is no folder {second.parent}/gone"
+    with pytest.raises(FileNotFoundError, match=message):
+        render(second)
+
+
+def test_a_local_package_can_have_local_packages(second, tmp_path):
+    # dbt resolves their paths against the root project.
+    settings = "{{name: {name}, version: 1.0.0}}"
+    for name, nested in (("x", "y"), ("y", "z"), ("z", None)):
+        write(
+            tmp_path / "dbt" / "packages" / name,
+            {
+                "dbt_project.yml": settings.format(name=name),
+                f"models/packed_{name}.sql": "select 1 as id",
+                **(
+                    {"packages.yml": f"packages: [{{local: ../packages/{nested}}}]"}
+                    if nested
+                    else {}
+                ),
+            },
+        )
+    write(second, {"packages.yml": "packages: [{local: ../packages/x}]"})
+    assert {f"model packed_{name}" for name in "xyz"} < names_with_task(render(second))
+
+
+@pytest.mark.parametrize("folder", ["dbt_packages", "vendored/deep"])
+def test_packages_that_ship_with_the_project_need_no_installation(second, commands, folder):
+    # No such package exists, so an installation would fail.
+    write(
+        second,
+        {
+            "packages.yml": "packages: [{package: nobody/nothing, version: 1.0.0}]",
+            "dbt_project.yml": "{name: second, version: 1.0.0, profile: any, "
+            f"packages-install-path: {folder}}}",
+            **{f"{folder}/package/{name}": text for name, text in PACKAGE.items()},
+        },
+    )
+    assert "model packed" in names_with_task(render(second))
+    assert commands == ["parse"]
+    write(
+        second, {f"{folder}/package/models/packed.sql": "{{ config(tags='new') }} select 1 as id"}
+    )
+    assert names_with_task(render(second, select=["tag:new"])) == {"model packed"}
+
+
+def test_packages_are_not_installed_if_the_dag_says_so(second, commands):
+    write(second, {"packages.yml": "packages: [{package: nobody/nothing, version: 1.0.0}]"})
+    with pytest.raises(DbtError, match="dbt deps"):
+        render(second, install_dbt_deps=False)
+    assert "deps" not in commands
+
+
+def test_a_project_is_parsed_with_the_variables_of_the_dag(small, monkeypatch):
+    monkeypatch.delenv("RAW", raising=False)
+    files = {
+        "models/s.yml": """
+            sources: [{name: raw, schema: "{{ env_var('RAW') }}", tables: [{name: events}]}]
+        """,
+        "dbt_project.yml": """
+            name: small
+            version: 1.0.0
+            profile: any
+            models: {+enabled: "{{ var('on', false) }}"}
+        """,
+    }
+    path = small(files, a="select * from {{ source('raw', 'events') }}")
+    dag = render(path, env_vars={"RAW": "y"}, dbt_vars={"on": True})
+    assert names_with_task(dag) == {"model a"}
+    project = dag.get_task("dbt_build").project
+    manifest = json.loads((project.target / "manifest.json").read_text())
+    (source,) = manifest["sources"].values()
+    assert source["schema"] == "y"
+    with pytest.raises(DbtError, match="Env var required but not provided: 'RAW'"):
+        render(path, dbt_vars={"on": True})
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(
+            {"models/a.sql": "{{ config(enabled=env_var('X', '0') == '1') }} select 1 as id"},
+            id="model",
+        ),
+        pytest.param(
+            {
+                "models/a.yml": """
+                    models:
+                      - {name: a, config: {enabled: "{{ env_var('X', '0') == '1' }}"}}
+                """
+            },
+            id="properties",
+        ),
+        pytest.param(
+            {
+                "dbt_project.yml": """
+                    name: small
+                    version: 1.0.0
+                    profile: any
+                    models: {small: {a: {+enabled: "{{ env_var('X', '0') == '1' }}"}}}
+                """
+            },
+            id="settings",
+        ),
+        pytest.param(
+            {
+                "macros/is_on.sql": "{% macro is_on() %}{{ return(env_var('X', '0') == '1') }}"
+                "{% endmacro %}",
+                "models/a.sql": "{{ config(enabled=is_on()) }} select 1 as id",
+            },
+            id="macro",
+        ),
+    ],
+)
+def test_a_project_is_parsed_again_when_a_variable_that_it_reads_changes(small, monkeypatch, files):
+    monkeypatch.delenv("X", raising=False)
+    path = small({"models/a.sql": "select 1 as id", "models/b.sql": "select 1 as id", **files})
+    assert names_with_task(render(path)) == {"model b"}
+    monkeypatch.setenv("X", "1")
+    assert names_with_task(render(path)) == {"model a", "model b"}
+    project = dbt_project(path)
+    assert is_parse_valid(project, {"X": "1"})
+    assert not is_parse_valid(project, {"X": "0"})
+    assert not is_parse_valid(project, {})
+    # A variable that the project does not read changes nothing.
+    assert is_parse_valid(project, {"X": "1", "Y": "1"})
+    monkeypatch.setenv("X", "0")
+    assert names_with_task(render(path)) == {"model b"}
+
+
+def test_a_value_of_a_variable_is_not_written_down(small, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_X", "a very secret value")
+    path = small({}, a="select '{{ env_var('SECRET_OF_X') }}' as id")
+    render(path)
+    inputs = (dbt_project(path).target / "dbt_build_inputs.json").read_text()
+    assert "SECRET_OF_X" in inputs
+    assert "a very secret value" not in inputs
+
+
+def test_a_manifest_made_elsewhere_replaces_the_parse(second, tmp_path, commands):
+    prepare(dbt_project(second))
+    commands.clear()
+    manifest = tmp_path / "manifest.json"
+    shutil.copy(dbt_project(second).target / "manifest.json", manifest)
+    assert len(names_with_task(render(second, manifest_path=manifest))) == 6
+    assert commands == []
+    content = json.loads(manifest.read_text())
+    del content["nodes"]["model.second.apart"]
+    content["nodes"] = {
+        key: node
+        for key, node in content["nodes"].items()
+        if "model.second.apart" not in node["depends_on"]["nodes"]
+    }
+    manifest.write_text(json.dumps(content))
+    assert "model apart" not in names_with_task(render(second, manifest_path=manifest))
