@@ -83,15 +83,18 @@ ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STAT
 ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what ci-dbt built; PR=1
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
-# Python's own venv first, so that a machine needs git, make and Python only.
+# Python's own venv first, so that a machine needs git, make and Python only. A new lock only changes
+# the packages that differ.
 $(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
-	@python=; for candidate in python3 python3.13 python3.12 python3.11; do \
-		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
-		then python=$$candidate; break; fi; done; \
-	if [ -z "$$python" ]; then echo "error: no Python 3.11, 3.12 or 3.13 found: install one of them." >&2; exit 1; fi; \
-	echo "Installing into $(VENV) with $$($$python --version)"; \
-	$$python -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
+	@if ! { [ -x $(VENV)/bin/uv ] && $(PYTHON) -c '' 2>/dev/null; }; then \
+		python=; for candidate in python3 python3.13 python3.12 python3.11; do \
+			if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+			then python=$$candidate; break; fi; done; \
+		if [ -z "$$python" ]; then echo "error: no Python 3.11, 3.12 or 3.13 found: install one of them." >&2; exit 1; fi; \
+		echo "Installing into $(VENV) with $$($$python --version)"; \
+		$$python -m venv --clear $(VENV); \
+		$(VENV)/bin/pip install --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"; \
+	fi
 	@$(VENV)/bin/uv pip sync --python $(PYTHON) --require-hashes --compile-bytecode $^
 	@touch $@
 

@@ -26,17 +26,17 @@ CI_FILES = {"github": [".github/workflows"], "gitlab": [".gitlab-ci.yml"]}
 def adopt(
     settings: Settings, name: str, source: str, ci: str, load: bool, parse_only: bool
 ) -> None:
-    template = settings.local_toml.get("template")
-    if not template:
+    own = settings.local_toml
+    if "sample" not in own:
         raise Failure("This clone is adopted already: `make add-project` adds a dbt project.")
     require_name(name)
     if ci not in ("github", "gitlab", "none"):
         raise Failure(f"CI={ci} is not known: write CI=github, CI=gitlab or CI=none.")
     left_out = [path for kind, paths in CI_FILES.items() if ci != kind for path in paths]
-    removed = [*template["removed"], *left_out]
+    removed = [*own["sample"], *left_out]
     with new_tree() as tree:
         git("rm", "--quiet", "-r", "--ignore-unmatch", *removed, at=tree)
-        remove_targets(tree / "Makefile", template["make_targets"])
+        remove_targets(tree / "Makefile", own["make_targets"])
         remove_group(tree / "pyproject.toml", "template")
         for path in NAMED:
             text = (tree / path).read_text()
@@ -85,8 +85,8 @@ def update(settings: Settings, source: str) -> None:
             raise Failure(f"git merge failed: {merged.stderr.strip()}")
         console.print("There is nothing new.")
         return
-    template = tomllib.loads(git("show", "FETCH_HEAD:local.toml")).get("template", {})
-    removed = [*template.get("removed", []), *settings.local_toml.get("left_out", [])]
+    template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
+    removed = [*template.get("sample", []), *settings.local_toml.get("left_out", [])]
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", *removed)
     own = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
     git("checkout", before, "--", *own)

@@ -91,7 +91,8 @@ def slim_manifest(
     selected = {
         k for k in selected if not k.startswith("unit_test.") or parents_of(k)[0] in rendered
     }
-    names = task_names(rendered, root=manifest["metadata"].get("project_name"))
+    root = manifest["metadata"].get("project_name")
+    names = task_names(rendered, root)
     key = {
         unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
         for unique_id, node in rendered.items()
@@ -136,9 +137,9 @@ def slim_manifest(
     if test_behavior == TestBehavior.AFTER_EACH:
         for unique_id, tests in test.items():
             for name in tests:
-                slim_nodes[_test_key(name, nodes)] = _node(nodes[name], [key[unique_id]])
+                slim_nodes[_test_key(name, nodes, root)] = _node(nodes[name], [key[unique_id]])
     for name, attached in detached.items():
-        slim_nodes[_test_key(name, nodes)] = _node(nodes[name], [key[k] for k in attached])
+        slim_nodes[_test_key(name, nodes, root)] = _node(nodes[name], [key[k] for k in attached])
 
     after_each = test_behavior == TestBehavior.AFTER_EACH
     return {
@@ -149,7 +150,7 @@ def slim_manifest(
         "run": {key[k]: v for k, v in run.items()},
         "test": {
             **{key[k]: v for k, v in test.items() if v},
-            **{_test_key(name, nodes): [name] for name in detached},
+            **{_test_key(name, nodes, root): [name] for name in detached},
         },
         "test_upstream": {
             key[k]: sorted(key[n] for n in _others(v, k, reads))
@@ -320,9 +321,12 @@ def _other_tests(
     return found
 
 
-def _test_key(unique_id: str, nodes: dict[str, dict]) -> str:
+def _test_key(unique_id: str, nodes: dict[str, dict], root: str | None) -> str:
     node = nodes[unique_id]
-    return f"test.{node['package_name']}.{safe_name(node['name'])}.{_digest(unique_id)}"
+    package = node["package_name"]
+    # Cosmos makes the task ID of a detached test from its name.
+    name = safe_name(node["name"] if package == root else f"{package}__{node['name']}")
+    return f"test.{package}.{name}.{_digest(unique_id)}"
 
 
 def _test_name(attached: str, nodes: dict[str, dict]) -> str:

@@ -88,6 +88,14 @@ class Rendering:
     def _convert(self, *, node, task_id, task_group, dag, **options) -> BaseOperator:
         """Make the task of a node or of its tests: what RenderConfig.node_converters calls."""
         slim = self.group.slim
+        detached = options["detached_from_parent"] or {}
+        # Cosmos gives the task of each detached test the node that it rendered last.
+        by_task_id = {
+            f"{test.resource_name.split('.')[0]}_test": test
+            for tests in detached.values()
+            for test in tests
+        }
+        node = by_task_id.get(task_id, node)
         last_part = task_id.rpartition(".")[2]
         is_test = node.resource_type == DbtResourceType.TEST
         runs_tests = is_test or last_part == "test" or self._is_task_of_all_tests(task_id)

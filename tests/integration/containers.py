@@ -1,7 +1,7 @@
-"""`make containers`: look at a project that `astro dev start` runs, and run it.
+"""`make containers`: check a project that `astro dev start` runs, and run its DAGs.
 
-Prints a line for each thing that is as it should be and ends at the first that is not. A second
-time, after `astro dev stop` and `astro dev start`, it tells whether the warehouse was kept.
+It prints a line for each check that passes and ends at the first that fails. After `astro dev stop`
+and `astro dev start`, another run of it shows whether the warehouse was kept.
 """
 
 import subprocess
@@ -17,8 +17,8 @@ from tests.conftest import connect
 
 MODEL = ROOT / "dbt" / OWN["project"] / "models" / "seen_in_containers.sql"
 EDIT_SECONDS = 60
-# What .dockerignore keeps out, as far as a clone can have it.
-KEPT_OUT = (".git", ".env", ".local", ".bench", "airflow_settings.yaml", "local", "docs")
+# Files that .dockerignore excludes and that a clone can have.
+EXCLUDED = (".git", ".env", ".local", ".bench", "airflow_settings.yaml", "local", "docs")
 
 
 def docker(*words: str) -> str:
@@ -35,28 +35,28 @@ def container(service: str) -> str:
 
 
 def port() -> str:
-    """Return the port of the API server, which need not be 8080, whatever URL the CLI names."""
+    """Return the port of the API server, which can differ from the URL that the CLI prints."""
     return docker("port", container("api-server"), "8080/tcp").split()[0].rpartition(":")[2]
 
 
 def in_image(program: str, *words: str) -> str:
-    """Run a program in the image of the running scheduler, without what is mounted into that."""
+    """Run a program in the image of the running scheduler, without its mounts."""
     image = docker("inspect", "--format", "{{.Image}}", container("scheduler")).strip()
     return docker("run", "--rm", "--network", "none", "--entrypoint", program, image, *words)
 
 
 def expect(true: bool, what: str) -> None:
     if not true:
-        raise Failure(f"not so: {what}")
+        raise Failure(f"not true: {what}")
     print(f"ok: {what}", flush=True)
 
 
 def check_image() -> None:
     expect(in_image("whoami").strip() == "astro", "tasks run as user astro")
     files = in_image("ls", "-A", "/usr/local/airflow").split()
-    expect(not set(KEPT_OUT) & set(files), f"the image lacks {', '.join(KEPT_OUT)}")
-    parsed = in_image("find", "/usr/local/airflow/cosmos_cache", "-name", "cosmos.json")
-    expect(OWN["project"] in parsed, "the image holds what its build made of the dbt project")
+    expect(not set(EXCLUDED) & set(files), f"the image lacks {', '.join(EXCLUDED)}")
+    parsed = in_image("find", "/usr/local/airflow/cosmos_cache", "-name", "slim-*.json")
+    expect(OWN["project"] in parsed, "the image has the parsed dbt project")
 
 
 def check_edit(api: pipeline.Api) -> None:

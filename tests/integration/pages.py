@@ -1,4 +1,4 @@
-"""Airflow's pages in a headless Chromium, for test_browser.py and for `make screenshots`."""
+"""The pages of Airflow in a headless Chromium, for test_browser.py and `make screenshots`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     # The image has no Playwright.
     from playwright.sync_api import Browser, Locator, Page
 
-# The system's own: a browser that Playwright downloads is one that nothing here could pin.
+# The browser of the system, because no file here can pin one that Playwright downloads.
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 NO_CHROMIUM = "there is no chromium, chromium-browser or google-chrome: install one of them"
 
 FLAGS = [
-    # Chromium's sandbox refuses root, which one is in a container. It only opens Airflow.
+    # The sandbox of Chromium refuses root, the user in a container. Only Airflow is opened.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -42,24 +42,24 @@ def chromium() -> Iterator[Browser]:
 
 
 def new_page(browser: Browser, url: str, height: int = 900) -> Page:
-    """Return a page in a profile of its own. Airflow asks nobody to log in, it makes a cookie."""
+    """Return a page in a new profile. Airflow asks for no login and sets a cookie."""
     page = browser.new_page(base_url=url, viewport={"width": 1400, "height": height})
     page.set_default_timeout(MILLISECONDS)
     return page
 
 
 def first_run(api, dag_id: str, **params) -> str:
-    """Return the id of a DAG's first run by `order_by`, among those that `params` describe.
+    """Return the ID of a DAG's first run by `order_by`, among the runs that match `params`.
 
     Raises:
-        IndexError: there is none.
+        IndexError: no run matches.
     """
     params = {"order_by": "run_after", "limit": 1, **params}
     return api("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"][0]["dag_run_id"]
 
 
 def open_graph(page: Page, dag_id: str, run_id: str) -> Locator:
-    """Show a run's graph, in it the models of the task group `dbt` if the DAG has one."""
+    """Show the graph of a run, with the task group `dbt` open if the DAG has one."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}")
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Collapse Details Panel").click()
@@ -73,9 +73,9 @@ def open_graph(page: Page, dag_id: str, run_id: str) -> Locator:
     page.get_by_role("button", name="Fit View").click()
     page.wait_for_function(
         """() => {
-            const before = window.placed;
-            window.placed = document.querySelector(".react-flow__viewport").style.transform;
-            return window.placed === before;
+            const before = window.lastTransform;
+            window.lastTransform = document.querySelector(".react-flow__viewport").style.transform;
+            return window.lastTransform === before;
         }""",
         polling=500,
     )
@@ -83,14 +83,14 @@ def open_graph(page: Page, dag_id: str, run_id: str) -> Locator:
 
 
 def open_grid(page: Page, dag_id: str, run_id: str) -> Locator:
-    """Show the grid with every task, and return the cells of one run."""
+    """Show the grid with all tasks, and return the cells of one run."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}")
     page.get_by_role("button", name="Expand all task groups").click()
     return page.locator(f"[data-testid^='grid-{run_id}-']")
 
 
 def open_gantt(page: Page, dag_id: str, run_id: str, *task_ids: str) -> list[Locator]:
-    """Show the Gantt chart of a run, with every task, and return the bars of some."""
+    """Show the Gantt chart of a run with all tasks, and return the bars of some tasks."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}")
     page.get_by_role("button", name="Show Gantt").click()
     page.get_by_role("button", name="Expand all task groups").click()
@@ -98,9 +98,9 @@ def open_gantt(page: Page, dag_id: str, run_id: str, *task_ids: str) -> list[Loc
 
 
 def open_log(page: Page, dag_id: str, run_id: str, task_id: str) -> Locator:
-    """Show a task's log in the whole window."""
+    """Show the log of a task in the whole window."""
     page.goto(f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}")
-    # Before it has the lines the page may drop the click.
+    # The page can lose a click that comes before the lines are loaded.
     page.get_by_test_id("virtual-scroll-container").wait_for()
     page.get_by_role("button", name="Press f for fullscreen").click()
     return page.get_by_role("dialog").get_by_test_id("virtual-scroll-container")

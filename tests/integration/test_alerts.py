@@ -1,4 +1,4 @@
-"""What is sent to the connection `alerts` when a run has ended, seen by who receives it."""
+"""The messages that a receiver gets through the connection `alerts` when runs end."""
 
 import json
 import re
@@ -18,26 +18,28 @@ if HAS_POSTGRES:
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
-# Neither may be seen in a message or a log: of the receiver, and of the warehouse.
-KEPT = "only-for-the-receiver"
-KEPT_TOO = "of-the-warehouse"
+BUILD = "dbt.dbt_build"
+
+# Passwords, which must not be in a message or a log.
+RECEIVER_PASSWORD = "only-for-the-receiver"  # noqa: S105
+WAREHOUSE_PASSWORD = "of-the-warehouse"  # noqa: S105
 
 
 class Receiver(ThreadingHTTPServer):
-    """A web server that takes JSON."""
+    """A web server that keeps the JSON that it receives."""
 
     def __init__(self):
-        self.taken, self.logins = [], set()
+        self.received, self.logins = [], set()
         super().__init__(("127.0.0.1", 0), Handler)
         Thread(target=self.serve_forever).start()
 
     @property
     def url(self) -> str:
-        return f"json://someone:{KEPT}@127.0.0.1:{self.server_port}"
+        return f"json://someone:{RECEIVER_PASSWORD}@127.0.0.1:{self.server_port}"
 
     def about(self, run_id: str) -> list[dict]:
-        """What it has taken of one run, as there can be more of an earlier one."""
-        return [one for one in self.taken if one["message"].startswith(f"Run {run_id}\n")]
+        """Return the messages of one run, because those of an earlier run can come late."""
+        return [body for body in self.received if body["message"].startswith(f"Run {run_id}\n")]
 
     def wait(self, run_id: str, messages: int = 1) -> list[dict]:
         wait_until(lambda: len(self.about(run_id)) >= messages, seconds=120)
@@ -48,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.logins.add(self.headers["Authorization"])
-        self.server.taken.append(body)
+        self.server.received.append(body)
         self.send_response(200)
         self.end_headers()
 
@@ -66,7 +68,7 @@ def states(api, warehouse):
 
 @pytest.fixture
 def receiver(api, states) -> Iterator[Receiver]:
-    """An empty one, that the connection names."""
+    """Return a receiver without messages, which the connection names."""
     states.broken()
     server = Receiver()
     with connection(api, "alerts", **apprise(server.url)):
@@ -86,7 +88,7 @@ def callback_log(file: str = "states") -> str:
     return "".join(log.read_text() for log in found if not log.is_symlink())
 
 
-def test_a_failed_run_is_one_message_and_the_next_green_one_another(states, receiver):
+def test_a_failed_run_and_the_next_successful_one_send_a_message_each(states, receiver):
     states.broken("test_a", "f")
     assert states.run() == "failed"
     failed = states.run_id
@@ -114,15 +116,17 @@ def test_a_failed_run_is_one_message_and_the_next_green_one_another(states, rece
     assert states.run() == "success"
     message = receiver.wait(states.run_id)[0]
     assert message["type"] == "success"
-    assert message["title"].endswith(f"is green again after {failed}")
-    assert receiver.logins == {f"Basic {b64encode(f'someone:{KEPT}'.encode()).decode()}"}
-    # By now a second one would be there.
+    assert message["title"].endswith(f"succeeded again after {failed}")
+    assert receiver.logins == {
+        f"Basic {b64encode(f'someone:{RECEIVER_PASSWORD}'.encode()).decode()}"
+    }
+    # A second message would have come by now.
     assert len(receiver.about(failed)) == 1
 
 
 @pytest.mark.slow
-def test_a_green_run_has_a_message_if_it_warned(states, receiver):
-    # Only the first can be green again after an earlier test's.
+def test_a_successful_run_sends_a_message_if_it_warned(states, receiver):
+    # The first run can be the one that succeeds again after the failed run of an earlier test.
     for _ in range(2):
         assert states.run() == "success"
     silent = states.run_id
@@ -130,17 +134,17 @@ def test_a_green_run_has_a_message_if_it_warned(states, receiver):
     assert states.run() == "success"
     message = receiver.wait(states.run_id)[0]
     assert message["type"] == "warning"
-    assert message["title"].endswith("is green, with warnings")
+    assert message["title"].endswith("succeeded, with warnings")
     assert "WARNED test breaks_with_d_id__warn_d, 1 failing rows, owner tests" in message["message"]
     assert "FAILED" not in message["message"]
     assert receiver.about(silent) == []
 
 
 @pytest.mark.slow
-def test_a_model_that_was_retried_and_is_green_is_not_named(states, receiver):
+def test_a_model_that_succeeded_in_a_retry_is_not_named(states, receiver):
     states.broken("d")
     states.trigger()
-    wait_until(lambda: states.tasks()["dbt.d.run"]["state"] == "up_for_retry")
+    states.wait_for_state("dbt.d.run", "up_for_retry")
     states.broken("warn_d")
     assert states.end() == "success"
     text = receiver.wait(states.run_id)[0]["message"]
@@ -149,7 +153,7 @@ def test_a_model_that_was_retried_and_is_green_is_not_named(states, receiver):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cleared_is_green_again_after_itself(states, receiver):
+def test_a_run_that_succeeds_after_a_clear_sends_a_message(states, receiver):
     states.broken("test_a")
     assert states.run() == "failed"
     receiver.wait(states.run_id)
@@ -157,36 +161,35 @@ def test_a_run_that_was_cleared_is_green_again_after_itself(states, receiver):
     states.clear("dbt.a.test")
     assert states.end() == "success"
     message = receiver.wait(states.run_id, 2)[1]
-    assert message["title"].endswith(f"is green again after {states.run_id}")
+    assert message["title"].endswith(f"succeeded again after {states.run_id}")
     assert "FAILED" not in message["message"]
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_is_named_with_what_it_has_told(api, states, receiver):
+def test_a_killed_build_is_named_with_the_failed_nodes_that_it_reported(api, states, receiver):
     states.broken("g", fails=False, seconds=60)
     states.warehouse.execute("insert into raw_states.broken values ('test_a')")
     states.trigger()
     for attempt in (1, 2):
         wait_until(
             lambda attempt=attempt: (
-                (build := states.tasks()["dbt_build"])["state"] == "running"
+                (build := states.tasks()[BUILD])["state"] == "running"
                 and build["try_number"] == attempt
-                # What the build has told of it is kept from now on.
-                and api.exists(f"{states.path}/taskInstances/dbt_build/xcomEntries/problems")
+                and states.xcom(BUILD, "dbt_problems")
                 and states.warehouse.execute(
                     "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
                 ).fetchone()
             )
         )
-        psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+        psutil.Process(states.tasks()[BUILD]["pid"]).kill()
     states.warehouse.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'"
     )
     assert states.end() == "failed"
     lines = receiver.wait(states.run_id)[0]["message"].splitlines()
     assert "FAILED test breaks_with_a_id__test_a, 1 failing rows, owner a@example.com" in lines
-    assert lines[lines.index("FAILED task dbt_build, owner tests") + 1] == (
-        f"  {link(states, 'dbt_build')}"
+    assert lines[lines.index(f"FAILED task {BUILD}, owner tests") + 1] == (
+        f"  {link(states, BUILD)}"
     )
 
 
@@ -200,21 +203,21 @@ def test_no_value_of_a_row_is_sent(states, receiver):
     assert "Failing row" not in text
 
 
-def test_a_warehouse_that_is_down_is_what_failed(api, warehouse, states, receiver):
-    where = {"host": "127.0.0.1", "port": int(free_port()), "schema": "warehouse"}
-    who = {"login": "dbt", "password": KEPT_TOO}
-    with connection(api, "elsewhere", conn_type="postgres", **where, **who):
+def test_a_warehouse_that_is_down_is_named(api, warehouse, states, receiver):
+    address = {"host": "127.0.0.1", "port": int(free_port()), "schema": "warehouse"}
+    login = {"login": "dbt", "password": WAREHOUSE_PASSWORD}
+    with connection(api, "elsewhere", conn_type="postgres", **address, **login):
         down = States(api, warehouse, "elsewhere_once")
         assert down.run() == "failed"
     text = receiver.wait(down.run_id)[0]["message"]
     assert "FAILED task dbt_build, owner tests\n  connection failed" in text
-    assert f"port {where['port']} failed: Connection refused" in text
+    assert f"port {address['port']} failed: Connection refused" in text
     assert text.count("FAILED") == 1
-    assert KEPT_TOO not in text
+    assert WAREHOUSE_PASSWORD not in text
 
 
 @pytest.mark.slow
-def test_a_run_that_timed_out_says_so(api, warehouse, receiver):
+def test_the_message_of_a_run_that_timed_out_has_the_reason(api, warehouse, receiver):
     hangs = States(api, warehouse, "run_hangs")
     hangs.broken("a", fails=False, seconds=3600)
     assert hangs.run() == "failed"
@@ -223,10 +226,12 @@ def test_a_run_that_timed_out_says_so(api, warehouse, receiver):
 
 
 @pytest.mark.slow
-def test_a_run_is_late_and_a_task_without_dbt_fails(api, warehouse, states, receiver):
+def test_a_late_run_and_a_failed_task_without_dbt_send_a_message_each(
+    api, warehouse, states, receiver
+):
     late = States(api, warehouse, "late")
     assert late.run() == "failed"
-    # Of two processes: either can be first.
+    # Two processes send them, so either can be first.
     failed, passed = sorted(receiver.wait(late.run_id, 2), key=lambda message: message["type"])
     assert (failed["type"], passed["type"]) == ("failure", "warning")
     assert f"FAILED task fails, owner tests\n  {link(late, 'fails')}" in failed["message"]
@@ -236,29 +241,31 @@ def test_a_run_is_late_and_a_task_without_dbt_fails(api, warehouse, states, rece
 
 
 @pytest.mark.slow
-def test_a_message_that_is_not_taken_changes_nothing_and_is_in_the_log(api, states):
+def test_a_refused_message_is_logged_and_changes_no_state(api, states):
     before = callback_log()
-    with connection(api, "alerts", **apprise(f"json://someone:{KEPT}@127.0.0.1:{free_port()}")):
+    with connection(
+        api, "alerts", **apprise(f"json://someone:{RECEIVER_PASSWORD}@127.0.0.1:{free_port()}")
+    ):
         states.broken("reads_nothing")
         assert states.run() == "failed"
         wait_until(lambda: "Not sent" in callback_log().removeprefix(before), seconds=60)
     assert states.states()["dbt.reads_nothing_test"] == "failed"
-    said = callback_log().removeprefix(before)
-    assert "look at the connection alerts" in said
-    assert KEPT not in said
-    assert "Callback failed" not in said
+    logged = callback_log().removeprefix(before)
+    assert "look at the connection alerts" in logged
+    assert RECEIVER_PASSWORD not in logged
+    assert "Callback failed" not in logged
 
 
 @pytest.mark.slow
-def test_without_the_connection_nothing_happens(states):
+def test_without_the_connection_nothing_is_sent(states):
     before = callback_log()
     states.broken("reads_nothing")
     assert states.run() == "failed"
     states.broken()
     assert states.run() == "success"
-    # It comes after the one of the failed run.
+    # The callback of the failed run comes first.
     wait_until(lambda: "on_success dag callback" in callback_log().removeprefix(before), seconds=60)
-    said = callback_log().removeprefix(before)
-    assert "on_failure dag callback" in said
-    assert "Callback failed" not in said
-    assert "Not sent" not in said
+    logged = callback_log().removeprefix(before)
+    assert "on_failure dag callback" in logged
+    assert "Callback failed" not in logged
+    assert "Not sent" not in logged

@@ -1,4 +1,4 @@
-"""A project with one of everything that dbt has, from its parse to its tables."""
+"""Runs of a project with one resource of each type that dbt has."""
 
 import pytest
 
@@ -34,30 +34,30 @@ def whole(api, warehouse) -> "States":
 
 
 def test_everything_is_built_and_has_a_task(whole, warehouse):
-    assert whole.not_green() == {}
+    assert whole.not_successful() == {}
     assert relations(warehouse, RELATIONS) == RELATIONS
     tasks = whole.tasks()
-    # Of an ephemeral model there is nothing to build, and a disabled one is not there.
+    # dbt does not build an ephemeral model, and a disabled one has no task.
     assert "stg_customers_run" in tasks
     assert not [name for name in tasks if "payments" in name]
     assert {"postgres_pg_settings_test", "postgres_is_recent_test"} <= tasks.keys()
     assert tasks["customer_orders_run"]["state"] == "success"
 
 
-def test_vars_reach_dbt_and_the_hook_has_run(whole, warehouse):
-    # Of the seed's five orders two are of ten dollars or more.
+def test_dbt_gets_the_variables_and_runs_the_hook(whole, warehouse):
+    # Two of the five orders in the seed are of ten dollars or more.
     assert warehouse.execute("select count(*) from all_of_dbt.orders").fetchone() == (2,)
     assert "1 of 1 OK hook" in whole.log("dbt_build")
 
 
-def test_a_warning_is_green_and_in_its_log(whole):
+def test_a_test_that_warns_is_successful_and_has_the_warning_in_its_log(whole):
     assert "WARN 1 not_null_customers_v2_email" in whole.log("customers_v2.test")
 
 
-def test_a_selector_a_target_and_a_schema_of_ones_own(api, warehouse, whole):
+def test_a_dag_with_a_selector_another_target_and_another_schema(api, warehouse, whole):
     part = States(api, warehouse, "part_of_dbt")
     assert part.run() == "success"
-    assert part.not_green() == {}
+    assert part.not_successful() == {}
     assert "orders_by_day_run" not in part.tasks()
     built = relations(warehouse, ["staging_of_dbt"])["staging_of_dbt"]
     assert {"revenue", "customer_orders"} <= built
@@ -65,7 +65,7 @@ def test_a_selector_a_target_and_a_schema_of_ones_own(api, warehouse, whole):
 
 
 @pytest.mark.slow
-def test_a_failing_test_says_where_its_rows_are_and_shows_none(whole, projects):
+def test_the_log_of_a_failed_test_names_the_table_with_its_rows_and_shows_none(whole, projects):
     seed = projects / "all-of-dbt" / "seeds" / "raw_orders.csv"
     good = seed.read_text()
     (order,) = [line for line in good.splitlines() if line.startswith("3,")]
@@ -74,10 +74,10 @@ def test_a_failing_test_says_where_its_rows_are_and_shows_none(whole, projects):
         assert whole.run() == "failed"
     finally:
         seed.write_text(good)
-    (red,) = [name for name, state in whole.not_green().items() if state == "failed"]
-    assert red == "orders.test"
+    failed = {name for name, state in whole.not_successful().items() if state == "failed"}
+    assert failed == {"orders.test", "dbt_build_done"}
     table = '"warehouse"."all_of_dbt_dbt_test__audit"."unique_orders_order_id"'
-    assert f"Its rows are in {table}" in whole.log(red)
+    assert f"The failing rows are in {table}" in whole.log("orders.test")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What dbt writes about a run is kept, and the newest green build's apart."""
+"""dbt's artifacts of each try are kept, and those of the newest successful build."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
 ]
 
-PLACE = HOME / "artifacts" / "states" / "prod"
+FOLDER = HOME / "artifacts" / "states" / "prod"
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def states(api, warehouse):
 
 
 def kept(states: "States") -> dict[str, Path]:
-    """The folders of a run, by task and try, in the order of their time."""
-    found = sorted((PLACE / states.dag_id).glob(f"*@{states.run_id}@*"))
+    """Return the folders of a run, by task and try, oldest first."""
+    found = sorted((FOLDER / states.dag_id).glob(f"*@{states.run_id}@*"))
     return {path.name.rpartition("@")[2]: path for path in found}
 
 
@@ -36,28 +36,27 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
+def test_each_try_is_kept_and_green_is_the_newest_successful_build(states):
     states.broken()
     assert states.run() == "success"
-    green = (PLACE / "green" / "run_results.json").read_text()
-    assert [*kept(states)] == ["dbt_build.1"]
-    assert (kept(states)["dbt_build.1"] / "run_results.json").read_text() == green
-    assert "model.states.a" in json.loads((PLACE / "green" / "manifest.json").read_text())["nodes"]
+    green = (FOLDER / "green" / "run_results.json").read_text()
+    assert [*kept(states)] == ["dbt.dbt_build.1"]
+    assert (kept(states)["dbt.dbt_build.1"] / "run_results.json").read_text() == green
+    assert "model.states.a" in json.loads((FOLDER / "green" / "manifest.json").read_text())["nodes"]
 
     states.broken("b")
     assert states.run() == "failed"
-    assert (PLACE / "green" / "run_results.json").read_text() == green
-    # The build, and the model's own second try.
-    build, again = (statuses(folder) for folder in kept(states).values())
+    assert (FOLDER / "green" / "run_results.json").read_text() == green
+    # The build task, and the second try of the model's task.
+    build, rerun = (statuses(folder) for folder in kept(states).values())
     assert (build["a"], build["b"], build["d"]) == ("success", "error", "skipped")
-    assert again["b"] == "error"
-    # But the project's hooks, nothing else.
-    assert [name for name in again if not name.startswith("states-on-run")] == ["b"]
+    assert rerun["b"] == "error"
+    # It runs the hooks of the project, and no other node.
+    assert [name for name in rerun if not name.startswith("states-on-run")] == ["b"]
     states.broken()
 
     reported = local("report", "--project", "states", env={"COLUMNS": "160"})
     assert reported.returncode == 0, reported.stderr
-    # Of the three tries of this test, or more of others, two failed for b.
     newest, _, rest = reported.stdout.partition("Slowest nodes")
     assert states.dag_id in newest
     worst = rest.partition("What fails or warns most")[2]
@@ -66,7 +65,7 @@ def test_each_try_is_kept_and_green_is_the_newest_that_was(states):
     assert "model b" in (HOME / "report.html").read_text()
 
 
-def test_a_project_of_which_nothing_is_kept_is_said(tmp_path):
+def test_a_report_of_a_project_without_artifacts_is_an_error(tmp_path):
     done = local("report", "--project", "states", env={"DBT_ARTIFACTS": f"file://{tmp_path}"})
     nothing = (
         f"error: There are no artifacts of states in file://{tmp_path}: run a DAG that builds it.\n"

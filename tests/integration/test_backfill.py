@@ -1,4 +1,4 @@
-"""What `make backfill` does and says: when all goes well, when a day fails, when it is cut off."""
+"""`make backfill`: when all days succeed, when a day fails, and when it is interrupted."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ project = "states"
 
 @pytest.fixture(scope="module")
 def root(api, tmp_path_factory):
-    """A clone whose local.toml names the DAG `days`, at the shared Airflow."""
+    """Return a clone whose local.toml names the DAG `days` of the shared Airflow."""
     root = tmp_path_factory.mktemp("root")
     for folder in ("include", "local"):
         shutil.copytree(ROOT / folder, root / folder)
@@ -43,7 +43,7 @@ def root(api, tmp_path_factory):
 
 @pytest.fixture
 def days(api):
-    """A function that returns the state and the number of tries of each day from a month on."""
+    """Return a function for the state and the number of tries of each day of a month."""
 
     def days(month: int) -> dict[str, tuple[str, int]]:
         first = datetime(2026, month, 1, tzinfo=ZONE).isoformat()
@@ -58,18 +58,18 @@ def days(api):
     return days
 
 
-def test_a_day_is_a_line_and_a_failed_one_runs_again_alone_then_all_of_them(api, root, days):
+def test_each_day_is_a_line_and_the_next_backfill_runs_the_failed_days_only(api, root, days):
     def fill() -> tuple[int, list[str], str]:
         done = local("backfill", "2026-04-01", "2026-04-02", root=root)
         return done.returncode, done.stdout.splitlines(), done.stderr
 
     api("POST", "/variables", json={"key": "days_that_fail", "value": "2026-04-01"})
-    code, (first, second), said = fill()
+    code, (first, second), errors = fill()
     assert re.fullmatch(r"failed +2026-04-01 +\d+ s  backfill__\S+  1 of 2, 0:00:\d\d left", first)
     assert re.fullmatch(r"success +2026-04-02 +\d+ s  backfill__\S+  2 of 2, 0:00:00 left", second)
     assert code == 1
-    assert said.startswith("error: days failed for 2026-04-01: see ")
-    assert len(said.splitlines()) == 1
+    assert errors.startswith("error: days failed for 2026-04-01: see ")
+    assert len(errors.splitlines()) == 1
 
     api("PATCH", "/variables/days_that_fail", json={"key": "days_that_fail", "value": "none"})
     code, (missing, only), _ = fill()
@@ -81,20 +81,20 @@ def test_a_day_is_a_line_and_a_failed_one_runs_again_alone_then_all_of_them(api,
     assert (code, days(4)) == (0, {"2026-04-01": ("success", 3), "2026-04-02": ("success", 2)})
 
 
-def test_an_interrupted_backfill_ends_and_the_same_command_runs_the_rest(root, days):
+def test_after_an_interrupted_backfill_the_same_command_runs_the_missing_days(root, days):
     command = ["backfill", "2026-06-01", "2026-06-03"]
-    begun = subprocess.Popen(
+    interrupted = subprocess.Popen(
         [sys.executable, "-m", "local", *command],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert begun.stdout.readline().startswith("success")
-    begun.send_signal(signal.SIGTERM)
-    (line,) = begun.communicate(timeout=60)[1].splitlines()
+    assert interrupted.stdout.readline().startswith("success")
+    interrupted.send_signal(signal.SIGTERM)
+    (line,) = interrupted.communicate(timeout=60)[1].splitlines()
     assert line.startswith("error: Interrupted. The backfill has ended")
-    assert begun.returncode == 1
+    assert interrupted.returncode == 1
     assert "failed" in {state for state, _ in days(6).values()}
 
     again = local(*command, root=root)
@@ -103,7 +103,7 @@ def test_an_interrupted_backfill_ends_and_the_same_command_runs_the_rest(root, d
     assert days(6)["2026-06-01"] == ("success", 1)
 
 
-def test_a_logical_date_that_has_a_run_is_said(api, root):
+def test_a_second_run_of_a_logical_date_is_refused(api, root):
     body = {"logical_date": datetime(2026, 7, 1, tzinfo=ZONE).isoformat()}
     api("POST", "/dags/days/dagRuns", json=body)
     with pytest.raises(Failure, match="A run of this DAG has that logical date already"):

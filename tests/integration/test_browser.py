@@ -1,4 +1,4 @@
-"""What a person sees in Airflow's pages."""
+"""The pages of Airflow: the graph, the grid, the Gantt chart and the logs of a run."""
 
 import re
 
@@ -20,11 +20,11 @@ DAG_ID = "states_between"
 
 
 @pytest.fixture(scope="module")
-def green(api, warehouse) -> States:
-    """A run in which all went well."""
-    green = States(api, warehouse, DAG_ID)
-    assert green.run() == "success"
-    return green
+def successful(api, warehouse) -> States:
+    """Return a successful run."""
+    successful = States(api, warehouse, DAG_ID)
+    assert successful.run() == "success"
+    return successful
 
 
 def test_the_list_shows_the_dags_of_make_start_and_no_import_error(page):
@@ -32,7 +32,7 @@ def test_the_list_shows_the_dags_of_make_start_and_no_import_error(page):
 
     with page.expect_response("**/api/v2/importErrors*") as errors:
         page.goto("/dags")
-    # Those of tests/integration/dags are there as well.
+    # The DAGs of tests/integration/dags are there too.
     expect(page.get_by_role("heading", name=re.compile(r"^\d+ Dags$"))).to_be_visible()
     for dag_id in (OWN["dag"], *OWN["then"]):
         # A tag may have the same name.
@@ -41,19 +41,19 @@ def test_the_list_shows_the_dags_of_make_start_and_no_import_error(page):
     expect(page.get_by_role("button", name="Dag Import Error")).to_have_count(0)
 
 
-def test_the_graph_shows_the_models(page, green):
-    graph = pages.open_graph(page, DAG_ID, green.run_id)
+def test_the_graph_shows_the_models(page, successful):
+    graph = pages.open_graph(page, DAG_ID, successful.run_id)
     for model in ("a", "b", "c", "d", "e", "f", "g", "by_day"):
         expect(graph.get_by_text(re.compile(f"^{model}(_run)?$"))).to_be_visible()
 
 
-def test_the_grid_of_a_run_is_green(page, green):
-    pages.open_grid(page, DAG_ID, green.run_id)
+def test_the_grid_of_a_run_is_green(page, successful):
+    pages.open_grid(page, DAG_ID, successful.run_id)
     success = page.get_by_test_id("header-card").get_by_text("Success")
     expect(success).to_be_visible()
     colour = success.evaluate("badge => getComputedStyle(badge).backgroundColor")
-    for task_id in green.tasks():
-        cell = page.get_by_test_id(f"grid-{green.run_id}-{task_id}")
+    for task_id in successful.tasks():
+        cell = page.get_by_test_id(f"grid-{successful.run_id}-{task_id}")
         expect(cell.get_by_test_id("task-state-badge")).to_have_css("background-color", colour)
 
 
@@ -65,36 +65,36 @@ def test_the_grid_of_a_run_is_green(page, green):
     ],
     ids=["model", "test"],
 )
-def test_the_log_of_a_task_says_what_dbt_said(page, green, task_id, line):
-    log = pages.open_log(page, DAG_ID, green.run_id, task_id)
+def test_the_log_of_a_task_has_the_lines_of_dbt(page, successful, task_id, line):
+    log = pages.open_log(page, DAG_ID, successful.run_id, task_id)
     expect(log.get_by_text(line)).to_be_visible()
 
 
-def test_a_green_task_shows_its_state_and_dbts_seconds(page, green):
-    page.goto(f"/dags/{DAG_ID}/runs/{green.run_id}/tasks/dbt.a.run")
+def test_a_successful_task_shows_the_duration_that_dbt_measured(page, successful):
+    page.goto(f"/dags/{DAG_ID}/runs/{successful.run_id}/tasks/dbt.a.run")
     card = page.get_by_test_id("header-card")
     expect(card.get_by_text("Success", exact=True)).to_be_visible()
-    seconds = green.tasks()["dbt.a.run"]["duration"]
+    seconds = successful.tasks()["dbt.a.run"]["duration"]
     expect(card.get_by_text(f"00:00:0{seconds:.3f}")).to_be_visible()
 
 
-def test_the_gantt_chart_has_dbts_times(page, green):
-    tasks = ("dbt_build", "dbt.a.run", "dbt.e_run")
-    bars = pages.open_gantt(page, DAG_ID, green.run_id, *tasks)
+def test_the_gantt_chart_has_the_times_of_dbt(page, successful):
+    tasks = ("dbt.dbt_build", "dbt.a.run", "dbt.e_run")
+    bars = pages.open_gantt(page, DAG_ID, successful.run_id, *tasks)
     build, first, last = (bar.bounding_box() for bar in bars)
-    # The build is the longest, and what it built lies within it, one after the other.
+    # The build task is the longest bar, and the nodes lie within it, one after the other.
     assert build["width"] > first["width"] > 0
     assert build["x"] <= first["x"] < last["x"] < build["x"] + build["width"]
 
 
 @pytest.mark.slow
-def test_a_red_task_shows_what_dbt_said(page, api, warehouse):
-    red = States(api, warehouse, DAG_ID)
-    red.broken("d")
-    assert red.run() == "failed"
-    red.broken()
-    page.goto(f"/dags/{DAG_ID}/runs/{red.run_id}/tasks/dbt.d.run")
+def test_a_failed_task_shows_the_message_of_dbt(page, api, warehouse):
+    failed = States(api, warehouse, DAG_ID)
+    failed.broken("d")
+    assert failed.run() == "failed"
+    failed.broken()
+    page.goto(f"/dags/{DAG_ID}/runs/{failed.run_id}/tasks/dbt.d.run")
     card = page.get_by_test_id("header-card")
     expect(card.get_by_text("Failed", exact=True)).to_be_visible()
-    log = pages.open_log(page, DAG_ID, red.run_id, "dbt.d.run")
+    log = pages.open_log(page, DAG_ID, failed.run_id, "dbt.d.run")
     expect(log.get_by_text("division by zero").first).to_be_visible()

@@ -1,4 +1,4 @@
-"""The DAGs as deploy/prod.yaml deploys them: with CeleryExecutor and a worker for each queue."""
+"""The DAGs with the CeleryExecutor and a worker for each queue, as in deploy/prod.yaml."""
 
 import json
 import re
@@ -9,8 +9,9 @@ import psutil
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
+from cosmos.operators.local import DbtDocsLocalOperator
 
-from include.dbt_build.operators import DbtBuild, DbtNode
+from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, listening, running_in, started_apart
 
 if HAS_POSTGRES:
@@ -39,7 +40,7 @@ def processes(started) -> dict[str, psutil.Process]:
 
 @pytest.fixture(scope="module")
 def queues() -> dict[str, int]:
-    """The concurrency of the default queue's workers and of dbt's."""
+    """Return the concurrency of the workers of each queue: the default queue and dbt's."""
     deployment = yaml.safe_load((ROOT / DEPLOYMENT).read_text())["deployment"]
     return {queue["name"]: queue["worker_concurrency"] for queue in deployment["worker_queues"]}
 
@@ -55,16 +56,23 @@ def attempts() -> set[tuple[str, str, str]]:
     return {ATTEMPT.search(str(log)).groups() for log in logs}
 
 
-def test_dbt_build_has_a_worker_of_its_own(started, queues):
+def test_the_tasks_that_run_dbt_have_their_own_worker(started, queues):
     default, dbt = queues
     bag = DagBag(ROOT / "dags", bundle_path=ROOT)
-    kinds = {(d.dag_id, t.task_id): type(t) for d in bag.dags.values() for t in d.tasks}
-    run = {OWN["dag"], *OWN["then"]}
+    tasks = {
+        (dag_id, task.task_id): type(task)
+        for dag_id in (OWN["dag"], *OWN["then"])
+        for task in bag.dags[dag_id].tasks
+    }
     on_dbt = {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(dbt)}
-    assert on_dbt == {key for key, kind in kinds.items() if kind is DbtBuild and key[0] in run}
-    # Not one of the nodes' tasks needed a process, and each has a log.
-    nodes = {key for key, kind in kinds.items() if kind is DbtNode and key[0] in run}
-    assert not nodes & {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(default)}
+    assert on_dbt == {
+        key for key, kind in tasks.items() if kind in (DbtBuildOperator, DbtDocsLocalOperator)
+    }
+    # No node task and no teardown started a process, and each node task has a log.
+    nodes = {key for key, kind in tasks.items() if kind is DbtNodeOperator}
+    teardowns = {key for key, kind in tasks.items() if kind is DbtBuildTeardown}
+    on_default = {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(default)}
+    assert not (nodes | teardowns) & on_default
     assert nodes <= {(dag_id, task_id) for dag_id, task_id, _ in attempts()}
 
 
@@ -79,12 +87,12 @@ def test_a_worker_imports_dbt_before_it_forks(processes, queues):
         assert sum(map(has_dbt, worker.children())) == concurrency
 
 
-def test_only_this_machine_reaches_what_listens(started):
+def test_only_this_machine_can_connect(started):
     ports = (started[name] for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT"))
     assert listening(running_in(FOLDER)) == {("127.0.0.1", int(port)) for port in ports}
 
 
-def test_redis_wants_a_password_which_no_log_holds(started):
+def test_redis_requires_a_password_that_is_in_no_log(started):
     with socket.create_connection(("127.0.0.1", int(started["REDIS_PORT"]))) as client:
         client.sendall(b"PING\r\n")
         assert client.recv(100).startswith(b"-NOAUTH")

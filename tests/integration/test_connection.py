@@ -1,4 +1,4 @@
-"""A warehouse that is away for a while, or that does not let dbt in."""
+"""A warehouse that is down for a while, or that refuses dbt."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 class Server:
-    """A Postgres that tests stop: not the one that Airflow has its own database in."""
+    """A Postgres that tests stop. It is not the one that holds Airflow's own database."""
 
     def __init__(self):
         self.env = {"LOCAL_HOME": str(HOME / "elsewhere"), "WAREHOUSE_PORT": free_port()}
@@ -30,7 +30,7 @@ class Server:
         assert stopped.returncode == 0, stopped.stderr
 
     def change(self, statement: str) -> None:
-        """Run what only a superuser may, who can't log in."""
+        """Run a statement as the superuser, who can connect only to a stopped server."""
         self.stop()
         single = [BIN / "postgres", "--single", "-D", f"{self.env['LOCAL_HOME']}/postgres"]
         subprocess.run(
@@ -42,7 +42,7 @@ class Server:
         return connect({**settings.dbt_env(), **self.env})
 
     def values(self) -> dict:
-        """Return its connection, as Airflow's REST API takes it."""
+        """Return the connection to this server, with the names of the REST API."""
         given = json.loads(settings.machine_settings()["AIRFLOW_CONN_WAREHOUSE"])
         return {**given, "port": int(self.env["WAREHOUSE_PORT"])}
 
@@ -61,7 +61,7 @@ def connected(api, server):
         yield
 
 
-def wait_for_a_try_that_failed(states: "States") -> None:
+def wait_for_a_failed_try(states: "States") -> None:
     wait_until(lambda: "up_for_retry" in states.states().values(), seconds=120)
 
 
@@ -70,7 +70,7 @@ def test_a_warehouse_that_is_down_before_a_run(api, server, connected):
         states = States(api, warehouse, "elsewhere")
     server.stop()
     states.trigger()
-    wait_for_a_try_that_failed(states)
+    wait_for_a_failed_try(states)
     assert "Connection refused" in states.log("dbt_build")
     server.start()
     assert states.end() == "success"
@@ -82,9 +82,9 @@ def test_a_warehouse_that_goes_down_during_a_run(api, server, connected):
         # Longer than the server takes to stop.
         states.broken("b", fails=False, seconds=60)
         states.trigger()
-        wait_until(lambda: states.states()["a.run"] == "success", seconds=120)
+        states.wait_for_state("a.run", "success")
     server.stop()
-    wait_for_a_try_that_failed(states)
+    wait_for_a_failed_try(states)
     server.start()
     with server.connect() as states.warehouse:
         states.warehouse.execute("truncate raw_states.broken")

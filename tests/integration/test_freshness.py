@@ -1,4 +1,4 @@
-"""A stale source is red in a task of its own, and stops what reads it and nothing else."""
+"""The task of a stale source fails, and only what reads the source is not built."""
 
 import pytest
 
@@ -10,8 +10,12 @@ if HAS_POSTGRES:
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 
 CHECK = "raw_states_events_freshness"
-BEHIND = ("c_run", "d.run", "d.test", "e_run", "raw_states_events_test")
-STOPPED = {CHECK: "failed", **dict.fromkeys(BEHIND, "upstream_failed")}
+DOWNSTREAM = ("c_run", "d.run", "d.test", "e_run", "raw_states_events_test")
+STOPPED = {
+    CHECK: "failed",
+    **dict.fromkeys(DOWNSTREAM, "upstream_failed"),
+    "dbt_build_done": "failed",
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def states(api, warehouse):
 
 @pytest.fixture
 def age(states):
-    """A function that makes the source's rows so old."""
+    """Return a function that sets the age of the rows of the source."""
 
     def update(interval: str) -> None:
         states.warehouse.execute("drop table if exists raw_states.events cascade")
@@ -33,49 +37,49 @@ def age(states):
     update("0")
 
 
-def test_a_stale_source_stops_what_reads_it(states, age):
+def test_what_reads_a_stale_source_is_not_built(states, age):
     age("1 day 2 hours")
     assert states.run() == "failed"
-    assert states.not_green() == STOPPED
+    assert states.not_successful() == STOPPED
     assert set(states.built()) == {"a", "b", "f", "g", "by_day"}
-    said = states.log(CHECK)
-    assert "FAIL raw_states.events is 1 day, 2:0" in said
-    assert "(error_after 12 hours, warn_after 1 hours)" in said
-    # An answer: another try would give it again.
+    log = states.log(CHECK)
+    assert "FAIL raw_states.events is 1 day, 2:0" in log
+    assert "(error_after 12 hours, warn_after 1 hours)" in log
+    # It is not retried, because another try would find the same rows.
     assert states.tasks()[CHECK]["try_number"] == 1
 
     age("0")
     states.clear(CHECK)
     assert states.end() == "success"
-    assert states.not_green() == {}
+    assert states.not_successful() == {}
     assert set(states.built()) == {"c", "d", "e"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("interval", "said"), [("5 minutes", "PASS"), ("2 hours", "WARN")])
-def test_a_source_that_is_not_stale_stops_nothing(states, age, interval, said):
+@pytest.mark.parametrize(("interval", "status"), [("5 minutes", "PASS"), ("2 hours", "WARN")])
+def test_everything_is_built_if_no_source_is_stale(states, age, interval, status):
     age(interval)
     assert states.run() == "success"
-    assert states.not_green() == {}
-    assert f"{said} raw_states.events is " in states.log(CHECK)
+    assert states.not_successful() == {}
+    assert f"{status} raw_states.events is " in states.log(CHECK)
 
 
 @pytest.mark.slow
-def test_a_source_that_is_not_there_is_tried_again_and_red(states, age):
+def test_the_check_of_a_missing_source_is_retried_and_fails(states, age):
     states.warehouse.execute("drop table raw_states.events cascade")
     assert states.run() == "failed"
-    assert states.not_green() == STOPPED
+    assert states.not_successful() == STOPPED
     assert states.tasks()[CHECK]["try_number"] == 2
     assert 'relation "raw_states.events" does not exist' in states.log(CHECK, 2)
 
 
 @pytest.mark.slow
-def test_a_run_of_days_that_are_past_is_not_stopped(states, age):
+def test_a_run_for_a_past_interval_checks_no_source(states, age):
     age("1 day")
     start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     body = {"logical_date": start, "data_interval_start": start, "data_interval_end": end}
     path = f"/dags/{states.dag_id}/dagRuns"
     states.run_id = states.api("POST", path, json=body)["dag_run_id"]
     assert states.end() == "success"
-    assert states.not_green() == {}
-    assert "Not checked: the run is of the past, 2026-01-01" in states.log(CHECK)
+    assert states.not_successful() == {}
+    assert "Not checked, because the run is for 2026-01-01" in states.log(CHECK)

@@ -1,4 +1,4 @@
-"""OpenLineage hears of each node of the one build, through Airflow's provider."""
+"""The build task emits an OpenLineage event for each node, through Airflow's provider."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 
 def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp_path):
-    """As `airflow dags test` runs a DAG: in one process, on a metadata database of its own."""
+    """`airflow dags test` runs the DAG in one process, with another metadata database."""
     States(api, warehouse).broken()
     events = tmp_path / "events"
     env = {
@@ -34,10 +34,10 @@ def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    heard = [json.loads(line) for line in events.read_text().splitlines()]
+    emitted = [json.loads(line) for line in events.read_text().splitlines()]
     edges = {
         (output["name"], frozenset(source["name"] for source in event["inputs"]))
-        for event in heard
+        for event in emitted
         for output in event["outputs"]
         if event["run"]["facets"].get("parent", {}).get("job", {}).get("name")
         == "states_alone.dbt_build"

@@ -1,4 +1,4 @@
-"""A broken plugin in a folder of an odd name, and a dbt of an older version, installed apart."""
+"""A broken plugin in a folder with an unusual name, and an external dbt of an older version."""
 
 import json
 import shutil
@@ -22,32 +22,37 @@ pytestmark = [
 ]
 
 
-def states_of(env: dict[str, str], folder: Path) -> "States":
-    # Its connection ends with its Postgres.
+def states_of(env: dict[str, str], folder: Path, dag_id: str = "states_between") -> "States":
+    # The connection ends with its Postgres.
     warehouse = connect({**dbt_env(), "WAREHOUSE_PORT": env["WAREHOUSE_PORT"]})
-    return States(Api(env["PORT"]), warehouse, home=folder)
+    return States(Api(env["PORT"]), warehouse, dag_id, home=folder)
 
 
-def test_with_a_broken_plugin_every_task_accepts_what_dbt_built(projects, tmp_path, monkeypatch):
-    # In a folder of an odd name, without a HOME.
-    root, folder = (place / "für uns, 2. Stock" for place in (tmp_path, HOME))
+def test_with_a_broken_plugin_each_task_starts_and_takes_its_stored_result(
+    projects, tmp_path, monkeypatch
+):
+    # The path has a space, a comma and a letter outside of ASCII, and HOME is not set.
+    root, folder = (parent / "für uns, 2. Stock" for parent in (tmp_path, HOME))
     for name in ("dags", "include", "local", "plugins"):
         shutil.copytree(ROOT / name, root / name)
     for name in ("airflow_settings.yaml", "Dockerfile", "local.toml"):
         shutil.copy(ROOT / name, root)
     (root / "plugins" / "dbt_build_api.py").write_text("raise ImportError('broken')")
     monkeypatch.delenv("HOME")
-    off = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(root / "plugins")}
-    with started_apart(projects, folder, root=root, **off) as env:
+    broken = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(root / "plugins")}
+    with started_apart(projects, folder, root=root, **broken) as env:
         states = states_of(env, folder)
         assert states.run() == "success"
-        nodes = [task for task in states.tasks().values() if task["operator"] == "DbtNode"]
-        assert all(task["pid"] and task["state"] == "success" for task in nodes)
-        # Each accepts what the one dbt said, and runs none of its own.
-        said = states.log("dbt.a.test")
-        assert "PASS unique_a_id" in said
-        assert "Running with dbt" not in said
-        assert "Airflow can't be told now" in states.log("dbt_build")
+        assert states.not_successful() == {}
+        tasks = states.tasks()
+        nodes = [task for task in tasks.values() if task["operator"] == "DbtNodeOperator"]
+        assert all(task["pid"] for task in (*nodes, tasks["dbt.dbt_build_done"]))
+        # No node task runs dbt.
+        log = states.log("dbt.a.test")
+        assert "PASS unique_a_id" in log
+        assert "Running with dbt" not in log
+        assert "Airflow shows the results later" in states.log("dbt.dbt_build")
+        assert set(states.built().values()) == {1}
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +65,28 @@ def older_dbt() -> Path:
     return venv / "bin" / "dbt"
 
 
-def test_a_dbt_of_its_own_is_as_right(projects, older_dbt):
-    folder = HOME / "dbt-apart"
-    # `make start` has parsed with it, and run the DAGs of local.toml.
-    with started_apart(projects, folder, DBT_EXECUTABLE=str(older_dbt)) as env:
-        states = states_of(env, folder)
+def test_an_external_dbt_gives_the_same_states(projects, older_dbt):
+    folder = HOME / "external-dbt"
+    with started_apart(projects, folder, EXTERNAL_DBT=str(older_dbt)) as env:
+        states = states_of(env, folder, "external_dbt")
         states.broken("d")
         assert states.run() == "failed"
-        found = states.states()
-        assert found["dbt.d.run"] == "failed"
-        assert found["dbt.e_run"] == "upstream_failed"
-        assert found["dbt.c_run"] == "success"
-        assert "division by zero" in states.log("dbt.d.run")
+        assert states.not_successful() == {
+            "d.run": "failed",
+            "d.test": "upstream_failed",
+            "e_run": "upstream_failed",
+            "dbt_build_done": "failed",
+        }
+        assert "division by zero" in states.log("d.run")
         assert "Running with dbt=1.11.16" in states.log("dbt_build")
-        # One for each schema that a DAG builds the project in.
-        manifests = [*folder.glob("cosmos/dbt_projects/*/states/target/manifest.json")]
-        versions = {json.loads(file.read_text())["metadata"]["dbt_version"] for file in manifests}
-        assert versions == {"1.11.16"}
+        # The retry of the node runs the external dbt too.
+        assert "Running with dbt=1.11.16" in states.log("d.run", 2)
+        states.broken()
+        states.clear("d.run")
+        assert states.end() == "success"
+        assert states.not_successful() == {}
+        assert states.built() == {"d": 1, "e": 1}
+        # The DAGs with dbt of Airflow's environment have a working directory of their own.
+        manifests = folder.glob("cosmos/dbt_projects/*/*/dbt/states/target/manifest.json")
+        versions = [json.loads(file.read_text())["metadata"]["dbt_version"] for file in manifests]
+        assert versions.count("1.11.16") == 1

@@ -1,4 +1,4 @@
-"""What nobody else may reach, read or do: on this machine, in Airflow's pages, in the warehouse."""
+"""Who can reach Airflow and Postgres, where secrets are, and what the role of dbt may do."""
 
 import os
 import stat
@@ -23,8 +23,8 @@ if HAS_POSTGRES:
 pytestmark = pytest.mark.timeout(600)
 
 CONNECTION = "secret"
-# Of the answers that must have been looked at: what Airflow renders, keeps and explains of a task.
-LOOKED_AT = {
+# Paths of the REST API that the test must have read: the details of a task and its run.
+READ_PATHS = {
     "/api/v2/connections",
     "/api/v2/dagSources/{dag_id}",
     "/api/v2/dags/{dag_id}/details",
@@ -45,15 +45,15 @@ def found(text: str | bytes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(api) -> Iterator[SimpleNamespace]:
-    """A run that is red in one model, and the arguments of all processes there were meanwhile.
+    """Return a run in which one model fails, and the arguments of all processes during the run.
 
-    dbt builds in Airflow's own database: its password can be searched for, while that of the
-    warehouse is an everyday word.
+    dbt builds in Airflow's own database, whose password is a unique text that can be searched for.
+    The password of the warehouse is a common word.
     """
     role = {"user": "airflow", "dbname": "airflow", "password": kept_secrets()["metadata"]}
-    at = {"host": "127.0.0.1", "port": int(os.environ["WAREHOUSE_PORT"]), "schema": "airflow"}
+    address = {"host": "127.0.0.1", "port": int(os.environ["WAREHOUSE_PORT"]), "schema": "airflow"}
     login = {"conn_type": "postgres", "login": "airflow", "password": role["password"]}
-    with connection(api, CONNECTION, **login, **at), connect(dbt_env(), **role) as database:
+    with connection(api, CONNECTION, **login, **address), connect(dbt_env(), **role) as database:
         states = States(api, database, "states_secret")
         states.broken("d")
         states.trigger()
@@ -81,42 +81,42 @@ def test_no_secret_is_in_the_arguments_of_a_process(run):
 def test_one_file_holds_the_secrets_which_only_its_owner_may_read(run):
     holding, seen = [], set()
     for path in HOME.rglob("*"):
-        # One that Postgres or Airflow removes meanwhile.
+        # Postgres and Airflow remove files in the meantime.
         with suppress(FileNotFoundError):
             if path.is_file() and not path.is_symlink() and found(path.read_bytes()):
                 holding.append(path)
             seen.add(path.name)
     assert holding == [HOME / "secrets.json"]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
-    # What Cosmos makes of the connection, what dbt says, and what is kept of it.
+    # The search covers the profile from Cosmos, the artifacts of dbt and the logs of tasks.
     assert {"profiles.yml", "manifest.json", "run_results.json", "attempt=1.log"} <= seen
 
 
-def test_nobody_else_may_write_what_the_runner_keeps_or_enter_its_databases(run):
-    open_to_all = []
+def test_other_users_can_neither_write_files_of_the_runner_nor_read_its_databases(run):
+    writable = []
     for path in HOME.rglob("*"):
         with suppress(FileNotFoundError):
             mode = path.lstat().st_mode
             if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
-                open_to_all.append(path)
-    assert open_to_all == []
+                writable.append(path)
+    assert writable == []
     assert stat.S_IMODE((HOME / "postgres").stat().st_mode) == 0o700
 
 
 def answers(api, dag_id: str, run_id: str) -> Iterator[tuple[str, int, str]]:
-    """Yield what the REST API answers to every GET about all, about a run or a task of it.
+    """Yield path, status and text of every GET request to the REST API about a run and its tasks.
 
-    Of tasks with the same operator and state, one is asked about.
+    Of several tasks with the same operator and state, one is enough.
     """
     token = httpx.get(f"{api.url}/auth/token").json()["access_token"]
     client = httpx.Client(
         base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=60
     )
-    # Asking for auth/logout would end it.
+    # A request to auth/logout would end the session.
     paths = client.get("/openapi.json").json()["paths"].items()
     gets = [path for path, methods in paths if "get" in methods and "/auth/" not in path]
     kinds = {(x["operator"], x["state"]): x for x in tasks_of(api, dag_id, run_id).values()}
-    asked = set()
+    requested = set()
     for task in kinds.values():
         about = {"dag_id": dag_id, "dag_run_id": run_id, "task_id": task["task_id"]}
         about |= {"try_number": max(1, task["try_number"]), "connection_id": CONNECTION}
@@ -124,11 +124,11 @@ def answers(api, dag_id: str, run_id: str) -> Iterator[tuple[str, int, str]]:
         keys = [x["key"] for x in api.all(entries.format_map(about), "xcom_entries")]
         for path, key in product(gets, keys or [None]):
             about |= {"xcom_key": key} if key else {}
-            # Of what this has no name for, as a pool, a list tells as much.
+            # A path with another variable, as of a pool, is left out: its list has the same fields.
             with suppress(KeyError):
                 url = path.format_map(about)
-                if url not in asked:
-                    asked.add(url)
+                if url not in requested:
+                    requested.add(url)
                     answer = client.get(url)
                     yield path, answer.status_code, answer.text
 
@@ -141,40 +141,41 @@ def test_the_rest_api_shows_no_secret(api, run):
             seen[path].add(status)
             leaks += [(dag_id, path)] if found(text) else []
     assert leaks == []
-    assert [path for path in LOOKED_AT if 200 not in seen[path]] == []
-    # Airflow's settings are shown to nobody.
+    assert [path for path in READ_PATHS if 200 not in seen[path]] == []
+    # Nobody can read Airflow's configuration.
     assert [path for path, statuses in seen.items() if 403 in statuses] == ["/api/v2/config"]
-    # Nor does the list of who did what hold what they sent.
+    # The audit log does not have the bodies of requests.
     made = api("GET", "/eventLogs", params={"event": "post_connection"})["event_logs"]
     assert CONNECTION in str(made)
     assert found(str(made)) == []
 
 
-@pytest.mark.slow
-def test_airflows_pages_show_no_secret(page, run):
+def test_the_pages_of_airflow_show_no_secret(page, run):
     answered = []
     page.on("response", lambda response: answered.append(response))
     task = f"/dags/{run.states.dag_id}/runs/{run.states.run_id}/tasks/dbt_build"
-    # Each with a word that it has once it is there.
+    # Each page with a text that it shows when it is loaded.
     pages = {
         "/connections": CONNECTION,
         f"{task}/rendered_templates": "env",
-        f"{task}/xcom": "told",
+        f"{task}/xcom": "dbt_node_results",
     }
-    # The first page makes the cookie, and is opened twice for it.
+    # The first page sets the cookie, so it is opened twice.
     page.goto("/connections")
     page.get_by_text(CONNECTION, exact=True).first.wait_for()
     for path, word in pages.items():
-        # What a page was given can't be read any more when the next one is open.
+        # The responses to a page cannot be read when the next page is open.
         page.goto("about:blank")
         answered.clear()
         page.goto(path)
         page.get_by_text(word, exact=True).first.wait_for()
         page.wait_for_load_state("networkidle")
-        # What it shows, and what it was given.
-        given = [x.text() for x in answered if x.ok and x.request.resource_type in ("fetch", "xhr")]
-        assert any(word in text for text in given)
-        assert [found(text) for text in (page.content(), *given) if found(text)] == [], path
+        # The page itself, and the responses that it is made from.
+        bodies = [
+            x.text() for x in answered if x.ok and x.request.resource_type in ("fetch", "xhr")
+        ]
+        assert any(word in text for text in bodies)
+        assert [found(text) for text in (page.content(), *bodies) if found(text)] == [], path
 
 
 RIGHTS = """
@@ -188,7 +189,7 @@ DATABASES = """
 ROLES = "select count(*) from pg_auth_members where member = current_user::regrole"
 
 
-def test_the_role_of_dbt_may_make_schemas_in_the_warehouse_and_nothing_else(warehouse):
+def test_the_role_of_dbt_may_only_create_schemas_in_the_warehouse(warehouse):
     assert warehouse.execute(RIGHTS).fetchone() == (False,) * 5
     assert warehouse.execute(ROLES).fetchone() == (0,)
     entered = [row for row in warehouse.execute(DATABASES) if any(row[1:])]
@@ -217,6 +218,6 @@ def test_postgres_refuses_the_role_of_dbt(warehouse, statement):
 
 
 @pytest.mark.parametrize("database", ["airflow", "postgres", "template1"])
-def test_the_role_of_dbt_enters_no_other_database(warehouse, database):
+def test_the_role_of_dbt_can_connect_to_no_other_database(warehouse, database):
     with pytest.raises(psycopg.OperationalError, match="permission denied"):
         connect(dbt_env(), dbname=database)

@@ -1,4 +1,4 @@
-"""What `astro dev start --standalone` does after `make standalone`, without the CLI itself."""
+"""The steps of `astro dev start --standalone` after `make standalone`, without the CLI."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ START_SECONDS = 180
 
 
 def environment(shell: dict[str, str], clone: Path, port: str) -> dict[str, str]:
-    """Return what the Astro CLI gives to Airflow: buildEnv in airflow/standalone.go of 1.45."""
+    """Return the environment that buildEnv in airflow/standalone.go of the Astro CLI 1.45 makes."""
     named = {}
     for line in map(str.strip, (clone / ".local" / "standalone.env").read_text().splitlines()):
         name, equals, value = line.partition("=")
@@ -54,20 +54,20 @@ def environment(shell: dict[str, str], clone: Path, port: str) -> dict[str, str]
         "ASTRONOMER_ENVIRONMENT": "local",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(clone / "dags"),
-        # The CLI's own is the same everywhere.
+        # The key of the CLI is the same in every project.
         "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__PORT": port,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
         "AIRFLOW__API__SECRET_KEY": signing,
         "AIRFLOW__API_AUTH__JWT_SECRET": signing,
-        # As neither the shell nor the file names a proxy.
+        # The CLI sets it if neither the shell nor the file names a proxy.
         "NO_PROXY": "*",
         "no_proxy": "*",
     }
 
 
-def wait_until_it_answers(process: psutil.Popen, port: str, log: Path) -> None:
+def wait_until_airflow_answers(process: psutil.Popen, port: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -80,7 +80,7 @@ def wait_until_it_answers(process: psutil.Popen, port: str, log: Path) -> None:
 
 
 def post_connections(api, clone: Path) -> None:
-    """Post what airflow_settings.yaml names, as the CLI does once Airflow answers."""
+    """Create the connections of airflow_settings.yaml, as the CLI does when Airflow answers."""
     settings = yaml.safe_load((clone / "airflow_settings.yaml").read_text())
     for conn in settings["airflow"]["connections"]:
         body = {key.removeprefix("conn_"): value for key, value in conn.items()}
@@ -90,11 +90,11 @@ def post_connections(api, clone: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clone() -> Path:
-    """A copy of the project, as git would give it, with a .env and the packages of the tests."""
+    """Return a copy of the committed files, with a .env and the packages of the tests."""
     clone = HOME / "standalone" / "clone"
-    # Of what is hidden, only .astro is the project's.
-    made = shutil.ignore_patterns(".[!a]*", "standalone", "target", "logs", "__pycache__")
-    shutil.copytree(ROOT, clone, ignore=made)
+    # .astro is the only hidden folder that the project needs.
+    generated = shutil.ignore_patterns(".[!a]*", "standalone", "target", "logs", "__pycache__")
+    shutil.copytree(ROOT, clone, ignore=generated)
     (clone / ".env").write_text("AIRFLOW__CORE__PARALLELISM='3'\n")
     (clone / ".venv").symlink_to(sys.prefix)
     return clone
@@ -102,7 +102,7 @@ def clone() -> Path:
 
 @pytest.fixture(scope="module")
 def shell(clone):
-    """A plain environment, in which `make standalone` has been called and its Postgres runs."""
+    """Return a minimal environment, after `make standalone` has started its Postgres."""
     temporary = clone.with_name("tmp")
     temporary.mkdir()
     shell = {
@@ -119,7 +119,7 @@ def shell(clone):
 
 @pytest.fixture(scope="module")
 def standalone(clone, shell):
-    """The running Airflow: its first process, its port and its REST API."""
+    """Return the first process of the running Airflow, its port and its REST API."""
     from local.pipeline import Api
 
     port = free_port()
@@ -134,7 +134,7 @@ def standalone(clone, shell):
             stderr=output,
         )
     try:
-        wait_until_it_answers(process, port, log)
+        wait_until_airflow_answers(process, port, log)
         api = Api(port)
         post_connections(api, clone)
         yield SimpleNamespace(process=process, port=int(port), api=api)
@@ -146,12 +146,12 @@ def standalone(clone, shell):
             each.kill()
 
 
-def test_the_file_is_private_and_ones_own_lines_win(clone, shell):
+def test_the_file_is_private_and_the_lines_of_the_user_have_priority(clone, shell):
     assert (clone / ".local" / "standalone.env").stat().st_mode & 0o077 == 0
     assert environment(shell, clone, "8080")["AIRFLOW__CORE__PARALLELISM"] == "3"
 
 
-def test_the_dags_run_green(standalone, shell):
+def test_the_runs_of_the_dags_succeed(standalone, shell):
     from include.warehouse import target_schema
     from local import pipeline, postgres
     from local.settings import OWN, dbt_env
@@ -168,23 +168,27 @@ def test_the_plugins_are_loaded(standalone):
     assert plugins >= {"dbt_build_api", "cosmos"}
 
 
-def test_only_this_machine_reaches_what_listens(standalone, shell, clone):
+def test_only_this_machine_can_connect(standalone, shell, clone):
     airflow = [standalone.process, *standalone.process.children(recursive=True)]
     ports = (standalone.port, int(shell["WAREHOUSE_PORT"]))
     found = listening([*airflow, *running_in(clone / ".local")])
     assert found == {("127.0.0.1", port) for port in ports}
 
 
-def test_a_running_tasks_log_is_read_without_a_server_for_logs(standalone):
+def test_the_log_of_a_running_task_is_shown_without_a_log_server(standalone):
     from local.settings import OWN
 
     runs = f"/dags/{OWN['dag']}/dagRuns"
     run_id = standalone.api("POST", runs, json={"logical_date": None})["dag_run_id"]
-    task = f"{runs}/{run_id}/taskInstances/dbt_build"
+    tasks = [
+        task["task_id"] for task in standalone.api("GET", f"/dags/{OWN['dag']}/tasks")["tasks"]
+    ]
+    (build,) = [task_id for task_id in tasks if task_id.rpartition(".")[2] == "dbt_build"]
+    task = f"{runs}/{run_id}/taskInstances/{build}"
     wait_until(lambda: standalone.api("GET", task)["state"] == "running", seconds=120)
 
-    def says_something() -> bool:
+    def has_lines_of_dbt() -> bool:
         events = [line["event"] for line in standalone.api("GET", f"{task}/logs/1")["content"]]
         return any("dbt" in event for event in events)
 
-    wait_until(says_something, seconds=30)
+    wait_until(has_lines_of_dbt, seconds=30)

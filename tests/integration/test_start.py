@@ -1,4 +1,4 @@
-"""What `make start` has made, whichever DAG it runs."""
+"""`make start`, whichever DAG it runs."""
 
 import os
 
@@ -19,7 +19,7 @@ def test_start_runs_the_dags_of_local_toml(started):
         assert f"success  {dag_id} in" in started.stdout
 
 
-def test_start_says_in_a_pipe_what_it_does_in_plain_lines(started):
+def test_start_prints_plain_lines_into_a_pipe(started):
     assert started.stdout.splitlines()[:3] == [
         f"Starting Postgres on 127.0.0.1:{os.environ['WAREHOUSE_PORT']}",
         "Parsing the dbt projects",
@@ -36,7 +36,7 @@ def test_another_port_for_postgres_is_refused_while_both_run(api):
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_a_list_of_several_pages_is_read_to_its_end(api, monkeypatch):
+def test_a_list_of_several_pages_is_read_completely(api, monkeypatch):
     run_id = first_run(api, OWN["dag"])
     path = f"/dags/{OWN['dag']}/dagRuns/{run_id}/taskInstances"
     whole = api("GET", path, params={"limit": 100})["task_instances"]

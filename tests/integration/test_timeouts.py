@@ -1,4 +1,4 @@
-"""A statement that hangs is ended, in the warehouse too, by the timeout of its task or its run."""
+"""The timeout of a task or a run cancels the statement that hangs in the warehouse."""
 
 import pytest
 
@@ -23,10 +23,10 @@ def hanging(warehouse) -> int:
     ("dag_id", "state", "reason"),
     [
         ("task_hangs", "failed", "its execution_timeout has passed"),
-        ("run_hangs", "skipped", "Airflow ends it: its run is over"),
+        ("run_hangs", "skipped", "Airflow ended it, because its run was ended or it was cleared"),
     ],
 )
-def test_a_statement_that_hangs(api, warehouse, dag_id, state, reason):
+def test_a_timeout_cancels_the_statement_that_hangs(api, warehouse, dag_id, state, reason):
     states = States(api, warehouse, dag_id)
     states.broken("a", fails=False, seconds=3600)
     states.trigger()
@@ -34,6 +34,6 @@ def test_a_statement_that_hangs(api, warehouse, dag_id, state, reason):
     assert states.end() == "failed"
     assert states.tasks()["dbt_build"]["state"] == state
     wait_until(lambda: f"dbt was interrupted: {reason}" in states.log("dbt_build"), seconds=60)
-    # By dbt itself, and not because Postgres has lost the client.
+    # dbt cancels it. Postgres alone would notice the lost client much later.
     assert "CANCEL query model.states.a" in states.log("dbt_build")
     wait_until(lambda: not hanging(warehouse), seconds=60)

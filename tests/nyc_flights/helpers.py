@@ -1,4 +1,4 @@
-"""The archive's own figures, and what breaks a run and mends it."""
+"""Figures from the archive and from the marts, and a model that can be broken."""
 
 import csv
 import gzip
@@ -29,13 +29,13 @@ REPORTED = """
 
 
 def archived(day: date) -> list[dict]:
-    """The archive's own rows of a day of the year, read without the loader and without dbt."""
+    """Return the rows of a day of the year from the archive, without the loader and dbt."""
     with gzip.open(ARCHIVE / f"flights-{day:%m}.csv.gz", "rt", newline="") as file:
         return [row for row in csv.DictReader(file) if row["flight_date"] == f"2013-{day:%m-%d}"]
 
 
 def figures_of(rows: list[dict]) -> Counter:
-    """Figures by carrier that fct_flights and carrier_performance_daily must agree with."""
+    """Return the figures by carrier that both marts must have."""
     figures = Counter()
     for row in rows:
         carrier = row["carrier"]
@@ -47,12 +47,15 @@ def figures_of(rows: list[dict]) -> Counter:
 
 
 def reported(figures: Counter) -> dict:
-    """Return of some figures those that carrier_performance_daily has."""
+    """Return the figures that carrier_performance_daily has."""
     return {key: value for key, value in figures.items() if key[1] != "departure_delay"}
 
 
 def figures_in(warehouse, query: str, day: date) -> dict:
-    """Figures by carrier in a mart on a day, from the columns after the first, without zeros."""
+    """Return the figures of a day in a mart by carrier, without zeros.
+
+    The figures are the columns after the first.
+    """
     cursor = warehouse.execute(query, [day])
     names = [column.name for column in cursor.description][1:]
     return {

@@ -1,4 +1,4 @@
-"""`make screenshots`: pictures of the last good run of flights_daily, for the documentation."""
+"""`make screenshots`: pictures of the last successful run of flights_daily, for docs/images."""
 
 import sys
 
@@ -9,7 +9,7 @@ from local.settings import ROOT, Failure
 from tests.integration import pages
 
 IMAGES = ROOT / "docs" / "images"
-# What lies over the graph: its controls, its map and the handle of the panel next to it.
+# These cover the graph: its controls, its map and the handle of the panel next to it.
 HIDDEN = ".react-flow__panel, [aria-label$='Details Panel'] {display: none !important}"
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         graph = pages.open_graph(page, dag_id, run_id)
         keep(graph, "graph.png", style=HIDDEN)
 
-        # As high as the chart.
+        # The window is as high as the chart.
         page = pages.new_page(browser, api.url, height=1040)
         (bar,) = pages.open_gantt(page, dag_id, run_id, "publish_figures")
         bar.wait_for()

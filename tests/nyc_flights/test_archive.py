@@ -1,4 +1,4 @@
-"""The archive of 2013 on the calendar of any year: no day is lost, doubled or made up."""
+"""The archive replays 2013 in any year, and each day has exactly the rows of its day in 2013."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ def flights_of_2013() -> Counter:
     return dates(archive.flights(date(2013, 1, 1), date(2014, 1, 1)))
 
 
-def test_the_whole_year_is_there(flights_of_2013):
+def test_the_archive_has_the_whole_year(flights_of_2013):
     assert flights_of_2013.total() == 336_776
     assert len(flights_of_2013) == 365
     assert sum(1 for _ in archive.planes()) == 3_322
@@ -33,9 +33,9 @@ def test_a_replayed_flight_differs_in_its_date_only():
 
 
 @pytest.mark.parametrize("year", [2013, 2026])
-def test_replayed_weather_keeps_its_distance_to_utc(year):
+def test_replayed_weather_keeps_its_offset_from_utc(year):
     readings = list(archive.weather(date(year, 7, 1), date(year, 7, 2)))
-    # The last four hours of New York's day are on the next day in UTC.
+    # The last four hours of a day in New York are on the next day in UTC.
     assert {(row[0][:10], row[1][:10]) for row in readings} == {
         (f"{year}-07-01", f"{year}-07-01"),
         (f"{year}-07-01", f"{year}-07-02"),
@@ -57,7 +57,7 @@ def test_replayed_weather_keeps_its_distance_to_utc(year):
         pytest.param(date(2026, 3, 14), 0, id="no day"),
     ],
 )
-def test_an_interval_holds_its_start_and_not_its_end(flights_of_2013, start, days):
+def test_an_interval_includes_its_start_and_excludes_its_end(flights_of_2013, start, days):
     calendar = [start + timedelta(days=n) for n in range(days)]
     expected = {
         str(day): flights_of_2013[f"2013-{day:%m-%d}"]
@@ -79,7 +79,7 @@ def error_of(rows) -> str:
     [
         ("2026-11-24T04:59:59+00:00", date(2026, 11, 23)),
         ("2026-11-24T05:00:00+00:00", date(2026, 11, 24)),
-        # In summer New York is nearer.
+        # In summer the offset from UTC is one hour smaller.
         ("2026-07-01T04:00:00+00:00", date(2026, 7, 1)),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_day_begins_at_midnight_in_new_york(moment, day):
     assert archive.local_date(datetime.fromisoformat(moment)) == day
 
 
-def test_a_missing_or_foreign_file_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_missing_file_and_a_file_of_another_version(tmp_path, monkeypatch):
     file = tmp_path / "planes.csv.gz"
     foreign = (archive.ARCHIVE / "weather-01.csv.gz").read_bytes()
     monkeypatch.setattr(archive, "ARCHIVE", tmp_path)

@@ -1,4 +1,4 @@
-"""What a person sees of the sample in Airflow's pages."""
+"""The pages of Airflow with the asset and the dbt docs of the sample."""
 
 import re
 
@@ -18,7 +18,7 @@ def test_the_asset_links_the_dags(page):
     for name in ("flights_daily", "nyc_flights", "flights_reporting"):
         expect(graph.get_by_text(name, exact=True)).to_be_visible()
     for edge in (r"dag:flights_daily to asset:\d+", r"asset:\d+ to dag:flights_reporting"):
-        # A straight line has no height, which Playwright takes for invisible.
+        # A straight line has no height, and Playwright takes it for invisible.
         expect(graph.get_by_role("group", name=re.compile(f"^Edge from {edge}$"))).to_be_attached()
 
 

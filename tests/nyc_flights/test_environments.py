@@ -1,4 +1,4 @@
-"""The sample as staging, beside prod on one Postgres."""
+"""The sample in staging and in prod, which share one Postgres."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ TABLES = """
 
 
 def content(warehouse) -> dict[tuple[str, str], tuple]:
-    """Of each table and view its object id and a digest of its rows."""
+    """Return the object ID of each table and view, and a digest of its rows."""
     digest = """
         select '{0}.{1}'::regclass::oid, md5(string_agg(t::text, '' order by t::text))
         from {0}.{1} as t
@@ -32,7 +32,7 @@ def content(warehouse) -> dict[tuple[str, str], tuple]:
 
 @pytest.mark.usefixtures("api")
 def test_staging_changes_nothing_of_prod(running_warehouse):
-    """As `airflow dags test` runs a DAG: in one process, on a metadata database of its own."""
+    """`airflow dags test` runs the DAG in one process, with another metadata database."""
     env = {
         **os.environ,
         **machine_settings(),
@@ -44,7 +44,7 @@ def test_staging_changes_nothing_of_prod(running_warehouse):
     before = content(running_warehouse)
     assert ("nyc_flights_marts", "fct_flights") in before
     subprocess.run([BIN / "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    # Midnight in New York.
+    # The time is midnight in New York.
     command = [BIN / "airflow", "dags", "test", "flights_daily", "2026-03-15T04:00:00+00:00"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

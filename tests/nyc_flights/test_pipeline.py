@@ -1,4 +1,4 @@
-"""Both DAGs on a running Airflow, and what they leave in the marts against the archive."""
+"""Runs of both DAGs, whose marts must agree with the archive."""
 
 import contextlib
 from datetime import UTC, date, datetime, time, timedelta
@@ -42,13 +42,13 @@ def midnight(day: date) -> str:
     return datetime.combine(day, time.min, ZoneInfo(TIMEZONE)).isoformat()
 
 
-def reports_once_all_are_done(api) -> list[dict]:
-    """Wait until no event waits for flights_reporting; return its runs, the oldest first."""
+def ended_reporting_runs(api) -> list[dict]:
+    """Wait until no asset event is queued for flights_reporting; return its runs, oldest first."""
     path = "/dags/flights_reporting"
     found = []
 
     def done() -> bool:
-        # The queue first: Airflow takes an event out of it as it makes the run.
+        # The queue is read first, because Airflow makes the run and empties the queue together.
         queued = api("GET", f"{path}/assets/queuedEvents")["total_entries"]
         found[:] = api.all(f"{path}/dagRuns", "dag_runs", order_by="start_date")
         return not queued and {run["state"] for run in found} <= {"success", "failed"}
@@ -59,7 +59,7 @@ def reports_once_all_are_done(api) -> list[dict]:
 
 @pytest.fixture
 def run_daily(api):
-    """A function that runs flights_daily and returns the run's state and its tasks' states."""
+    """Return a function that runs flights_daily and returns the states of the run and its tasks."""
 
     def run(day: date | None = None, **conf) -> tuple[str, dict[str, str]]:
         from local import pipeline
@@ -111,7 +111,7 @@ def test_the_same_day_twice_gives_the_same_rows(api, warehouse, run_daily):
 
 
 @pytest.mark.slow
-def test_a_day_without_flights_passes(warehouse, run_daily):
+def test_the_run_of_a_day_without_flights_succeeds(warehouse, run_daily):
     state, tasks = run_daily(date(2024, 2, 29))
     assert state == "success"
     assert set(tasks.values()) == {"success"}
@@ -119,7 +119,7 @@ def test_a_day_without_flights_passes(warehouse, run_daily):
 
 
 @pytest.mark.slow
-def test_a_day_in_the_future_waits_for_itself(api, yesterday):
+def test_the_run_of_a_future_day_waits_for_the_day(api, yesterday):
     runs = "/dags/flights_daily/dagRuns"
     day = {"logical_date": midnight(yesterday + timedelta(days=30))}
     run = f"{runs}/{api('POST', runs, json=day)['dag_run_id']}"
@@ -128,14 +128,14 @@ def test_a_day_in_the_future_waits_for_itself(api, yesterday):
         waits_for = api("GET", f"{run}/taskInstances/load_day/dependencies")["dependencies"]
         assert "in the future" in str(waits_for)
     finally:
-        # max_active_runs=1: no other run starts as long as this one is there.
+        # max_active_runs is 1, so no other run starts while this run exists.
         api("PATCH", run, json={"state": "failed"})
         api("DELETE", run)
 
 
 @pytest.mark.slow
-def test_a_backfill_gives_each_day_its_own_rows_and_reports(api, warehouse, yesterday):
-    before = len(reports_once_all_are_done(api))
+def test_a_backfill_builds_the_marts_and_reports_of_each_day(api, warehouse, yesterday):
+    before = len(ended_reporting_runs(api))
     days = [yesterday - timedelta(days=n) for n in (6, 5, 4, 3, 2)]
     filled = local("backfill", str(days[0]), str(days[-1]))
     assert filled.returncode == 0, filled.stdout + filled.stderr
@@ -143,9 +143,9 @@ def test_a_backfill_gives_each_day_its_own_rows_and_reports(api, warehouse, yest
     assert [(run["logical_date"][:10], run["state"]) for run in runs] == [
         (str(day), "success") for day in days
     ]
-    reports = reports_once_all_are_done(api)[before:]
+    reports = ended_reporting_runs(api)[before:]
     assert {run["state"] for run in reports} == {"success"}
-    # From the first day on, one after the other: days that end meanwhile share the next one.
+    # They start with the first day and follow each other. Days that end meanwhile share a run.
     starts, ends = (
         [datetime.fromisoformat(run[key]) for run in reports] for key in ("start_date", "end_date")
     )
@@ -159,23 +159,23 @@ def test_a_backfill_gives_each_day_its_own_rows_and_reports(api, warehouse, yest
 
 
 @pytest.mark.slow
-def test_full_refresh_of_any_day_rebuilds_every_loaded_day(api, warehouse, run_daily, yesterday):
+def test_full_refresh_of_any_day_rebuilds_all_loaded_days(api, warehouse, run_daily, yesterday):
     from local import pipeline
 
-    # The oldest day's run, of which raw holds younger days.
+    # raw holds newer days than the oldest one, which this run is for.
     oldest = yesterday - timedelta(days=7)
     assert run_daily(oldest, full_refresh=True)[0] == "success"
     expected = rows(warehouse, "fct_flights")
     assert figures_in(warehouse, BY_CARRIER, yesterday) == figures_of(archived(yesterday))
     assert figures_in(warehouse, BY_CARRIER, oldest) == figures_of(archived(oldest))
 
-    # Its dbt tasks cleared later, when raw holds a day more.
+    # The dbt tasks of that run are cleared later, when raw holds one more day.
     later = yesterday - timedelta(days=8)
     assert run_daily(later)[0] == "success"
     dates = {"logical_date_gte": midnight(oldest), "logical_date_lte": midnight(oldest)}
     (run,) = api.all("/dags/flights_daily/dagRuns", "dag_runs", **dates)
     run_id = run["dag_run_id"]
-    clear_with_downstream(api, "flights_daily", run_id, "dbt_build")
+    clear_with_downstream(api, "flights_daily", run_id, "dbt.dbt_build")
     with contextlib.suppress(pipeline.Failure):
         pipeline.follow(api, "flights_daily", run_id)
     assert set(expected) < set(rows(warehouse, "fct_flights"))
@@ -183,7 +183,7 @@ def test_full_refresh_of_any_day_rebuilds_every_loaded_day(api, warehouse, run_d
 
 
 @pytest.mark.slow
-def test_a_broken_model_fails_the_run_and_leaves_the_marts(
+def test_a_broken_model_fails_the_run_and_changes_no_mart(
     warehouse, projects, run_daily, yesterday
 ):
     before = {table: rows(warehouse, table) for table in MARTS}
@@ -198,6 +198,7 @@ def test_a_broken_model_fails_the_run_and_leaves_the_marts(
         "dbt.dim_aircraft_run": "upstream_failed",
         "dbt.fct_flights.run": "upstream_failed",
         "dbt.fct_flights.test": "upstream_failed",
+        "dbt.dbt_build_done": "failed",
         "publish_figures": "upstream_failed",
     }
     assert {table: rows(warehouse, table) for table in MARTS} == before

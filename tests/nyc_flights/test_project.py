@@ -1,4 +1,4 @@
-"""The dbt project on a real Postgres, by dbt alone."""
+"""The dbt project on Postgres, run by dbt without Airflow."""
 
 import json
 import os
@@ -12,32 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from include.dbt_build.project import DbtProject
-from include.dbt_build.workdir import prepare
 from include.nyc_flights import archive
 from include.nyc_flights.warehouse import day_figures, load
-from include.warehouse import warehouse_profile
 from tests.conftest import connect, drop_schemas, local, wait_for_blocked
 from tests.nyc_flights.helpers import archived
 
-# Both have cancelled and diverted flights.
+# Both days have cancelled and diverted flights.
 FIRST, DAY = date(2026, 3, 12), date(2026, 3, 13)
 END = DAY + timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
-def prepared(projects) -> Path:
-    """The working directory of the DAGs."""
-    project = DbtProject(projects / "nyc_flights", warehouse_profile("nyc_flights"))
-    prepare(project)
-    return project.workdir
+def workdir(dag_bag) -> Path:
+    """Return the working directory in which the build tasks run dbt."""
+    return dag_bag.dags["flights_daily"].get_task("dbt.dbt_build").project.workdir
 
 
 @pytest.fixture(scope="module")
-def dbt(prepared, env, tmp_path_factory):
-    """A function that runs dbt in a process of its own, into the schemas of the DAGs."""
+def dbt(workdir, env, tmp_path_factory):
+    """Return a function that runs dbt in a new process, in the schemas of the DAGs."""
     profiles = tmp_path_factory.mktemp("profiles")
-    text = (prepared / "profiles.yml").read_text()
+    text = (workdir / "profiles.yml").read_text()
     schema = "dbt_{{ env_var('USER', 'dev') }}_nyc_flights"
     assert schema in text
     (profiles / "profiles.yml").write_text(text.replace(schema, "nyc_flights"))
@@ -45,7 +40,7 @@ def dbt(prepared, env, tmp_path_factory):
     def run(*words: str, **more: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [Path(sys.executable).with_name("dbt"), *words, "--profiles-dir", profiles],
-            cwd=prepared,
+            cwd=workdir,
             env={**os.environ, **env, **more},
             capture_output=True,
             text=True,
@@ -56,7 +51,7 @@ def dbt(prepared, env, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def env(postgres, tmp_path_factory) -> dict[str, str]:
-    """What dbt is told; what it writes stays away from what the DAGs read."""
+    """Return the environment of dbt, which writes to folders that the DAGs do not use."""
     return {
         **postgres,
         "DBT_TARGET_PATH": str(tmp_path_factory.mktemp("target")),
@@ -68,16 +63,16 @@ def env(postgres, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def built(dbt, warehouse, env, tmp_path_factory) -> Path:
-    """Two days loaded and built, as a folder with what dbt wrote."""
+    """Load and build two days; return the folder with dbt's artifacts."""
     load(warehouse, FIRST, END)
     done = dbt("build")
     assert done.returncode == 0, done.stdout
-    # Later commands write their own results there.
+    # Later commands write to the same folder.
     return shutil.copytree(env["DBT_TARGET_PATH"], tmp_path_factory.mktemp("built") / "target")
 
 
 def relations(warehouse) -> set:
-    """Every table and view with its number, which changes when it is made again or rewritten."""
+    """Return every table and view with IDs that change when it is created again or rewritten."""
     return set(
         warehouse.execute("""
             select nspname, relname, pg_class.oid, relfilenode
@@ -91,7 +86,7 @@ def facts(warehouse) -> set:
     return set(warehouse.execute("select fct_flights::text from nyc_flights_marts.fct_flights"))
 
 
-def test_everything_is_built_and_every_test_passes(built):
+def test_all_nodes_are_built_and_all_tests_pass(built):
     manifest = json.loads((built / "manifest.json").read_text())
     results = json.loads((built / "run_results.json").read_text())["results"]
     expected = Counter(
@@ -105,7 +100,7 @@ def test_everything_is_built_and_every_test_passes(built):
     assert min(expected.values()) > 0
 
 
-def test_day_figures_are_those_of_the_archive(built, warehouse):
+def test_day_figures_agree_with_the_archive(built, warehouse):
     flights = archived(DAY)
     delays = [int(flight["dep_delay"]) for flight in flights if flight["dep_delay"]]
     assert day_figures(warehouse, DAY) == {
@@ -124,21 +119,23 @@ def test_day_figures_are_those_of_the_archive(built, warehouse):
     }
 
 
-def test_a_source_is_as_old_as_its_newest_day(built, dbt, env):
+def test_the_age_of_a_source_is_the_age_of_its_newest_day(built, dbt, env):
     dbt("source", "freshness")
     written = Path(env["DBT_TARGET_PATH"]) / "sources.json"
     found = {
         result["unique_id"].rpartition(".")[2]: (result["status"], result["max_loaded_at"][:16])
         for result in json.loads(written.read_text())["results"]
     }
-    # Whatever was loaded is of March. Midnight and 23:00 in New York.
+    # The loaded rows are of March. The times are midnight and 23:00 in New York.
     assert found["flights"] == ("error", f"{DAY:%F}T04:00")
     assert found["weather"] == ("error", f"{END:%F}T03:00")
-    # Of the load.
+    # The rows of this source have the time of the load.
     assert found["planes"][0] == "pass"
 
 
-def test_a_flight_gone_from_the_source_is_gone_from_the_facts(built, dbt, warehouse, monkeypatch):
+def test_a_flight_that_the_source_deletes_is_deleted_from_the_facts(
+    built, dbt, warehouse, monkeypatch
+):
     before = facts(warehouse)
     flights = archive.flights
     monkeypatch.setattr(archive, "flights", lambda *days: list(flights(*days))[:-1])
@@ -151,7 +148,7 @@ def test_a_flight_gone_from_the_source_is_gone_from_the_facts(built, dbt, wareho
 
 
 @pytest.mark.slow
-def test_a_developer_builds_beside_prod(built, warehouse, env, tmp_path):
+def test_the_build_of_a_developer_does_not_change_prod(built, warehouse, env, tmp_path):
     before = relations(warehouse)
     words = ["dbt", "build", "--select", "+stg_airlines"]
     done = local(*words, env={**env, "USER": "ada", "DBT_TARGET_PATH": str(tmp_path)})
@@ -173,10 +170,10 @@ def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
     assert "Batch 31 of 31" in done.stdout, done.stdout
 
 
-def test_two_dbt_that_create_a_schema_at_once_both_pass(built, dbt, postgres, warehouse, tmp_path):
-    """Without the macro postgres__create_schema one of them fails with a duplicate key, each time.
+def test_two_dbt_processes_can_create_a_schema_at_once(built, dbt, postgres, warehouse, tmp_path):
+    """Without the macro postgres__create_schema one of them always fails with a duplicate key.
 
-    Both are held where they create the schema, by a third session that creates it and gives up.
+    Both wait where they create the schema, because a third session creates it and then rolls back.
     """
     drop_schemas(warehouse)
     seeds = ["airlines", "airports_added"]

@@ -1,4 +1,4 @@
-"""The sample can be taken out: nothing else knows of it."""
+"""The sample can be removed: no other file names it."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ from tests.conftest import ROOT
 if not (ROOT / ".git").exists():
     pytest.skip("the image is no repository", allow_module_level=True)
 
-# What shows the sample, and what says that `make start` runs it.
-SHOWN_IN = {"README.md", "local.toml"}
+# The only files outside of the sample that name it.
+NAMING_FILES = {"README.md", "local.toml"}
 
 
 def test_no_other_file_names_the_sample():
@@ -30,4 +30,4 @@ def test_no_other_file_names_the_sample():
         if (ROOT / file).is_file()
         and re.search("flight|nyc", f"{file} {(ROOT / file).read_text(errors='replace')}", re.I)
     }
-    assert naming == SHOWN_IN
+    assert naming == NAMING_FILES

@@ -1,4 +1,4 @@
-"""The loader on a real Postgres: a day is replaced as a whole or not at all."""
+"""The loader on Postgres: it replaces a whole day or nothing."""
 
 import gzip
 import shutil
@@ -29,7 +29,7 @@ def rows(connection, columns: str = "to_jsonb(t) - '_loaded_at'") -> dict[str, l
     return {t: sorted(connection.execute(query.format(columns, t)).fetchall()) for t in TABLES}
 
 
-def test_a_day_loaded_again_is_as_after_the_first_load(warehouse):
+def test_a_second_load_of_a_day_gives_the_same_rows(warehouse):
     load(warehouse, DAY, NEXT)
     load(warehouse, NEXT, NEXT + timedelta(days=1))
     before = rows(warehouse)
@@ -61,12 +61,12 @@ def append_row_without_tail_number(planes: Path) -> None:
     ],
     ids=["a row is refused", "a file is missing"],
 )
-def test_a_load_that_fails_leaves_the_former_rows(tmp_path, monkeypatch, warehouse, damage, error):
+def test_a_failed_load_keeps_the_previous_rows(tmp_path, monkeypatch, warehouse, damage, error):
     load(warehouse, DAY, NEXT)
     before = rows(warehouse, columns="t")
     for name in ("flights-03", "weather-03", "planes"):
         shutil.copy(archive.ARCHIVE / f"{name}.csv.gz", tmp_path)
-    # The last file of a load: by then everything else was replaced.
+    # It is the last file of a load, so all other tables were replaced before.
     damage(tmp_path / "planes.csv.gz")
     monkeypatch.setattr(archive, "ARCHIVE", tmp_path)
     with pytest.raises(error):
@@ -74,7 +74,7 @@ def test_a_load_that_fails_leaves_the_former_rows(tmp_path, monkeypatch, warehou
     assert rows(warehouse, columns="t") == before
 
 
-def test_two_first_loads_at_once_wait_for_each_other(postgres, warehouse):
+def test_two_first_loads_at_once_run_one_after_the_other(postgres, warehouse):
     with ThreadPoolExecutor(1) as pool, connect(postgres) as other:
         with warehouse.transaction():
             load(warehouse, DAY, NEXT)

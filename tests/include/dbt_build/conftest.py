@@ -60,6 +60,20 @@ def second(tmp_path, cache) -> Path:
     return write(tmp_path / "dbt" / "second", FILES)
 
 
+@pytest.fixture(scope="session")
+def second_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("unchanged")
+
+
+@pytest.fixture
+def unchanged(second_folder, monkeypatch) -> Path:
+    """The same project for tests that do not change it, so that dbt parses it only once."""
+    monkeypatch.setattr("cosmos.settings.cache_dir", second_folder / "cosmos")
+    if not (second_folder / "second").exists():
+        write(second_folder / "second", FILES)
+    return second_folder / "second"
+
+
 @pytest.fixture
 def small(tmp_path, cache):
     """A function that writes a project with some files and returns its folder."""

@@ -212,15 +212,15 @@ def test_the_tables_have_all_arguments_of_this_version_of_cosmos():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("owner", "name", "value"), VALUES)
-def test_an_argument_is_honoured_or_refused_by_its_name(second, owner, name, value):
+def test_an_argument_is_honoured_or_refused_by_its_name(unchanged, owner, name, value):
     is_refused = isinstance(value, Refused)
     given = {name: value.value if is_refused else value}
-    configs = arguments(second)
+    configs = arguments(unchanged)
     if owner in (BaseOperator, DbtBuildLocalOperator):
         configs["operator_args"] = given
     else:
         argument = next(key for key, config in configs.items() if isinstance(config, owner))
-        project = {"dbt_project_path": second} if owner is ProjectConfig else {}
+        project = {"dbt_project_path": unchanged} if owner is ProjectConfig else {}
         if name == "manifest_conn_id":
             project["manifest_path"] = "file:///dbt/manifest.json"
         configs[argument] = owner(**project, **given)
@@ -241,9 +241,9 @@ def test_an_argument_is_honoured_or_refused_by_its_name(second, owner, name, val
         assert getattr(operator, name) == value
 
 
-def test_a_profile_can_be_a_file(second, tmp_path):
+def test_a_profile_can_be_a_file(unchanged, tmp_path):
     file = write(tmp_path, {"profiles.yml": "any: {}"}) / "profiles.yml"
-    configs = {**arguments(second), "profile_config": ProfileConfig("any", "dev", file)}
+    configs = {**arguments(unchanged), "profile_config": ProfileConfig("any", "dev", file)}
     assert Arguments.check(configs).project.profile.profiles_yml_filepath == file
     missing = ProfileConfig("any", "dev", tmp_path / "none.yml")
     with pytest.raises(Exception, match=r"none\.yml"):
@@ -251,14 +251,14 @@ def test_a_profile_can_be_a_file(second, tmp_path):
 
 
 @pytest.mark.parametrize("owner", ["render_config", "execution_config"])
-def test_the_path_of_a_project_can_be_in_another_config(second, tmp_path, owner):
+def test_the_path_of_a_project_can_be_in_another_config(unchanged, tmp_path, owner):
     config = {"render_config": RenderConfig, "execution_config": ExecutionConfig}[owner]
     given = {
-        **arguments(second),
+        **arguments(unchanged),
         "project_config": ProjectConfig(),
-        owner: config(dbt_project_path=second),
+        owner: config(dbt_project_path=unchanged),
     }
-    assert Arguments.check(given).project.path == second
+    assert Arguments.check(given).project.path == unchanged
     # Cosmos can render one folder and run another.
     other = write(tmp_path / "other", {"dbt_project.yml": "{name: other}"})
     given["project_config"] = ProjectConfig(other)
@@ -266,9 +266,9 @@ def test_the_path_of_a_project_can_be_in_another_config(second, tmp_path, owner)
         Arguments.check(given).project  # noqa: B018
 
 
-def test_a_relative_path_of_a_project_is_made_absolute(second, monkeypatch):
-    monkeypatch.chdir(second.parent)
-    assert Arguments.check(arguments(Path("second"))).project.path == second
+def test_a_relative_path_of_a_project_is_made_absolute(unchanged, monkeypatch):
+    monkeypatch.chdir(unchanged.parent)
+    assert Arguments.check(arguments(Path("second"))).project.path == unchanged
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_a_relative_path_of_a_project_is_made_absolute(second, monkeypatch):
         ({"operator_args": {"env": {"a": "1"}}}, "environment"),
     ],
 )
-def test_variables_reach_the_parse_and_the_run(second, given, name):
-    checked = Arguments.check(arguments(second, **given))
+def test_variables_reach_the_parse_and_the_run(unchanged, given, name):
+    checked = Arguments.check(arguments(unchanged, **given))
     values = checked.command_args["vars" if name == "variables" else "env"]
     assert getattr(checked.project, name) == values
     assert {key: str(value) for key, value in values.items()} == {"a": "1"}
@@ -298,16 +298,16 @@ def test_variables_reach_the_parse_and_the_run(second, given, name):
         ({"operator_args": {"install_deps": True, "full_refresh": True}}, True),
     ],
 )
-def test_each_way_to_install_no_packages_counts(second, given, installs):
+def test_each_way_to_install_no_packages_counts(unchanged, given, installs):
     if "project_config" in given:
-        given = {"project_config": ProjectConfig(second, install_dbt_deps=False)}
-    checked = Arguments.check({**arguments(second), **given})
+        given = {"project_config": ProjectConfig(unchanged, install_dbt_deps=False)}
+    checked = Arguments.check({**arguments(unchanged), **given})
     assert checked.project.installs_packages == installs
 
 
-def test_an_external_dbt_is_a_path_with_a_subprocess(second):
+def test_an_external_dbt_is_a_path_with_a_subprocess(unchanged):
     given = {"dbt_executable_path": "/opt/dbt", "invocation_mode": InvocationMode.SUBPROCESS}
-    configs = arguments(second)
+    configs = arguments(unchanged)
     configs["execution_config"] = ExecutionConfig(**given)
     assert Arguments.check(configs).project.executable == "/opt/dbt"
     # As in Cosmos, the path means nothing where dbt runs in Airflow's process.
@@ -320,10 +320,10 @@ def test_an_external_dbt_is_a_path_with_a_subprocess(second):
 
 
 @pytest.mark.parametrize("name", ["depends_on_past", "wait_for_downstream", "trigger_rule"])
-def test_default_args_are_refused_where_dbt_decides_when_a_node_is_built(second, name):
+def test_default_args_are_refused_where_dbt_decides_when_a_node_is_built(unchanged, name):
     value = "all_done" if name == "trigger_rule" else True
     with pytest.raises(UnsupportedArgumentError, match=f"^{name} is not supported"):
-        render(second, default_args={"owner": "team", name: value})
+        render(unchanged, default_args={"owner": "team", name: value})
 
 
 @pytest.mark.parametrize(
@@ -379,15 +379,15 @@ def test_refused_arguments_of_a_node_are_an_import_error(small, kind):
         render(path)
 
 
-def test_an_unknown_argument_is_refused(second):
+def test_an_unknown_argument_is_refused(unchanged):
     with pytest.raises(UnsupportedArgumentError, match="nonsense"):
-        render(second, operator_args={"nonsense": 1})
+        render(unchanged, operator_args={"nonsense": 1})
     # Airflow refuses an unknown argument of a DAG.
     with pytest.raises(TypeError, match="nonsense"):
-        render(second, nonsense=1)
+        render(unchanged, nonsense=1)
 
 
-def test_a_profile_of_another_schema_is_another_working_directory(second):
-    first = Arguments.check(arguments(second)).project
-    given = {**arguments(second), "profile_config": profile("elsewhere")}
+def test_a_profile_of_another_schema_is_another_working_directory(unchanged):
+    first = Arguments.check(arguments(unchanged)).project
+    given = {**arguments(unchanged), "profile_config": profile("elsewhere")}
     assert Arguments.check(given).project.workdir != first.workdir

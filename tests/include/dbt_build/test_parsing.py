@@ -46,16 +46,16 @@ def connection(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(CONNECTION))
 
 
-def test_a_parse_needs_no_connection_and_knows_no_value_of_it(second, monkeypatch):
+def test_a_parse_needs_no_connection_and_knows_no_value_of_it(unchanged, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE", raising=False)
-    project = dbt_project(second)
+    project = dbt_project(unchanged)
     prepare(project)
     manifest = json.loads((project.target / "manifest.json").read_text())
     assert {node["database"] for node in manifest["nodes"].values()} == {f"{PLACEHOLDER}dbname"}
 
 
-def test_a_run_gets_the_parse_with_the_values_of_the_connection(second, connection, tmp_path):
-    project = dbt_project(second)
+def test_a_run_gets_the_parse_with_the_values_of_the_connection(unchanged, connection, tmp_path):
+    project = dbt_project(unchanged)
     prepare(project)
     values = connection_values(project)
     assert values[f"{PLACEHOLDER}dbname"] == 'dab"s'
@@ -69,8 +69,8 @@ def test_a_run_gets_the_parse_with_the_values_of_the_connection(second, connecti
     assert json.loads(text)["nodes"]["model.second.base"]["database"] == 'dab"s'
 
 
-def test_a_run_does_not_parse_again(second, connection, tmp_path):
-    project = dbt_project(second)
+def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
+    project = dbt_project(unchanged)
     prepare(project)
     manifest = load_manifest(project, connection_values(project))
     events = []
@@ -117,9 +117,9 @@ def test_a_changed_placeholder_is_not_used(second, connection):
     assert load_manifest(project, connection_values(project)) is None
 
 
-def test_a_profile_file_is_used_as_it_is(second, tmp_path):
+def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):
     file = write(tmp_path, {"profiles.yml": PROFILES}) / "profiles.yml"
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", file))
+    project = dbt_project(unchanged, profile=ProfileConfig("any", "dev", file))
     prepare(project)
     manifest = load_manifest(project, connection_values(project))
     assert {node.database for node in manifest.nodes.values()} == {"real"}
@@ -127,13 +127,13 @@ def test_a_profile_file_is_used_as_it_is(second, tmp_path):
         assert folder == tmp_path
 
 
-def test_a_parse_can_use_the_connection(second, connection):
-    project = dbt_project(second, uses_mock_profile=False)
+def test_a_parse_can_use_the_connection(unchanged, connection):
+    project = dbt_project(unchanged, uses_mock_profile=False)
     prepare(project)
     assert connection_values(project) == {}
     manifest = load_manifest(project, {})
     assert {node.database for node in manifest.nodes.values()} == {'dab"s'}
-    dag = render(second, enable_mock_profile=False)
+    dag = render(unchanged, enable_mock_profile=False)
     assert len(names_with_task(dag)) == 6
 
 
@@ -163,17 +163,17 @@ def test_a_parse_prints_nothing_and_leaves_no_variable(second, capsys):
 
 
 @pytest.mark.parametrize("executable", [None, "dbt"])
-def test_an_error_of_dbt_is_the_error_of_its_command(second, executable):
-    project = dbt_project(second, executable=executable and shutil.which(executable))
+def test_an_error_of_dbt_is_the_error_of_its_command(unchanged, executable):
+    project = dbt_project(unchanged, executable=executable and shutil.which(executable))
     prepare(project)
     with pytest.raises(DbtError, match=r"^dbt ls failed in .*second: .*nowhere"):
         run_dbt(project, "ls", "--selector", "nowhere")
 
 
-def test_an_external_dbt_gives_the_same_tasks(second):
+def test_an_external_dbt_gives_the_same_tasks(unchanged):
     external = ExecutionConfig(
         dbt_executable_path=shutil.which("dbt"), invocation_mode=InvocationMode.SUBPROCESS
     )
     for select in ([], ["base+"]):
-        dag = render(second, select=select, execution_config=external)
-        assert names_with_task(dag) == names_with_task(render(second, select=select))
+        dag = render(unchanged, select=select, execution_config=external)
+        assert names_with_task(dag) == names_with_task(render(unchanged, select=select))

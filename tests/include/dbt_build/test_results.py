@@ -81,7 +81,10 @@ def test_each_status_of_dbt_has_its_outcome(status, outcome):
 )
 def test_several_nodes_have_a_common_outcome(statuses, outcome):
     nodes = [f"model.p.m{number}" for number in range(len(statuses))]
-    results = received(*(finish(*pair) for pair in zip(statuses, [""] * 9, nodes, strict=False)))
+    results = BuildResults()
+    for node, status in zip(nodes, statuses, strict=True):
+        results.receive(start(node))
+        results.receive(finish(status, node=node))
     assert results.outcome(nodes) == outcome
 
 
@@ -122,7 +125,7 @@ def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
 
 def test_a_failed_test_names_the_table_of_its_rows():
     relation = {"relation_name": '"w"."audit"."a"'}
-    results = received(finish("fail", "Got 2 results", TEST, node_relation=relation))
+    results = received(start(TEST), finish("fail", "Got 2 results", TEST, node_relation=relation))
     assert results.message([TEST]).endswith('The failing rows are in "w"."audit"."a".')
 
 
@@ -137,9 +140,12 @@ def test_the_sql_of_a_failed_node_is_the_statement_that_ran(tmp_path):
     )
     results = BuildResults()
     results.target = tmp_path
-    results.receive(finish("error", "division by zero", node_path="a.sql"))
-    results.receive(finish("fail", "Got 1 result", TEST, node_path="a_is_right.sql"))
-    results.receive(finish("success", "", "model.p.b", node_path="b.sql"))
+    for event in (
+        *(start(), finish("error", "division by zero", node_path="a.sql")),
+        *(start(TEST), finish("fail", "Got 1 result", TEST, node_path="a_is_right.sql")),
+        *(start("model.p.b"), finish("success", "", "model.p.b", node_path="b.sql")),
+    ):
+        results.receive(event)
     assert results.sql([NODE]) == "create table a as select 1/0"
     assert results.sql([TEST]) == "select 1"
     assert results.sql(["model.p.b"]) == ""

@@ -1,0 +1,133 @@
+"""What the commands print about runs and long steps, and which warehouse they use."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, SETTINGS
+
+if not HAS_POSTGRES:
+    pytest.skip("the image has no runner", allow_module_level=True)
+
+from local import pipeline, progress
+from local.adopt import remove_group, remove_targets
+from local.pipeline import Api
+from local.settings import Failure, Settings
+
+LOG = [
+    {"event": "dbt begins", "level": "info"},
+    {"event": "Database Error in model b\n  division by zero", "level": "error"},
+    {"event": "Task failed with exception", "level": "error", "error_detail": []},
+]
+
+
+def task(task_id: str, state: str, operator: str, duration: float | None = 1.0) -> dict:
+    return {
+        "task_id": task_id,
+        "state": state,
+        "operator_name": operator,
+        "duration": duration,
+        "dag_id": "daily",
+        "dag_run_id": "manual",
+        "map_index": -1,
+        "try_number": 2,
+    }
+
+
+class EndedRun(Api):
+    """An API with one run that has ended."""
+
+    def __init__(self, state: str, tasks: list[dict]):
+        self.url, self.state, self.tasks = "http://here", state, tasks
+
+    def __call__(self, method: str, path: str, **kwargs) -> dict:
+        if path.endswith("/logs/2"):
+            return {"content": LOG}
+        return {"state": self.state, "duration": 31.4}
+
+    def all(self, path: str, entries: str, **params) -> list[dict]:
+        return self.tasks
+
+
+TASKS = [
+    task("load", "success", "_PythonDecoratedOperator", 99.0),
+    task("dbt.dbt_build", "success", "DbtBuildOperator", 20.0),
+    *(task(f"dbt.{n}", "success", "DbtNodeOperator", float(n)) for n in range(1, 6)),
+    task("dbt.late", "upstream_failed", "DbtNodeOperator", None),
+]
+
+
+def test_a_successful_run_is_one_line_with_counts_seconds_and_the_slowest_nodes(capsys):
+    pipeline.follow(EndedRun("success", TASKS[:-1]), "daily", "manual")
+    assert capsys.readouterr().out == (
+        "success  daily in 31 s: 7 success. Slowest: dbt.5 5.0 s, dbt.4 4.0 s, dbt.3 3.0 s.\n"
+    )
+
+
+def test_a_failed_run_prints_the_message_of_dbt(capsys):
+    failed = [
+        task("dbt.b.run", "failed", "DbtNodeOperator"),
+        task("dbt.dbt_build_done", "failed", "DbtBuildTeardown"),
+    ]
+    with pytest.raises(Failure, match=r"^daily failed: see http://here/dags/daily/runs/manual$"):
+        pipeline.follow(EndedRun("failed", TASKS + failed), "daily", "manual")
+    printed = capsys.readouterr().out
+    assert "failed   daily in 31 s: 7 success, 2 failed, 1 upstream_failed." in printed
+    assert "\ndbt.b.run\nDatabase Error in model b\n  division by zero\n" in printed
+    # The teardown only repeats that another task failed.
+    assert "dbt_build_done" not in printed
+
+
+def test_a_long_step_prints_lines_in_a_pipe(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
+    with progress.step("Waiting") as show:
+        show("waiting for the scheduler")
+        time.sleep(0.35)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Waiting"
+    assert lines[1:3] == ["... waiting for the scheduler, 0 s so far"] * 2
+
+
+def test_a_short_step_prints_one_line(capsys):
+    with progress.step("Waiting"):
+        pass
+    assert capsys.readouterr().out == "Waiting\n"
+
+
+def with_url(url: str) -> Settings:
+    return replace(SETTINGS, environment={**SETTINGS.environment, "WAREHOUSE_URL": url})
+
+
+def test_a_warehouse_of_ones_own_is_one_variable():
+    settings = with_url("postgresql://ada:a%40b@db.example.com/analytics")
+    assert settings.dbt_env() == {
+        "WAREHOUSE_HOST": "db.example.com",
+        "WAREHOUSE_PORT": "5432",
+        "WAREHOUSE_USER": "ada",
+        "WAREHOUSE_PASSWORD": "a@b",
+        "WAREHOUSE_DB": "analytics",
+    }
+    assert '"host": "db.example.com"' in settings.machine_env()["AIRFLOW_CONN_WAREHOUSE"]
+    # Airflow's own database stays in the embedded Postgres.
+    assert settings.local_connection()["conn_host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("url", ["mysql://ada@db/x", "postgresql://db/x", "db.example.com"])
+def test_a_wrong_address_of_the_warehouse_is_an_error(url):
+    with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the address of a Postgres"):
+        with_url(url).connection()
+
+
+def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(
+        ".PHONY: test test-all bench\n\ntest: a ## b\n\t@x\n\nbench: a ## c\n\t@y\n\t@z\n\n"
+        "test-all: a ## d\n\t@w\n"
+    )
+    remove_targets(makefile, ["bench", "test-all"])
+    assert makefile.read_text() == ".PHONY: test\n\ntest: a ## b\n\t@x\n"
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text('dev = [\n    "a",\n]\n# Why.\ntemplate = [\n    "b",\n]\n\n[tool.uv]\n')
+    remove_group(pyproject, "template")
+    assert pyproject.read_text() == 'dev = [\n    "a",\n]\n\n[tool.uv]\n'
