@@ -1,4 +1,1 @@
-"""Compares ways to run dbt from Airflow, this project's own among them.
-
-`make bench` runs it; docs/benchmark.md says how it measures. Nothing here is part of the image.
-"""
+"""Compares ways to run dbt from Airflow, this project's own among them: see docs/benchmark.md."""

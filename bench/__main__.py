@@ -1,55 +1,64 @@
 """The command behind `make bench`."""
 
 import argparse
+import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 # Services apart from those of `make start`.
 HOME = Path(__file__).resolve().parents[1] / ".bench"
-RUNS = 3
 
 
 def main() -> None:
     if sys.platform != "linux":
         sys.exit("error: the benchmark reads Linux's /proc.")
-    # bench/settings.py reads them when it is imported below.
+    # Before the modules are imported that read them.
     os.environ |= {
         "LOCAL_HOME": str(HOME),
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "DBT_TARGET": "prod",
         "PORT": os.environ.get("PORT") or "8090",
         "WAREHOUSE_PORT": os.environ.get("WAREHOUSE_PORT") or "5443",
     }
-    # With it every process would compile what it imports.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    from bench import picture, report
-    from bench.compare import compare
-    from bench.projects import NAMES
-    from bench.ways import WAYS
-    from local.settings import ROOT, Failure
+    # The first slows every import down, the second names a warehouse that must not be emptied.
+    for name in ("PYTHONDONTWRITEBYTECODE", "WAREHOUSE_URL"):
+        os.environ.pop(name, None)
+    # So that all processes end with this one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from bench import compare, report
+    from bench.plan import PLAN, QUICK
+    from local.settings import Failure
 
-    ways = {way.name: way for way in WAYS}
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--quick", action="store_true", help="one run each, of the sample only")
-    parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take")
-    parser.add_argument("--runs", type=int, default=RUNS, help="of each way on each project")
-    parser.add_argument("--project", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("--way", nargs="+", choices=ways, help="all; with --quick, not celery")
+    parser.add_argument("--quick", action="store_true", help="run every way once, with few models")
+    parser.add_argument("--row", nargs="+", metavar="NAME", help="CASE/WAY, or all ways of a CASE")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds that a run may take")
+    parser.add_argument("--documents", action="store_true", help="generate them, measure nothing")
     args = parser.parse_args()
-    if args.quick:
-        file, names, runs = HOME / "quick.json", NAMES[:1], 1
-    else:
-        file, names, runs = HOME / "results.json", args.project, args.runs
-    chosen = args.way or [name for name in ways if not (args.quick and name == "celery")]
+    plan = QUICK if args.quick else PLAN
+    rows = [row for row in plan if not args.row or {row.name, row.case.name} & {*args.row}]
+    file = report.RESULTS
+    if args.quick or (args.row and not compare.fits(file)):
+        file = HOME / ("quick.json" if args.quick else "rows.json")
+    if not rows:
+        parser.error(f"No such row. There are: {', '.join(row.name for row in plan)}.")
     try:
-        results = compare(file, names, [ways[name] for name in chosen], runs, args.limit)
-    except Failure as failure:
+        if not args.documents:
+            compare.compare(rows, file, args.limit)
+        results = json.loads(file.read_text())
+        print(report.page(results))
+        if file == report.RESULTS:
+            for path, text in report.documents(results).items():
+                path.write_text(text)
+    except (Failure, FileNotFoundError) as failure:
         sys.exit(f"error: {failure}")
     except KeyboardInterrupt:
         sys.exit(f"Interrupted and stopped. What was measured is in {file}.")
-    print(report.table(results))
-    if not args.quick:
-        picture.draw(results, ROOT / "docs" / "images" / "bench.png")
-        report.write(results, ROOT / "docs" / "benchmark.md")
+    known = {row.name: results["rows"][row.name] for row in rows if row.name in results["rows"]}
+    if failures := [f"{n} failed: {row['failure']}" for n, row in known.items() if row["failure"]]:
+        sys.exit(f"error: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,24 @@
 """What a run costs: CPU seconds and memory of all processes that work for it."""
 
 import os
-import threading
 from contextlib import suppress
+from threading import Event, Thread
 
 import psutil
-
-SAMPLE_SECONDS = 1
 
 
 class Meter:
     """Measures, while it is entered, all processes below this one and those of Postgres.
 
-    Memory is the highest sum of the processes' proportional set sizes that a sample saw: a page
-    that forks share counts once. Neither figure contains this process itself.
+    Memory is the highest sum of the processes' proportional set sizes, looked at each second: a
+    page that processes share counts once. Neither figure contains this process itself.
     """
 
-    cpu_seconds: float
-    peak_mb: float = 0
-
     def __init__(self, postgres: psutil.Process):
+        self.peak_mb = 0.0
         self._postgres = postgres
-        self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._ended = Event()
+        self._sampler = Thread(target=self._sample, daemon=True)
 
     def __enter__(self):
         self._before = self._cpu()
@@ -39,22 +35,19 @@ class Meter:
         return [*psutil.Process().children(recursive=True), *servers]
 
     def _cpu(self) -> float:
-        # The times of a process that has ended are with the one that waited for it.
+        # The times of a process that has ended are added to those of its parent.
         own = os.times()
         total = own.children_user + own.children_system
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
+                total += sum(process.cpu_times()[:4])
         return total
 
     def _sample(self) -> None:
-        while True:
+        while not self._ended.wait(1):
             total = 0
             for process in self._processes():
-                # Of a process that has ended but was not yet waited for, it may not be read.
+                # The memory of a process that has ended can't be read.
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     total += process.memory_full_info().pss
             self.peak_mb = max(self.peak_mb, total / 2**20)
-            if self._ended.wait(SAMPLE_SECONDS):
-                return

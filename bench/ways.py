@@ -1,168 +1,173 @@
-"""The ways to run a dbt project that are compared."""
+"""The ways to run a dbt project that are compared: how each starts, runs a case and stops."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
-import threading
+import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
 import psutil
 import psycopg
 
 from bench import projects
-from bench.settings import SETTINGS
+from bench.plan import Case
+from bench.projects import SETTINGS, Project
 from local import airflow, pipeline
-from local.settings import ROOT, Failure, shared_env
+from local.settings import BIN, ROOT, Failure, shared_env
 
-HERE = Path(__file__).parent
-# dbt in an environment of its own, without Airflow.
-DBT_BIN = SETTINGS.home / "dbt" / "bin"
+DAGS = Path(__file__).parent / "dags"
 WARM_UP = "warm_up"
+# The Dockerfile runs it too.
+IMAGE_BUILD = [sys.executable, "-m", "include.dbt_build"]
 
 
-class TooSlow(Failure):
-    def __init__(self, limit: float):
-        super().__init__(f"not done after {limit:.0f} s")
+ENGINE, OTHERS = "shipped.py", "others.py"
+PODS = "bench.executor.NewProcessExecutor"
+
+
+def stock() -> dict[str, str]:
+    """Return the environment of an Airflow with its own defaults and Cosmos's."""
+    names = ("CORE__PARALLELISM", "CORE__PLUGINS_FOLDER", "COSMOS__DBT_DOCS_PROJECTS")
+    own = {*shared_env(), *(f"AIRFLOW__{name}" for name in names)}
+    # No examples, no statistics sent to Cosmos, and time enough to import a file on a busy machine.
+    kept = re.compile("DBT_TARGET|.*(LOAD_EXAMPLES|ENABLE_TELEMETRY|TIMEOUT)")
+    env = SETTINGS.airflow_env()
+    return {name: env[name] for name in env if name not in own or kept.fullmatch(name)}
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+    label: str
+    # Without one dbt runs alone.
+    dag_file: str | None = None
+    is_stock: bool = False
+    executor: str = "LocalExecutor"
+    deployment: str | None = None
+
+
+WAYS = {
+    way.name: way
+    for way in (
+        Way("dbt", "dbt build in a new process"),
+        Way("shipped", "this project", ENGINE),
+        Way("celery", "this project, two Celery workers", ENGINE, deployment="deploy/prod.yaml"),
+        Way("pods", "this project, a new process per task", ENGINE, executor=PODS),
+        Way("bash", "BashOperator, dbt build", OTHERS, True),
+        Way("watcher", "Cosmos WATCHER", OTHERS, True),
+        Way("cosmos_in_process", "Cosmos LOCAL in process, manifest", OTHERS),
+        Way("cosmos_subprocess", "Cosmos LOCAL in subprocesses, dbt ls", OTHERS, True),
+    )
+}
+
+
+def deploy(project: Project, folder: Path) -> Path:
+    """Put a copy of a project into a folder that is emptied first; return where the copy is."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(project.folder, folder / project.folder.name))
 
 
 class Dbt:
     """`dbt build` by itself, each time in a new process."""
 
-    def __init__(self, project: Path, programs: Path = DBT_BIN):
-        self.project = project
-        self.programs = programs
+    # Nothing more is known about a run.
+    figures = dict
+
+    def __init__(self, way: Way, case: Case, project: Project):
+        self.case, self.project = case, project
 
     def __enter__(self):
+        self._folder = deploy(self.project, SETTINGS.home / "deployed")
         return self
 
     def __exit__(self, *_):
-        pass
+        """Nothing outlives a run."""
 
-    def run(self, limit: float) -> float:
-        """Run once and return the seconds that it took.
-
-        Raises:
-            TooSlow: it was stopped after `limit` seconds.
-            Failure: it failed.
-        """
+    def run(self, limit: float, clear: bool = False) -> float:
+        """Build the project, or only what is cleared of it; return the seconds that it took."""
         started = time.monotonic()
-        try:
-            done = subprocess.run(
-                [self.programs / "dbt", "--quiet", "build", *projects.words(self.project)],
-                cwd=self.project,
-                env={**os.environ, **projects.env()},
-                stdout=subprocess.DEVNULL,
-                timeout=limit,
-            )
-        except subprocess.TimeoutExpired:
-            raise TooSlow(limit) from None
-        if done.returncode != projects.expected_code(self.project):
-            raise Failure(f"dbt ended with code {done.returncode}")
+        cleared = " ".join(f"{name}+" for name in projects.CLEARED)
+        selections = [cleared] if clear else self.case.selections
+        selects = [["--select", *names.split()] if names else [] for names in selections]
+        codes = self._codes(limit, [["build", *select] for select in selects])
+        if self.case.retries and codes == [1]:
+            codes = self._codes(limit, [["retry"]])
+        if any(codes):
+            raise Failure(f"dbt ended with code {max(codes)}")
         return time.monotonic() - started
 
-    def figures(self) -> dict:
-        """Return what else is known after the runs."""
-        return {}
-
-
-class Warm(Dbt):
-    """`dbt build` again, in a process that keeps what it has parsed."""
-
-    def __enter__(self):
-        with (SETTINGS.logs / "warm.log").open("w") as log:
-            self._process = subprocess.Popen(
-                [self.programs / "python", HERE / "warm.py", *projects.words(self.project)],
-                cwd=self.project,
-                env={**os.environ, **projects.env()},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        self._process.stdout.readline()
-        return self
-
-    def __exit__(self, *_):
-        self._process.kill()
-        self._process.communicate()
-
-    def run(self, limit: float) -> float:
-        late = threading.Timer(limit, self._process.kill)
-        late.start()
-        started = time.monotonic()
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().strip()
-        seconds = time.monotonic() - started
-        late.cancel()
-        if seconds >= limit:
-            raise TooSlow(limit)
-        if answer != ("failed" if projects.expected_code(self.project) else "success"):
-            raise Failure(f"dbt {answer or 'ended'}: see {SETTINGS.logs / 'warm.log'}")
-        return seconds
+    def _codes(self, limit: float, commands: list[list[str]]) -> list[int]:
+        """Run commands of dbt at the same time and return their exit codes."""
+        dbt, flags = [BIN / "dbt", "--quiet"], projects.flags(self._folder)
+        where = {"cwd": self._folder, "env": os.environ | projects.env()}
+        where["stdout"] = subprocess.DEVNULL
+        running = [subprocess.Popen([*dbt, *words, *flags], **where) for words in commands]
+        try:
+            return [process.wait(limit) for process in running]
+        except subprocess.TimeoutExpired:
+            raise Failure(f"not done after {limit:.0f} s") from None
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
 
 
 class Airflow:
-    """A DAG of dags/ on an Airflow that is started for it."""
+    """DAGs of dags/ on an Airflow that is started for them."""
 
-    def __init__(
-        self,
-        project: Path,
-        dag_id: str,
-        settings: Callable[[str], dict[str, str]],
-        deployment: str | None = None,
-    ):
+    def __init__(self, way: Way, case: Case, project: Project):
+        self.way = way
         self.project = project
-        self.dag_id = dag_id
-        self.settings = settings
-        self.deployment = deployment
+        # What each DAG selects.
+        self.dags = dict(zip([way.name, f"{way.name}_2"], case.selections, strict=False))
+        self.home = SETTINGS.home / "airflow" / case.name / way.name
 
     def __enter__(self):
-        # Each its own, so that its logs can be read afterwards.
-        name = "celery" if self.deployment else self.dag_id
-        self._home = SETTINGS.home / "airflow" / self.project.name / name
-        shutil.rmtree(self._home, ignore_errors=True)
-        dags = self._home / "dags"
-        dags.mkdir(parents=True)
-        for dag_id in (self.dag_id, WARM_UP):
-            shutil.copy(HERE / "dags" / f"{dag_id}.py", dags)
+        shutil.rmtree(self.home, ignore_errors=True)
+        folder = deploy(self.project, self.home / "dbt")
+        (self.home / "dags").mkdir()
+        try:
+            for name in (self.way.dag_file, f"{WARM_UP}.py"):
+                shutil.copy(DAGS / name, self.home / "dags")
+        except FileNotFoundError:
+            raise Failure(f"there is no bench/dags/{name}") from None
         env = {
-            **self.settings(SETTINGS.port),
+            **(stock() if self.way.is_stock else SETTINGS.airflow_env()),
             **projects.env(),
-            "AIRFLOW_HOME": str(self._home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__COSMOS__CACHE_DIR": str(self._home / "cosmos"),
-            "DBT_PROJECTS_DIR": str(self.project.parent),
-            "BENCH_PROJECT": self.project.name,
-            "BENCH_FLAGS": " ".join(projects.threads(self.project.name)),
-            "BENCH_DBT": str(DBT_BIN / "dbt"),
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__EXECUTOR": self.way.executor,
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.home / "dags"),
+            "AIRFLOW__COSMOS__CACHE_DIR": str(self.home / "cosmos"),
+            # The scheduler logs how long each of its loops takes.
+            "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=DEBUG",
+            "DBT_PROJECTS_DIR": str(folder.parent),
+            "BENCH_PROJECT": folder.name,
+            "BENCH_DAGS": json.dumps(self.dags),
         }
-        self._metadata = psycopg.connect(
-            env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", ""), autocommit=True
-        )
+        self._build_image(folder, env)
+        url = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+        self._metadata = psycopg.connect(url, autocommit=True)
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            airflow.start(SETTINGS, SETTINGS.port, env, self.deployment)
+            airflow.start(SETTINGS, SETTINGS.port, env, self.way.deployment)
             self._api = pipeline.Api(SETTINGS.port)
-            pipeline.wait_for_dags(self._api, self.dag_id, WARM_UP)
-            pipeline.unpause(self._api, self.dag_id)
-            pipeline.unpause(self._api, WARM_UP)
-            self._run(WARM_UP, limit=60)
+            pipeline.wait_for_dags(self._api, *self.dags, WARM_UP)
+            for dag_id in (*self.dags, WARM_UP):
+                pipeline.unpause(self._api, dag_id)
+            self._trigger(WARM_UP)
+            self._wait(limit=600)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
-        # At once: nothing of it is needed any more, and it may be stuck in a run.
+        # Nothing of it is needed any more, and a run can hang.
         processes = psutil.Process().children(recursive=True)
         for process in processes:
             process.kill()
@@ -170,127 +175,69 @@ class Airflow:
         airflow.stop(SETTINGS)
         self._metadata.close()
 
-    def run(self, limit: float) -> float:
-        """Run the DAG and return the seconds from the trigger to the end of the last task."""
-        return self._run(self.dag_id, limit)
+    def _build_image(self, folder: Path, env: dict[str, str]) -> None:
+        """Let the engine parse the project as the image's build does, or give Cosmos a manifest."""
+        if self.way.dag_file == OTHERS:
+            (folder / "target").mkdir()
+            shutil.copy(self.project.manifest, folder / "target")
+            return
+        # That build has neither a warehouse nor Airflow's database.
+        env = env | {"AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False"}
+        del env["AIRFLOW_CONN_WAREHOUSE"]
+        with (SETTINGS.logs / "image.log").open("w") as log:
+            if subprocess.run(IMAGE_BUILD, cwd=ROOT, env=env, stdout=log, stderr=log).returncode:
+                raise Failure(f"the DAG file can't be imported: see {log.name}")
 
-    def _run(self, dag_id: str, limit: float) -> float:
-        runs = f"/dags/{dag_id}/dagRuns"
-        run = self._api("POST", runs, json={"logical_date": None})
-        path = f"{runs}/{run['dag_run_id']}"
+    def run(self, limit: float, clear: bool = False) -> float:
+        """Run the DAGs, or clear a part of their last run; return the seconds that it took."""
+        started = datetime.now(UTC)
+        self._clear() if clear else self._trigger(*self.dags)
+        self._wait(limit)
+        return (max(end for *_, end in self._tasks if end) - started).total_seconds()
+
+    def _trigger(self, *dag_ids: str) -> None:
+        runs = [f"/dags/{dag_id}/dagRuns" for dag_id in dag_ids]
+        answers = [self._api("POST", path, json={"logical_date": None}) for path in runs]
+        self._runs = [answer["dag_run_id"] for answer in answers]
+
+    def _clear(self) -> None:
+        pattern = rf"(^|\.)({'|'.join(projects.CLEARED)})[._]run$"
+        body = {
+            "dry_run": False,
+            "dag_run_id": self._runs[0],
+            "task_ids": [task_id for task_id, *_ in self._tasks if re.search(pattern, task_id)],
+            "include_downstream": True,
+            "only_failed": False,
+        }
+        self._api("POST", f"/dags/{self.way.name}/clearTaskInstances", json=body)
+
+    def _wait(self, limit: float) -> None:
         deadline = time.monotonic() + limit
-        # Not from the API: to answer, it reads every task of the run.
-        query = "select state from dag_run where (dag_id, run_id) = (%s, %s)"
-        state = None
-        while state not in ("success", "failed"):
+        states = {"running"}
+        # Not from the API, which reads every task of a run to answer.
+        while states - {"success", "failed"}:
             if time.monotonic() > deadline:
-                raise TooSlow(limit)
-            time.sleep(1)
-            (state,) = self._metadata.execute(query, [dag_id, run["dag_run_id"]]).fetchone()
-        if (state == "failed") != bool(dag_id != WARM_UP and projects.expected_code(self.project)):
-            failed = self._tasks(path, state="failed", limit=3)
-            raise Failure(f"failed in {', '.join(task['task_id'] for task in failed)}")
-        last = self._tasks(path, order_by="-end_date", limit=1)[0]
-        return seconds_between(run["queued_at"], last["end_date"])
+                raise Failure(f"not done after {limit:.0f} s")
+            time.sleep(0.5)
+            states = {state for (state,) in self._of_runs("select state from dag_run")}
+        self._tasks = self._of_runs("select task_id, state, end_date from task_instance")
+        if "failed" in states:
+            failed = [task_id for task_id, state, _ in self._tasks if state == "failed"]
+            raise Failure(f"failed in {', '.join(failed[:3]) or 'no task'}")
 
-    def _tasks(self, path: str, **params) -> list[dict]:
-        return self._api("GET", f"{path}/taskInstances", params=params)["task_instances"]
+    def _of_runs(self, query: str) -> list[tuple]:
+        return self._metadata.execute(f"{query} where run_id = any(%s)", [self._runs]).fetchall()
 
     def figures(self) -> dict:
-        """Return what the dag-processor and the workers say about the DAG."""
-        parse_seconds, dag_kb = self._metadata.execute(
-            """
-            select dag.last_parse_duration, length(serialized_dag.data::text) / 1024.0
-            from dag
-            join serialized_dag using (dag_id)
-            where dag_id = %s
-            """,
-            [self.dag_id],
-        ).fetchone()
-        logs = self._home.glob(f"logs/dag_id={self.dag_id}/run_id=*/task_id=*/attempt=1.log")
-        waits = [seconds for log in logs if (seconds := first_line_seconds(log)) is not None]
+        """Return what Airflow's database and logs contain about the last run."""
+        parsed = "select last_parse_duration from dag where dag_id = any(%s)"
+        logs = [log for run in self._runs for log in self.home.glob(f"logs/*/run_id={run}/*/*.log")]
+        loops = re.findall(
+            r"Ran scheduling loop in ([\d.]+)", (SETTINGS.logs / "scheduler.log").read_text()
+        )
         return {
-            "parse_seconds": round(parse_seconds, 2),
-            "first_line_seconds": round(median(waits), 2) if waits else None,
-            "dag_kb": round(dag_kb),
+            "tasks": len(self._tasks),
+            "dbt_processes": sum(log.read_text().count("Running with dbt=") for log in logs),
+            "parse_seconds": max(s for (s,) in self._metadata.execute(parsed, [[*self.dags]])),
+            "scheduler_loop_seconds": max(map(float, loops)) / 1000,
         }
-
-
-def first_line_seconds(log: Path) -> float | None:
-    """Return the seconds from a task's start in a worker to the first line of its operator."""
-    with log.open() as lines:
-        first = json.loads(next(lines))
-        for line in lines:
-            # What goes before is Airflow's own, the reading of the DAG file among it.
-            if json.loads(line)["event"] == "::endgroup::":
-                break
-        line = next(lines, None)
-        return seconds_between(first["timestamp"], json.loads(line)["timestamp"]) if line else None
-
-
-def seconds_between(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-
-
-def stock(port: str) -> dict[str, str]:
-    """Return the environment of an Airflow with its defaults, and Cosmos's."""
-    own = {
-        *shared_env(),
-        "AIRFLOW__CORE__PARALLELISM",
-        "AIRFLOW__CORE__PLUGINS_FOLDER",
-        "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS",
-    }
-    # Astro sets the one too; the other sends statistics, which a closed network would hold up.
-    kept = {"AIRFLOW__CORE__LOAD_EXAMPLES", "AIRFLOW__COSMOS__ENABLE_TELEMETRY"}
-    env = SETTINGS.airflow_env(port)
-    return {name: value for name, value in env.items() if name not in own - kept}
-
-
-def tuned(port: str) -> dict[str, str]:
-    """Return the environment of an Airflow with what helps the watcher, in public settings."""
-    return {
-        **stock(port),
-        "AIRFLOW__COSMOS__ENABLE_WATCHER_RELIABLE_RETRY": "False",
-        "AIRFLOW__COSMOS__UPLOAD_SQL_TO_XCOM": "False",
-        # Its imports before the fork: plugins/preload_dbt.py.
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-    }
-
-
-@dataclass(frozen=True)
-class Way:
-    name: str
-    label: str
-    on: Callable[[Path], AbstractContextManager]
-
-
-YARDSTICK = "dbt"
-WAYS = [
-    Way(YARDSTICK, "dbt build, a new process", Dbt),
-    Way("warm", "dbt build again in one process", Warm),
-    Way("bash", "BashOperator, dbt build", partial(Airflow, dag_id="bash", settings=stock)),
-    Way(
-        "local", "Cosmos LOCAL, dbt apart, dbt ls", partial(Airflow, dag_id="local", settings=stock)
-    ),
-    Way("watcher", "Cosmos WATCHER, defaults", partial(Airflow, dag_id="watcher", settings=stock)),
-    Way(
-        "watcher_tuned",
-        "Cosmos WATCHER, tuned",
-        partial(Airflow, dag_id="watcher_tuned", settings=tuned),
-    ),
-    Way(
-        "shipped", "this project", partial(Airflow, dag_id="shipped", settings=SETTINGS.airflow_env)
-    ),
-    Way(
-        "celery",
-        "this project, two Celery workers",
-        partial(
-            Airflow,
-            dag_id="shipped",
-            settings=SETTINGS.airflow_env,
-            deployment="deploy/prod.yaml",
-        ),
-    ),
-]

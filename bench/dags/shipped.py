@@ -1,29 +1,28 @@
-"""This project as shipped: what dags/ does, for all of a dbt project."""
+"""This project's engine, for all of a dbt project or for selections of it.
 
+Everything in bench/ that depends on the engine's API is in this file.
+"""
+
+import json
 import os
 from datetime import timedelta
 
-# Airflow only parses files that name both airflow and dag.
-from cosmos import DbtDag
+from cosmos import ProjectConfig, RenderConfig
 
-from include.dbt_build import add_dbt_build, cosmos_args
+# Airflow only parses files that contain the words airflow and dag.
+from include.dbt_build import DbtDag
+from include.warehouse import DBT_PROJECTS, DBT_QUEUE, warehouse_profile
 
-shipped = DbtDag(
-    dag_id="shipped",
-    schedule=None,
-    # Where a model is to fail, its retry would only be waited for.
-    default_args={
-        "retries": 0 if os.environ["BENCH_PROJECT"].startswith("failing") else 1,
-        "retry_delay": timedelta(seconds=30),
-    },
-    **cosmos_args(
-        os.environ["BENCH_PROJECT"],
-        # As the sample's DAG gives them.
-        env_vars={
-            "DBT_EVENT_TIME_START": os.environ["DBT_EVENT_TIME_START"],
-            "DBT_EVENT_TIME_END": os.environ["DBT_EVENT_TIME_END"],
-        },
-        dbt_cmd_flags=os.environ["BENCH_FLAGS"].split(),
-    ),
-)
-add_dbt_build(shipped)
+PROJECT = os.environ["BENCH_PROJECT"]
+EVENT_TIME = {n: os.environ[n] for n in ("DBT_EVENT_TIME_START", "DBT_EVENT_TIME_END")}
+
+for dag_id, selection in json.loads(os.environ["BENCH_DAGS"]).items():
+    globals()[dag_id] = DbtDag(
+        dag_id=dag_id,
+        schedule=None,
+        default_args={"retries": 1, "retry_delay": timedelta(seconds=1)},
+        project_config=ProjectConfig(DBT_PROJECTS / PROJECT, env_vars=EVENT_TIME),
+        profile_config=warehouse_profile(PROJECT),
+        render_config=RenderConfig(select=[selection] if selection else []),
+        operator_args={"queue": DBT_QUEUE},
+    )
