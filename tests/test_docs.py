@@ -35,6 +35,7 @@ from include.dbt_build.arguments import (
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
+        *(ROOT / ".github").glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
         ROOT / "local" / "adopted" / "README.md.txt",
     ]
