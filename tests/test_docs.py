@@ -15,22 +15,11 @@ if not HAS_POSTGRES:
 from airflow.configuration import retrieve_configuration_description
 from airflow.sdk import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig, settings
-from cosmos.constants import (
-    ExecutionMode,
-    InvocationMode,
-    LoadMode,
-    SeedRenderingBehavior,
-    SourceRenderingBehavior,
-)
 from cosmos.converter import DbtToAirflowConverter
 from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
 from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
-from include.dbt_build.arguments import (
-    REFUSED_OPERATOR_ARGS,
-    Arguments,
-    UnsupportedArgumentError,
-)
+from tests.include.dbt_build import test_arguments as values
 
 PAGES = sorted(
     [
@@ -206,47 +195,24 @@ def test_the_table_of_arguments_has_each_of_cosmos(section):
     assert named <= parameters | of_airflow | OWN_ARGUMENTS.get(section, set())
 
 
-# By section and argument: a value that the table calls refused.
-REFUSED = {
-    "RenderConfig": {
-        "load_method": LoadMode.CUSTOM,
-        "invocation_mode": InvocationMode.SUBPROCESS,
-        "dbt_executable_path": "/opt/dbt",
-        "node_converters": {"model": print},
-        "dbt_ls_path": Path("dbt_ls.txt"),
-        "source_rendering_behavior": SourceRenderingBehavior.ALL,
-        "source_pruning": True,
-        "seed_rendering_behavior": SeedRenderingBehavior.NONE,
-        "airflow_vars_to_purge_dbt_ls_cache": ["name"],
-        "airflow_vars_to_purge_dbt_yaml_selectors_cache": ["name"],
-    },
-    "ExecutionConfig": {
-        "execution_mode": ExecutionMode.WATCHER,
-        "install_dbt_deps": "{{ params.install }}",
-        "virtualenv_dir": Path("venv"),
-        "async_py_requirements": ["dbt-bigquery"],
-        "setup_operator_args": {"queue": "dbt"},
-    },
+# The arguments of each section, with the values that other tests find honoured or refused.
+VALUES = {
+    "ProjectConfig": values.PROJECT,
+    "ProfileConfig": values.PROFILE,
+    "RenderConfig": values.RENDER,
+    "ExecutionConfig": values.EXECUTION,
+    "operator_args": values.OPERATOR | values.BASE,
 }
 
 
-@pytest.mark.parametrize("section", REFUSED)
-def test_the_table_names_the_arguments_of_configs_that_the_engine_refuses(section, tmp_path):
+@pytest.mark.parametrize("section", VALUES)
+def test_the_table_of_arguments_names_those_that_are_refused(section):
     named = [names_of(cell) for cell, text in rows_of(section) if "refused" in text]
-    assert set().union(*named) == set(REFUSED[section])
-    (tmp_path / "profiles.yml").touch()
-    profile = ProfileConfig("acme", "dev", profiles_yml_filepath=tmp_path / "profiles.yml")
-    config = {"RenderConfig": RenderConfig, "ExecutionConfig": ExecutionConfig}[section]
-    argument = "render_config" if section == "RenderConfig" else "execution_config"
-    for name, value in REFUSED[section].items():
-        given = {"profile_config": profile, argument: config(**{name: value})}
-        with pytest.raises(UnsupportedArgumentError, match=name):
-            Arguments.check(given)
-
-
-def test_the_table_refuses_the_arguments_of_operators_that_the_engine_refuses():
-    refused = [names_of(cell) for cell, text in rows_of("operator_args") if "refused" in text[:8]]
-    assert set().union(*refused) == set(REFUSED_OPERATOR_ARGS)
+    assert set().union(*named) == {
+        name
+        for name, tested in VALUES[section].items()
+        if any(isinstance(value, values.Refused) for value in tested or ())
+    }
 
 
 def test_each_situation_of_the_reliability_pages_has_its_tests():
