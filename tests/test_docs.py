@@ -1,8 +1,10 @@
 """The documents name what exists: links, make targets, files, settings, tests and arguments."""
 
+import ast
 import inspect
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,19 @@ def test_each_variable_is_read_by_something(page):
         if not name.startswith(("AIRFLOW__", CONNECTION))
     }
     assert {name for name in named - OTHER_VARIABLES if name not in CODE} == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=id_of)
+def test_each_import_of_an_example_exists(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    imports = [
+        (node.module, alias.name)
+        for block in blocks
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert [one for one in imports if not hasattr(import_module(one[0]), one[1])] == []
 
 
 # Sections of docs/how-it-works.md, and the functions whose parameters each has.
