@@ -396,9 +396,19 @@ def selectors_of_nodes(nodes: dict[str, dict], selected: Iterable[str]) -> dict[
                 {"method": "resource_type", "value": node["resource_type"]},
                 {"method": "package", "value": glob_free(node["package_name"])},
                 {"method": "file", "value": file},
+                *_versions_of_model(node, nodes),
             ]
         }
     return found
+
+
+def _versions_of_model(node: dict, nodes: dict[str, dict]) -> list[dict]:
+    """Return what else names a unit test of a versioned model: dbt makes one for each version."""
+    if node["resource_type"] != "unit_test":
+        return []
+    model = nodes[node["depends_on"]["nodes"][0]]
+    value = ".".join(model["fqn"])
+    return [{"method": "fqn", "value": value, "children": True, "children_depth": 1}]
 
 
 def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:

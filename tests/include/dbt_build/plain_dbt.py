@@ -110,10 +110,11 @@ def differences(dag, selected: Selected) -> Iterator[str]:
     for node in sorted(with_task - selected.nodes):
         yield f"{node} has a task, but dbt does not run it"
     for node in sorted(selected.nodes - with_task):
-        if node.split(".")[0] not in TASKLESS:
+        if node.split(".")[0] == "function":
+            if node not in known:
+                yield f"the build task does not know {node}"
+        elif not node.startswith(TASKLESS):
             yield f"{node} has no task, but dbt runs it"
-        elif node not in known:
-            yield f"the build task does not know {node}"
     upstream = {task.task_id: task.get_flat_relative_ids(upstream=True) for task in dag.tasks}
     # A function is built by the task of each model that uses it.
     tasks_of = defaultdict(set)
