@@ -91,6 +91,7 @@ def update(settings: Settings, source: str) -> None:
     files = git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()
     if files:
         git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files)
+    merge_makefile(before, template.get("make_targets", []))
     own = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
@@ -153,6 +154,19 @@ def remove_targets(makefile: Path, names: list[str]) -> None:
         text = re.sub(rf"^{name}:.*\n(\t.*\n)*\n?", "", text, flags=re.MULTILINE)
         text = re.sub(rf"^(\.PHONY:.*?) {name}\b(?!-)", r"\1", text, flags=re.MULTILINE)
     makefile.write_text(text.rstrip("\n") + "\n")
+
+
+def merge_makefile(before: str, targets: list[str]) -> None:
+    """Merge the Makefile without the targets that adopt removes. A conflict stays as it is."""
+    base = git("merge-base", before, "FETCH_HEAD")
+    with tempfile.TemporaryDirectory(prefix="update-") as folder:
+        files = [Path(folder, name) for name in ("ours", "base", "theirs")]
+        for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
+            file.write_text(git("show", f"{revision}:Makefile") + "\n")
+            remove_targets(file, targets)
+        if subprocess.run(["git", "merge-file", "--quiet", *files]).returncode == 0:
+            (ROOT / "Makefile").write_text(files[0].read_text())
+            git("add", "Makefile")
 
 
 def remove_group(pyproject: Path, name: str) -> None:

@@ -2,20 +2,13 @@
 
 import os
 import sys
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
-from cosmos import ProjectConfig, RenderConfig
 
-from include.dbt_build import DbtDag
-from include.dbt_build.alerts import alert
-from include.warehouse import warehouse_profile
-from tests.conftest import HOME, PROJECTS, ROOT
+from tests.conftest import HOME, ROOT
 from tests.dags.checks import built_twice, misnamed, problems
 
 SETTINGS = ROOT / "airflow_settings.yaml"
@@ -69,73 +62,6 @@ def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
         watching = False
     assert seen == []
     assert parsed() == before != {}
-
-
-def good_dag(**changes) -> DAG:
-    arguments = {
-        "dag_id": "good",
-        "doc_md": "text",
-        "tags": ["tag"],
-        "start_date": datetime(2026, 1, 1),
-        "default_args": {"owner": "team", "retries": 1},
-        "on_failure_callback": alert,
-        "dagrun_timeout": timedelta(hours=1),
-        **changes,
-    }
-    with DAG(**arguments) as dag:
-        task = EmptyOperator(task_id="task")
-    task.conn_id = "warehouse"
-    return dag
-
-
-def test_a_good_dag_has_no_problem():
-    assert list(problems(good_dag(), {"warehouse"})) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "known", "problem"),
-    [
-        ({"dag_id": "Not-Snake"}, {"warehouse"}, "snake_case"),
-        ({"doc_md": " "}, {"warehouse"}, "no doc_md"),
-        ({"tags": []}, {"warehouse"}, "no tags"),
-        ({"catchup": True}, {"warehouse"}, "catchup"),
-        ({"default_args": {"retries": 1}}, {"warehouse"}, "no owner"),
-        ({"default_args": {"owner": "team"}}, {"warehouse"}, "no retries"),
-        ({"on_failure_callback": None}, {"warehouse"}, "no on_failure_callback"),
-        ({"dagrun_timeout": None}, {"warehouse"}, "no dagrun_timeout"),
-        ({}, {"another"}, "no connection warehouse"),
-    ],
-)
-def test_the_checks_can_fail(changes, known, problem):
-    found = list(problems(good_dag(**changes), known))
-    assert len(found) == 1
-    assert problem in found[0]
-
-
-def states(dag_id: str, **changes) -> DAG:
-    return DbtDag(
-        dag_id=dag_id,
-        schedule=None,
-        project_config=ProjectConfig(PROJECTS / "states"),
-        render_config=RenderConfig(select=changes.pop("select")),
-        profile_config=warehouse_profile("states", **changes),
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "twice"),
-    [
-        ({}, {'"states"."a"', '"states"."b"'}),
-        ({"select": ["b", "c"]}, {'"states"."b"'}),
-        ({"schema": "elsewhere"}, set()),
-        ({"conn_id": "elsewhere"}, set()),
-    ],
-)
-def test_a_table_that_two_dags_build_is_named(projects, changes, twice):
-    dags = [states("one", select=["a", "b"]), states("two", **{"select": ["a", "b"], **changes})]
-    lines = list(built_twice(dags))
-    assert {line.split(" of warehouse is built by ")[0] for line in lines} == twice
-    assert all("in one and by model.states." in line for line in lines)
 
 
 @pytest.mark.parametrize(

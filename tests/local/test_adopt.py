@@ -188,14 +188,14 @@ def test_the_sample_has_the_macros_that_an_adopted_project_gets():
 
 @pytest.mark.slow
 def test_two_projects_that_share_names_are_side_by_side(clone):
-    assert run(clone, "adopt", "--name=acme", "--ci=github").returncode == 0
+    assert run(clone, "adopt", "--name=acme", "--ci=github", "--parse-only").returncode == 0
     broken = clone / "dags" / "broken.py"
     broken.write_text("from airflow.sdk import no_dag\n")
     commit(clone, "Adopt")
-    added = run(clone, "add-project", "--name=other", f"--source={clone}/dbt/acme")
+    added = run(clone, "add-project", "--name=other", f"--source={clone}/dbt/acme", "--parse-only")
     assert added.returncode == 0, added.stderr
     # An error in another DAG file is not one of the project.
-    assert added.stdout.endswith("Now: make start, make test, make lint.\n")
+    assert "Nothing is missing." in added.stdout
     broken.unlink()
     assert sorted(path.name for path in (clone / "dags").glob("*.py")) == ["acme.py", "other.py"]
     twice = run(clone, "add-project", "--name=other")
@@ -210,7 +210,7 @@ def test_two_projects_that_share_names_are_side_by_side(clone):
 def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     template = tmp_path / "template"
     git(tmp_path, "clone", "--quiet", clone, template)
-    assert run(clone, "adopt", "--name=acme", "--ci=github").returncode == 0
+    assert run(clone, "adopt", "--name=acme", "--ci=github", "--parse-only").returncode == 0
     commit(clone, "Adopt")
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
     write(clone, {"tests/nyc_flights/test_ours.py": ""})
