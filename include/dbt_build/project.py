@@ -47,8 +47,7 @@ class DbtProject:
             str(self.profile.profiles_yml_filepath),
             mapping and [type(mapping).__name__, mapping.conn_id, mapping.profile_args],
             dict(self.variables),
-            # A template has its value in a run only, so most projects do not read it in a parse.
-            {name: value for name, value in self.environment.items() if "{{" not in value},
+            dict(self.environment),
             self.executable,
             self.uses_mock_profile,
             str(self.manifest),

@@ -61,7 +61,11 @@ def is_up_to_date(project: DbtProject) -> bool:
 
 def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
     """Return whether dbt would parse the project to the same nodes in this environment."""
-    inputs = json.loads(_inputs_file(project).read_text())
+    try:
+        inputs = json.loads(_inputs_file(project).read_text())
+    except FileNotFoundError:
+        # Another process makes the working directory again, because a file has changed.
+        return False
     known = inputs["environment"]
     return not inputs["uses_connection"] and _fingerprint(known, environment) == known
 

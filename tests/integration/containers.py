@@ -4,6 +4,7 @@ It prints a line for each check that passes and ends at the first that fails. Af
 and `astro dev start`, another run of it shows whether the warehouse was kept.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ import httpx
 
 from include.warehouse import target_schema
 from local import pipeline, postgres
-from local.settings import OWN, ROOT, Failure, dbt_env
+from local.settings import ROOT, Failure, Settings
 from tests.conftest import connect
 
+SETTINGS = Settings.from_environment(os.environ)
+OWN = SETTINGS.local_toml
 MODEL = ROOT / "dbt" / OWN["project"] / "models" / "seen_in_containers.sql"
 EDIT_SECONDS = 60
 # Files that .dockerignore excludes and that a clone can have.
@@ -82,7 +85,7 @@ def main() -> None:
         expect(errors == [], "no import error")
         check_image()
         pipeline.run(api, OWN["dag"], OWN["then"])
-        with connect(dbt_env()) as warehouse:
+        with connect(SETTINGS.dbt_env()) as warehouse:
             # The image's DBT_TARGET is prod.
             postgres.look_in(warehouse, target_schema(OWN["project"], "prod"))
             rows = warehouse.execute(OWN["show"]).fetchall()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES
+from tests.conftest import HAS_POSTGRES, SETTINGS
 from tests.integration import pages
 
 expect = pytest.importorskip(
@@ -28,13 +28,11 @@ def successful(api, warehouse) -> States:
 
 
 def test_the_list_shows_the_dags_of_make_start_and_no_import_error(page):
-    from local.settings import OWN
-
     with page.expect_response("**/api/v2/importErrors*") as errors:
         page.goto("/dags")
     # The DAGs of tests/integration/dags are there too.
     expect(page.get_by_role("heading", name=re.compile(r"^\d+ Dags$"))).to_be_visible()
-    for dag_id in (OWN["dag"], *OWN["then"]):
+    for dag_id in (SETTINGS.local_toml["dag"], *SETTINGS.local_toml["then"]):
         # A tag may have the same name.
         expect(page.get_by_role("link", name=dag_id, exact=True).first).to_be_visible()
     assert errors.value.finished() is None

@@ -12,10 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
 from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, listening, running_in, started_apart
-
-if HAS_POSTGRES:
-    from local.settings import OWN
+from tests.conftest import HOME, ROOT, SETTINGS, listening, running_in, started_apart
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -61,7 +58,7 @@ def test_the_tasks_that_run_dbt_have_their_own_worker(started, queues):
     bag = DagBag(ROOT / "dags", bundle_path=ROOT)
     tasks = {
         (dag_id, task.task_id): type(task)
-        for dag_id in (OWN["dag"], *OWN["then"])
+        for dag_id in (SETTINGS.local_toml["dag"], *SETTINGS.local_toml["then"])
         for task in bag.dags[dag_id].tasks
     }
     on_dbt = {(dag_id, task_id) for dag_id, task_id, _ in attempts_on(dbt)}

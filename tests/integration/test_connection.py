@@ -5,10 +5,9 @@ import subprocess
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, connect, free_port, local, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local, wait_until
 
 if HAS_POSTGRES:
-    from local import settings
     from local.postgres import BIN, USER
     from tests.integration.states import States, connection
 
@@ -39,11 +38,11 @@ class Server:
         self.start()
 
     def connect(self):
-        return connect({**settings.dbt_env(), **self.env})
+        return connect({**SETTINGS.dbt_env(), **self.env})
 
     def values(self) -> dict:
         """Return the connection to this server, with the names of the REST API."""
-        given = json.loads(settings.machine_settings()["AIRFLOW_CONN_WAREHOUSE"])
+        given = json.loads(SETTINGS.machine_env()["AIRFLOW_CONN_WAREHOUSE"])
         return {**given, "port": int(self.env["WAREHOUSE_PORT"])}
 
 

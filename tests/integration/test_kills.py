@@ -10,7 +10,6 @@ import pytest
 from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, is_alive, local, wait_until
 
 if HAS_POSTGRES:
-    from local.settings import dbt_env
     from tests.integration.states import States
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
@@ -21,7 +20,7 @@ BUILD, DONE = "dbt.dbt_build", "dbt.dbt_build_done"
 @pytest.fixture
 def states(api):
     # Each test has its own connection, because one of them kills Postgres.
-    states = States(api, connect(dbt_env()))
+    states = States(api, connect(SETTINGS.dbt_env()))
     yield states
     states.warehouse.close()
 
@@ -110,7 +109,7 @@ def test_start_after_all_were_killed(states, running):
     started = local("start")
     assert started.returncode == 0, started.stdout + started.stderr
     assert [process for process in everything if is_alive(process)] == []
-    states.warehouse = connect(dbt_env())
+    states.warehouse = connect(SETTINGS.dbt_env())
     assert succeeds_with_each_model_built_once(states)
 
 

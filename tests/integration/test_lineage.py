@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS
 
 if HAS_POSTGRES:
-    from local.settings import BIN, machine_settings
+    from local.settings import BIN
     from tests.integration.states import States
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
@@ -21,7 +21,7 @@ def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp
     events = tmp_path / "events"
     env = {
         **os.environ,
-        **machine_settings(),
+        **SETTINGS.machine_env(),
         "AIRFLOW_HOME": str(HOME / "lineage"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/lineage.db",
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(

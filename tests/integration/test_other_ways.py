@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, connect, started_apart
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, connect, started_apart
 
 if HAS_POSTGRES:
     from local.pipeline import Api
-    from local.settings import dbt_env
     from tests.integration.states import States
 
 pytestmark = [
@@ -24,7 +23,7 @@ pytestmark = [
 
 def states_of(env: dict[str, str], folder: Path, dag_id: str = "states_between") -> "States":
     # The connection ends with its Postgres.
-    warehouse = connect({**dbt_env(), "WAREHOUSE_PORT": env["WAREHOUSE_PORT"]})
+    warehouse = connect({**SETTINGS.dbt_env(), "WAREHOUSE_PORT": env["WAREHOUSE_PORT"]})
     return States(Api(env["PORT"]), warehouse, dag_id, home=folder)
 
 

@@ -13,10 +13,9 @@ import psutil
 import psycopg
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, connect, listening, running_in
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, listening, running_in
 
 if HAS_POSTGRES:
-    from local.settings import OWN, dbt_env, kept_secrets
     from tests.integration.pages import first_run
     from tests.integration.states import States, connection, tasks_of
 
@@ -40,7 +39,7 @@ READ_PATHS = {
 def found(text: str | bytes) -> list[str]:
     """Return the names of the secrets that a text holds."""
     content = text.encode() if isinstance(text, str) else text
-    return [name for name, secret in kept_secrets().items() if secret.encode() in content]
+    return [name for name, secret in SETTINGS.secrets().items() if secret.encode() in content]
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +49,13 @@ def run(api) -> Iterator[SimpleNamespace]:
     dbt builds in Airflow's own database, whose password is a unique text that can be searched for.
     The password of the warehouse is a common word.
     """
-    role = {"user": "airflow", "dbname": "airflow", "password": kept_secrets()["metadata"]}
+    role = {"user": "airflow", "dbname": "airflow", "password": SETTINGS.secrets()["metadata"]}
     address = {"host": "127.0.0.1", "port": int(os.environ["WAREHOUSE_PORT"]), "schema": "airflow"}
     login = {"conn_type": "postgres", "login": "airflow", "password": role["password"]}
-    with connection(api, CONNECTION, **login, **address), connect(dbt_env(), **role) as database:
+    with (
+        connection(api, CONNECTION, **login, **address),
+        connect(SETTINGS.dbt_env(), **role) as database,
+    ):
         states = States(api, database, "states_secret")
         states.broken("d")
         states.trigger()
@@ -134,7 +136,10 @@ def answers(api, dag_id: str, run_id: str) -> Iterator[tuple[str, int, str]]:
 
 
 def test_the_rest_api_shows_no_secret(api, run):
-    runs = {OWN["dag"]: first_run(api, OWN["dag"]), run.states.dag_id: run.states.run_id}
+    runs = {
+        SETTINGS.local_toml["dag"]: first_run(api, SETTINGS.local_toml["dag"]),
+        run.states.dag_id: run.states.run_id,
+    }
     leaks, seen = [], defaultdict(set)
     for dag_id, run_id in runs.items():
         for path, status, text in answers(api, dag_id, run_id):
@@ -220,4 +225,4 @@ def test_postgres_refuses_the_role_of_dbt(warehouse, statement):
 @pytest.mark.parametrize("database", ["airflow", "postgres", "template1"])
 def test_the_role_of_dbt_can_connect_to_no_other_database(warehouse, database):
     with pytest.raises(psycopg.OperationalError, match="permission denied"):
-        connect(dbt_env(), dbname=database)
+        connect(SETTINGS.dbt_env(), dbname=database)

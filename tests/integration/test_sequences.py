@@ -13,10 +13,9 @@ from airflow.dag_processing.dagbag import DagBag
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.results import SUCCEEDED
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, wait_until
 
 if HAS_POSTGRES:
-    from local.settings import dbt_env
     from tests.integration.states import States
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -41,7 +40,7 @@ def tasks(projects) -> dict:
 def fresh_build(workdir: str) -> tuple[bool, dict[str, str]]:
     """Run `dbt build` in another schema; return whether it succeeds, and each node's status."""
     env = {
-        **dbt_env(),
+        **SETTINGS.dbt_env(),
         "USER": "fresh",
         "DBT_EVENT_TIME_START": "2026-01-01",
         "DBT_EVENT_TIME_END": "2026-01-04",

@@ -20,6 +20,7 @@ from tests.conftest import (
     HAS_POSTGRES,
     HOME,
     ROOT,
+    SETTINGS,
     connect,
     free_port,
     listening,
@@ -154,13 +155,13 @@ def test_the_file_is_private_and_the_lines_of_the_user_have_priority(clone, shel
 def test_the_runs_of_the_dags_succeed(standalone, shell):
     from include.warehouse import target_schema
     from local import pipeline, postgres
-    from local.settings import OWN, dbt_env
 
-    pipeline.run(standalone.api, OWN["dag"], OWN["then"])
+    toml = SETTINGS.local_toml
+    pipeline.run(standalone.api, toml["dag"], toml["then"])
     assert standalone.api("GET", "/importErrors")["import_errors"] == []
-    with connect({**dbt_env(), **shell}) as warehouse:
-        postgres.look_in(warehouse, target_schema(OWN["project"], "prod"))
-        assert warehouse.execute(OWN["show"]).fetchall()
+    with connect({**SETTINGS.dbt_env(), **shell}) as warehouse:
+        postgres.look_in(warehouse, target_schema(toml["project"], "prod"))
+        assert warehouse.execute(toml["show"]).fetchall()
 
 
 def test_the_plugins_are_loaded(standalone):
@@ -176,13 +177,10 @@ def test_only_this_machine_can_connect(standalone, shell, clone):
 
 
 def test_the_log_of_a_running_task_is_shown_without_a_log_server(standalone):
-    from local.settings import OWN
-
-    runs = f"/dags/{OWN['dag']}/dagRuns"
+    dag_id = SETTINGS.local_toml["dag"]
+    runs = f"/dags/{dag_id}/dagRuns"
     run_id = standalone.api("POST", runs, json={"logical_date": None})["dag_run_id"]
-    tasks = [
-        task["task_id"] for task in standalone.api("GET", f"/dags/{OWN['dag']}/tasks")["tasks"]
-    ]
+    tasks = [task["task_id"] for task in standalone.api("GET", f"/dags/{dag_id}/tasks")["tasks"]]
     (build,) = [task_id for task_id in tasks if task_id.rpartition(".")[2] == "dbt_build"]
     task = f"{runs}/{run_id}/taskInstances/{build}"
     wait_until(lambda: standalone.api("GET", task)["state"] == "running", seconds=120)

@@ -4,18 +4,15 @@ import os
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, free_port, local
+from tests.conftest import SETTINGS, free_port, local
 from tests.integration.pages import first_run
-
-if HAS_POSTGRES:
-    from local.settings import OWN
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_start_runs_the_dags_of_local_toml(started):
     assert started.returncode == 0, started.stdout + started.stderr
-    for dag_id in (OWN["dag"], *OWN["then"]):
+    for dag_id in (SETTINGS.local_toml["dag"], *SETTINGS.local_toml["then"]):
         assert f"success  {dag_id} in" in started.stdout
 
 
@@ -37,8 +34,9 @@ def test_another_port_for_postgres_is_refused_while_both_run(api):
 
 
 def test_a_list_of_several_pages_is_read_completely(api, monkeypatch):
-    run_id = first_run(api, OWN["dag"])
-    path = f"/dags/{OWN['dag']}/dagRuns/{run_id}/taskInstances"
+    dag_id = SETTINGS.local_toml["dag"]
+    run_id = first_run(api, dag_id)
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
     whole = api("GET", path, params={"limit": 100})["task_instances"]
     monkeypatch.setattr("local.pipeline.PAGE", max(1, len(whole) // 2))
     assert [task["id"] for task in api.all(path, "task_instances")] == [t["id"] for t in whole]

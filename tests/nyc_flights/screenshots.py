@@ -1,11 +1,12 @@
 """`make screenshots`: pictures of the last successful run of flights_daily, for docs/images."""
 
+import os
 import sys
 
 from local import airflow
 from local.pipeline import Api
 from local.progress import live
-from local.settings import ROOT, Failure
+from local.settings import ROOT, Failure, Settings
 from tests.integration import pages
 
 IMAGES = ROOT / "docs" / "images"
@@ -18,7 +19,7 @@ def main() -> None:
         sys.exit(f"error: {pages.NO_CHROMIUM}.")
     dag_id = "flights_daily"
     try:
-        api = Api(airflow.require_running())
+        api = Api(airflow.require_running(Settings.from_environment(os.environ)))
         run_id = pages.first_run(api, dag_id, state="success", order_by="-run_after")
     except Failure as failure:
         sys.exit(f"error: {failure}")

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS
 
 if HAS_POSTGRES:
-    from local.settings import BIN, machine_settings
+    from local.settings import BIN
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_staging_changes_nothing_of_prod(running_warehouse):
     """`airflow dags test` runs the DAG in one process, with another metadata database."""
     env = {
         **os.environ,
-        **machine_settings(),
+        **SETTINGS.machine_env(),
         "DBT_TARGET": "staging",
         "AIRFLOW_HOME": str(HOME / "staging"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/staging.db",
