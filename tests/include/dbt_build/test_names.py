@@ -107,6 +107,7 @@ def difficult(tmp_path_factory):
     return write(tmp_path_factory.mktemp("difficult") / "small", DIFFICULT)
 
 
+@pytest.mark.slow
 def test_a_run_can_name_each_node_and_nothing_but_it(difficult, tmp_path, cache):
     dag = render(difficult)
     slim = dag.get_task("dbt_build").group.slim
