@@ -94,10 +94,10 @@ class States:
 
     def xcom(self, task_id: str, key: str):
         """Return a value that a task has pushed, or an empty list."""
-        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/{key}"
-        if not self.api.exists(path):
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries"
+        if key not in {entry["key"] for entry in self.api.all(path, "xcom_entries")}:
             return []
-        return self.api("GET", path, params={"deserialize": True})["value"]
+        return self.api("GET", f"{path}/{key}", params={"deserialize": True})["value"]
 
     def clear(self, *task_ids: str, downstream: bool = True, only_failed: bool = False) -> None:
         """Clear some tasks of the run, or all of it, with the request that the UI sends."""
