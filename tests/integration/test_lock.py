@@ -73,17 +73,3 @@ def test_the_build_of_a_cleared_node_waits_too(two):
     assert [states.end() for states in two] == ["success", "success"]
     assert build_of(second)["start_date"] < build_of(first)["end_date"]
     assert second.built()["e"] == 2
-
-
-def test_the_retry_of_a_node_waits_for_the_build_of_its_run(two):
-    _, states = two
-    # dbt builds the model g longer than Airflow needs to retry a task.
-    states.broken("g", fails=False, seconds=30)
-    states.warehouse.execute("insert into raw_states.broken values ('e')")
-    states.trigger()
-    wait_until(lambda: is_waiting_for(states, "e_run", states, attempt=2))
-    states.broken()
-    assert states.end() == "success"
-    assert states.not_successful() == {}
-    assert states.tasks()["e_run"]["start_date"] < build_of(states)["end_date"]
-    assert states.built()["e"] == 1
