@@ -80,7 +80,7 @@ def select(project: DbtProject, selection: Selection) -> Path:
     Raises:
         DbtError: dbt refuses the selection.
     """
-    file = project.target / f"slim-{_digest(selection)}.json"
+    file = project.target / f"slim-{_digest(project, selection)}.json"
     if not file.exists():
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(_slim_manifest(project, selection)))
@@ -88,10 +88,11 @@ def select(project: DbtProject, selection: Selection) -> Path:
     return file
 
 
-def _digest(selection: Selection) -> str:
+def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of all that decides over a selection of a parsed project."""
     inputs = [
         asdict(selection),
+        (project.manifest or project.target / "manifest.json").stat().st_mtime_ns,
         # dbt takes its options from variables too, as DBT_EXCLUDE_RESOURCE_TYPES.
         {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
         # The code that makes the file.

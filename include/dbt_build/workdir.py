@@ -29,6 +29,8 @@ from include.dbt_build.project import DbtProject
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
+# After this time no process reads the slim manifest of an earlier parse.
+SLIM_MANIFEST_SECONDS = 24 * 60 * 60
 
 
 def prepare(project: DbtProject) -> None:
@@ -54,7 +56,7 @@ def is_up_to_date(project: DbtProject) -> bool:
     inputs, made_at = json.loads(made.read_text()), made.stat().st_mtime
     if _fingerprint(inputs["environment"], project.environment_with()) != inputs["environment"]:
         return False
-    if inputs["links"] != _links(project):
+    if inputs["links"] != _links(project) or inputs["packages"] != _package_files(project):
         return False
     return all(changed_at <= made_at for changed_at in _times(project))
 
@@ -91,7 +93,9 @@ def _times(project: DbtProject) -> Iterable[float]:
     packages = project.workdir / _packages_folder(project.path)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
     outside = [path for path in _outside_paths(project.path) if path.is_dir()]
-    ignored = GENERATED | {_packages_folder(project.path).parts[0], _target_folder(project.path)}
+    ignored = GENERATED | {_target_folder(project.path)}
+    if not _has_shipped_packages(project):
+        ignored.add(_packages_folder(project.path).parts[0])
     for root in (project.path, *local, *outside):
         for folder, subfolders, files in os.walk(root):
             subfolders[:] = [name for name in subfolders if name not in ignored]
@@ -119,10 +123,13 @@ def _make(project: DbtProject) -> None:
     else:
         project.target.mkdir(exist_ok=True)
     for old in project.target.glob("slim-*.json"):
-        old.unlink()
+        # Another process may be about to read a newer one.
+        if old.stat().st_mtime < started_at - SLIM_MANIFEST_SECONDS:
+            old.unlink()
     names = environment_variables_of(project)
     inputs = {
         "links": links,
+        "packages": _package_files(project),
         "environment": _fingerprint(sorted(names), project.environment_with()),
         "uses_connection": uses_connection(project),
     }
@@ -140,6 +147,12 @@ def _links(project: DbtProject) -> dict[str, str]:
     if not _has_shipped_packages(project):
         names.discard(shipped)
     return {name: str(project.path / name) for name in sorted(names)}
+
+
+def _package_files(project: DbtProject) -> list[str]:
+    """Return the files of a project that name its packages."""
+    names = (*PACKAGE_FILES, LOCK_FILE)
+    return [name for name in names if (project.path / name).is_file()]
 
 
 def _project_yml(path: Path) -> dict:
@@ -191,9 +204,9 @@ def _install_packages(project: DbtProject) -> None:
     named = {}
     for name in (*PACKAGE_FILES, LOCK_FILE):
         (project.workdir / name).unlink(missing_ok=True)
-        if (project.path / name).is_file():
-            named[name] = _with_absolute_paths(project, project.path / name)
-            (project.workdir / name).write_text(named[name])
+    for name in _package_files(project):
+        named[name] = _with_absolute_paths(project, project.path / name)
+        (project.workdir / name).write_text(named[name])
     packages = project.workdir / _packages_folder(project.path)
     installed = project.cache / "packages.json"
     if _has_shipped_packages(project) or not project.installs_packages:
