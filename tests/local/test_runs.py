@@ -105,7 +105,7 @@ def test_a_warehouse_of_ones_own_is_one_variable():
         "WAREHOUSE_HOST": "db.example.com",
         "WAREHOUSE_PORT": "5432",
         "WAREHOUSE_USER": "ada",
-        "WAREHOUSE_PASSWORD": "a@b",
+        "WAREHOUSE_PASSWORD": "a@b",  # pragma: allowlist secret
         "WAREHOUSE_DB": "analytics",
     }
     assert '"host": "db.example.com"' in settings.machine_env()["AIRFLOW_CONN_WAREHOUSE"]
