@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
 BUILD = "dbt.dbt_build"
 
 # Passwords, which must not be in a message or a log.
-RECEIVER_PASSWORD = "only-for-the-receiver"  # noqa: S105
-WAREHOUSE_PASSWORD = "of-the-warehouse"  # noqa: S105
+RECEIVER_PASSWORD = "only-for-the-receiver"  # noqa: S105  # pragma: allowlist secret
+WAREHOUSE_PASSWORD = "of-the-warehouse"  # noqa: S105  # pragma: allowlist secret
 
 
 class Receiver(ThreadingHTTPServer):
