@@ -103,7 +103,7 @@ class Settings:
         if not (parts.scheme in ("postgres", "postgresql") and parts.hostname and parts.username):
             raise Failure(
                 "WAREHOUSE_URL is not the address of a Postgres: write "
-                "WAREHOUSE_URL=postgresql://user:password@host:5432/database"  # pragma: allowlist secret
+                "WAREHOUSE_URL=postgresql://<user>:<password>@<host>:5432/<database>"
             )
         return {
             "conn_type": "postgres",
