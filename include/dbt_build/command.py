@@ -152,17 +152,18 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         runner = dbtRunner(
             manifest=manifest, callbacks=[self.results.receive, *self.runner_callbacks]
         )
-        with change_working_directory(cwd), environ(env):
-            try:
+        try:
+            with change_working_directory(cwd), environ(env):
                 result = runner.invoke([*command[1:], *self._paths(cwd)])
-            finally:
-                reset_adapters()
-        if manifest is not None:
-            # dbt writes the file only when it parses.
-            write_manifest_json(self.project, self.connection, Path(cwd, "target", "manifest.json"))
-        # Adapters and manifests hold semaphores, which Python reports if they are left at its end.
-        del runner, manifest
-        gc.collect()
+            if manifest is not None:
+                # dbt writes the file only when it parses.
+                file = Path(cwd, "target", "manifest.json")
+                write_manifest_json(self.project, self.connection, file)
+        finally:
+            # Adapters and manifests hold semaphores, which Python reports if they are left.
+            del runner, manifest
+            reset_adapters()
+            gc.collect()
         return result
 
     def run_subprocess(self, command, env, cwd, **kwargs):
