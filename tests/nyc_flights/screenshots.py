@@ -31,12 +31,6 @@ def main() -> None:
         graph = pages.open_graph(page, dag_id, run_id)
         keep(graph, "graph.png", style=HIDDEN)
 
-        # The window is as high as the chart.
-        page = pages.new_page(browser, api.url, height=1040)
-        (bar,) = pages.open_gantt(page, dag_id, run_id, "publish_figures")
-        bar.wait_for()
-        keep(page, "gantt.png", animations="disabled")
-
 
 def keep(shown, name: str, **options) -> None:
     shown.screenshot(path=IMAGES / name, **options)
