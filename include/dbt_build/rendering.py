@@ -210,7 +210,7 @@ class Rendering:
 def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
     """Refuse arguments of all tasks, as in default_args, that dbt's order of nodes rules out."""
     for task in tasks:
-        for name in ("depends_on_past", "wait_for_downstream"):
+        for name in ("wait_for_downstream", "depends_on_past"):
             if getattr(task, name):
                 raise UnsupportedArgumentError(name, "dbt decides when a node is built")
         if task.trigger_rule != TriggerRule.ALL_SUCCESS:

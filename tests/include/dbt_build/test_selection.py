@@ -170,7 +170,13 @@ SELECTIONS = [
         {"select": [word]}
         for word in (
             *("group:finance", "access:public", "test_name:unique", "test_type:singular"),
-            *("file:total.sql", "version:old", "version:latest", "package:this", "fqn:small.stg"),
+            *(
+                "file:total.sql",
+                "version:old",
+                "version:latest",
+                "package:this,resource_type:model",
+                "fqn:small.stg",
+            ),
             *("config.group:finance", "config.meta.owner:me", "config.severity:warn"),
             *("state:modified", "state:new+", "exposure:report", "+exposure:report"),
             *("resource_type:seed", "unit_test:adds_up", "1+total", "@stg_events", "many.v2"),
