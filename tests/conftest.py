@@ -122,10 +122,16 @@ def pytest_sessionfinish(session, exitstatus):
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     # After Ctrl-C, as the processes of pytest-xdist end without their fixtures.
-    for process in psutil.process_iter(["environ", "cwd"]):
+    for process in psutil.process_iter(["environ", "cwd", "cmdline"]):
         home = (process.info["environ"] or {}).get("LOCAL_HOME", "")
-        if process.pid != os.getpid() and any(
-            f"{place}/".startswith(f"{HOME}/") for place in (home, process.info["cwd"] or "")
+        # Python's own process for semaphores ends by itself, and complains about its end otherwise.
+        is_tracker = "resource_tracker" in " ".join(process.info["cmdline"] or ())
+        if (
+            process.pid != os.getpid()
+            and not is_tracker
+            and any(
+                f"{place}/".startswith(f"{HOME}/") for place in (home, process.info["cwd"] or "")
+            )
         ):
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -163,6 +163,7 @@ MANY = {
 }
 SELECTIONS = [
     *({"exclude": [word]} for word in ("source:raw+", "tag:wip*", "stg*", "path:models/stg")),
+    {"exclude": ["unit_test:adds_up"]},
     {"select": ["+path:models/mart/gtfs"]},
     {"select": ["path:models/**/gtfs"]},
     {"select": ["path:models/mart/*"]},
@@ -179,7 +180,7 @@ SELECTIONS = [
             ),
             *("config.group:finance", "config.meta.owner:me", "config.severity:warn"),
             *("state:modified", "state:new+", "exposure:report", "+exposure:report"),
-            *("resource_type:seed", "unit_test:adds_up", "1+total", "@stg_events", "many.v2"),
+            *("resource_type:seed", "1+total", "@stg_events", "many.v2"),
             *("source:raw.events+1", "stg_events+,tag:slow", "total.sql", "small.mart.*"),
             *("models/mart/gtfs/total.sql", "*_days", "config.materialized:view"),
         )
