@@ -253,14 +253,14 @@ def test_a_disabled_test_or_model_has_no_task(small, disabled):
             models:
               - name: a
                 columns: [{name: id, data_tests: [unique: {config: {enabled: false}}]}]
-              - {name: unused, config: {enabled: false}, columns: [{name: id, data_tests: [unique]}]}
+              - {name: idle, config: {enabled: false}, columns: [{name: id, data_tests: [unique]}]}
         """
     path = small(
-        {"models/models.yml": tests, "models/unused.sql": "select 1 as id"},
+        {"models/models.yml": tests, "models/idle.sql": "select 1 as id"},
         a="select 1 as id",
         n="select * from {{ ref('a') }}",
     )
-    names = {"model a", "model n"} | ({"model unused"} if disabled == "relationships" else set())
+    names = {"model a", "model n"} | ({"model idle"} if disabled == "relationships" else set())
     dag = render(path)
     assert names_with_task(dag) == names
     assert edges(dag) == {("a_run", "n_run")}
