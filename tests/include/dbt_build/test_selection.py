@@ -304,7 +304,7 @@ def test_each_behavior_of_tests_runs_the_nodes_of_dbt(small, behavior):
 
 def test_a_selection_that_dbt_refuses_is_an_error_with_the_message_of_dbt(small):
     path = small({}, a="select 1 as id")
-    with pytest.raises(RuntimeError, match=r"dbt ls failed in .*small: .*nowhere"):
+    with pytest.raises(RuntimeError, match=r"(?s)dbt ls failed in .*small: .*nowhere"):
         render(path, selector="nowhere")
 
 
