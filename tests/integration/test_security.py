@@ -155,6 +155,7 @@ def test_the_rest_api_shows_no_secret(api, run):
     assert found(str(made)) == []
 
 
+@pytest.mark.slow
 def test_the_pages_of_airflow_show_no_secret(page, run):
     answered = []
     page.on("response", lambda response: answered.append(response))
