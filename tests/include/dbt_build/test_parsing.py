@@ -166,7 +166,7 @@ def test_a_parse_prints_nothing_and_leaves_no_variable(second, capsys):
 def test_an_error_of_dbt_is_the_error_of_its_command(unchanged, executable):
     project = dbt_project(unchanged, executable=executable and shutil.which(executable))
     prepare(project)
-    with pytest.raises(DbtError, match=r"^dbt ls failed in .*second: .*nowhere"):
+    with pytest.raises(DbtError, match=r"(?s)^dbt ls failed in .*second: .*nowhere"):
         run_dbt(project, "ls", "--selector", "nowhere")
 
 
