@@ -18,6 +18,9 @@ from tests.include.dbt_build.plain_dbt import PlainDbt, Selected
 # Nodes that `dbt build` only names in its results.
 TASKLESS = ("exposure", "saved_query", "function")
 
+# dbt parses the project of each DAG once more, to compare its nodes.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def builds(dag_bag) -> list[tuple[DAG, DbtBuildOperator]]:
