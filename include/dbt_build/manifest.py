@@ -51,10 +51,10 @@ class SlimManifest(TypedDict):
     nodes: dict[str, dict]
     sources: dict[str, dict]
     selectors: dict
-    # By key of `nodes`: the unique IDs that its task, and the task of its tests, run.
+    # The unique IDs that the task of a node, and the task of its tests, run; by key of `nodes`.
     run: dict[str, list[str]]
     test: dict[str, list[str]]
-    # By key of `nodes`: other nodes with a task that the tests of a node read.
+    # Other nodes with a task that the tests of a node read; by key of `nodes`.
     test_upstream: dict[str, list[str]]
     # Tests of sources, of nodes that are not selected, and of nothing.
     other_tests: list[TaskNodes]

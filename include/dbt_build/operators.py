@@ -125,7 +125,7 @@ class DbtBuildOperator(DbtCommandOperator):
         return {node for task in tasks for node in task.nodes}
 
     def _check_sources(self, context, pending: list["DbtNodeOperator"]) -> set[str]:
-        """Check the sources among the pending tasks; return the tasks behind those too old."""
+        """Check the sources among the pending tasks; return the tasks downstream of stale ones."""
         checks = [task for task in pending if task.checks_freshness]
         if checks:
             sources = [source for task in checks for source in task.nodes]

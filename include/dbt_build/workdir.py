@@ -223,7 +223,7 @@ def _with_absolute_paths(project: DbtProject, file: Path) -> str:
     """Return a file of packages in which local ones have absolute paths.
 
     dbt resolves the local packages of a local package against the root project, so those get a
-    link in the place that their relative path leads to from the working directory.
+    link where their relative path leads to from the working directory.
     """
     text = file.read_text()
     known = yaml.safe_load(text) or {}
@@ -249,9 +249,9 @@ def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> No
             if not re.match(r"\.", str(nested.get("local", ""))):
                 continue
             source = (project.path / nested["local"]).resolve()
-            place = Path(os.path.normpath(project.workdir / nested["local"]))
-            if place.is_relative_to(project.cache) and source.is_dir() and source not in seen:
-                if not place.exists():
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.symlink_to(source)
+            link = Path(os.path.normpath(project.workdir / nested["local"]))
+            if link.is_relative_to(project.cache) and source.is_dir() and source not in seen:
+                if not link.exists():
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(source)
                 _link_packages_of(project, source, seen)
