@@ -114,4 +114,4 @@ fork-size: $(VENV)/installed ## Maintainers: count the files and lines that a fo
 	@.ci/fork-size
 
 screenshots: $(VENV)/installed ## Maintainers: make docs/images from the running Airflow
-	@$(PYTHON) -m tests.nyc_flights.screenshots
+	@$(PYTHON) -m tests.integration.screenshots

@@ -64,6 +64,9 @@ OWN = {
             if (ROOT / path).is_dir()
         ]
     ),
+    # A file of the tests has many DAGs, whose projects are parsed beside another process's tests.
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "650",
     # For test_kills.py, not to wait for minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",

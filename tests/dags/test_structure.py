@@ -39,7 +39,9 @@ def selected(builds, tmp_path_factory) -> dict[str, Selected]:
         words = ["--vars", json.dumps(dict(project.variables))]
         if project.workdir not in parsed:
             folder = tmp_path_factory.mktemp("plain")
-            dbt = PlainDbt(project.workdir, folder, project.environment)
+            # Airflow renders the templates only in a run.
+            fixed = {k: v for k, v in project.environment.items() if "{{" not in v}
+            dbt = PlainDbt(project.workdir, folder, fixed)
             dbt.manifest = dbt("parse", *words)
             parsed[project.workdir] = dbt
         for option in ("select", "exclude", "selector"):

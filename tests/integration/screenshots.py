@@ -1,4 +1,4 @@
-"""`make screenshots`: pictures of the last successful run of flights_daily, for docs/images."""
+"""`make screenshots`: pictures of the last successful run of the DAG in local.toml."""
 
 import os
 import sys
@@ -17,9 +17,10 @@ HIDDEN = ".react-flow__panel, [aria-label$='Details Panel'] {display: none !impo
 def main() -> None:
     if pages.CHROMIUM is None:
         sys.exit(f"error: {pages.NO_CHROMIUM}.")
-    dag_id = "flights_daily"
+    settings = Settings.from_environment(os.environ)
+    dag_id = settings.local_toml["dag"]
     try:
-        api = Api(airflow.require_running(Settings.from_environment(os.environ)))
+        api = Api(airflow.require_running(settings))
         run_id = pages.first_run(api, dag_id, state="success", order_by="-run_after")
     except Failure as failure:
         sys.exit(f"error: {failure}")
