@@ -5,6 +5,7 @@ docs/how-it-works.md has the whole list as a table.
 
 import inspect
 from dataclasses import MISSING, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from airflow.sdk import BaseOperator
@@ -18,7 +19,6 @@ from cosmos.constants import (
     TestBehavior,
     TestIndirectSelection,
 )
-from cosmos.dbt.runner import is_available
 from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
 from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
@@ -147,7 +147,9 @@ class Arguments:
     def executable(self) -> str | None:
         """Return the path of an external dbt, or None if dbt runs in Airflow's process."""
         execution = self.execution_config
-        if execution.invocation_mode == InvocationMode.SUBPROCESS or not is_available():
+        # Found and not imported: the import takes seconds, each time a DAG file is parsed.
+        has_dbt = find_spec("dbt") is not None and find_spec("dbt.cli") is not None
+        if execution.invocation_mode == InvocationMode.SUBPROCESS or not has_dbt:
             return str(execution.dbt_executable_path)
         return None
 
