@@ -17,6 +17,7 @@ parsing     how dbt parses without a connection, and how a run uses the parse
 selection   which nodes dbt selects
 manifest    the slim manifest that Cosmos renders
 rendering   the tasks and their edges
+run_options the fields of the trigger form
 operators   the build task, the node tasks and the teardown
 command     one dbt command of a task
 results     the results of nodes

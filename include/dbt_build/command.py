@@ -1,6 +1,7 @@
 """One dbt command of a task: run by Cosmos's operator, with the results of its nodes."""
 
 import gc
+import json
 import logging
 import os
 from collections.abc import Iterable
@@ -22,7 +23,8 @@ from include.dbt_build.lineage import emit_lineage, is_lineage_active
 from include.dbt_build.parsing import connection_values, load_manifest, write_manifest_json
 from include.dbt_build.project import DbtProject
 from include.dbt_build.results import BuildResults
-from include.dbt_build.selection import GENERATED_SELECTOR, write_selectors
+from include.dbt_build.run_options import RunOptions
+from include.dbt_build.selection import GENERATED_SELECTOR, not_built_options, write_selectors
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
@@ -33,6 +35,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     Args:
         project: the project. Its working directory is up to date, as the DAG file was just parsed.
         selecting_options: options of the DAG's selection beside select, exclude and selector.
+        has_run_options: whether the trigger form has fields for dbt.
         results: filled while dbt runs.
         kwargs: Cosmos's arguments of a DbtBuildLocalOperator.
     """
@@ -42,12 +45,14 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         *,
         project: DbtProject,
         selecting_options: Iterable[str] = (),
+        has_run_options: bool = False,
         callback=None,
         dbt_runner_callbacks=None,
         **kwargs,
     ):
         self.project = project
         self.selecting_options = [*selecting_options]
+        self.has_run_options, self.run_options = has_run_options, RunOptions()
         self.results = BuildResults()
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
@@ -59,7 +64,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.connection: dict[str, str] = {}
         super().__init__(
             project_dir=str(project.workdir),
-            cache_dir=project.workdir,
+            # A parse with other variables must not replace the one of the working directory.
+            cache_dir=project.cache / "runs",
             install_deps=False,
             # One field with the SQL of all nodes would be too long to read.
             should_store_compiled_sql=False,
@@ -79,7 +85,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             AirflowException: dbt failed outside of its nodes.
         """
         self.definitions = definitions
-        flags = self.add_cmd_flags()
+        flags = [*self.add_cmd_flags(), *self.run_options.event_time_flags]
         if definitions is None:
             flags += self.selecting_options
         else:
@@ -92,6 +98,27 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if self.results.error:
             raise self.results.error
         self._call_on_warning(context)
+
+    def apply_run_options(self, context) -> None:
+        """Take over what the trigger form of the run says. Templates are rendered already."""
+        if self.has_run_options:
+            self.run_options = RunOptions.of_run(context["params"])
+            self.full_refresh = self.run_options.full_refresh or self.full_refresh
+            if self.run_options.vars:
+                self.vars = {**(self.vars or {}), **self.run_options.vars}
+
+    def list_nodes(self, context, select: str | None, exclude: str | None) -> set[str]:
+        """Return the unique IDs that `dbt ls` lists, with the other options of the DAG.
+
+        Raises:
+            AirflowException: dbt refuses the selection.
+        """
+        self.base_cmd, self.select, self.exclude = ["ls"], select, exclude
+        self.selector, self.models, self.dbt_cmd_flags = None, None, []
+        flags = ["--output", "json", "--output-keys", "unique_id", *self.selecting_options]
+        result = self.build_and_run_cmd(context, cmd_flags=[*flags, *not_built_options()])
+        lines = result.full_output if self.project.executable else result.result
+        return {json.loads(line)["unique_id"] for line in lines if line.startswith("{")}
 
     def check_freshness(self, context, sources: list[str]) -> None:
         """Run `dbt source freshness` for some sources.
@@ -121,7 +148,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         self._load_manifest({**os.environ, **self.get_env(context)})
         # Set here, because Airflow executes a copy of the operator that was made with the DAG.
-        self.callback = [self._read_results, *filter(None, self.user_callbacks)]
+        callbacks = [self._read_results, *filter(None, self.user_callbacks)]
+        self.callback = None if self.base_cmd == ["ls"] else callbacks
         with interruptible(self.on_kill):
             return super().build_and_run_cmd(context, cmd_flags, **kwargs)
 

@@ -13,11 +13,20 @@ class DbtDag(cosmos.DbtDag):
     Args:
         source_freshness: whether each source with thresholds for its age gets a task. A source
             older than error_after fails, and dbt does not build what reads it.
+        run_options: whether the trigger form gets fields to build a part of the nodes, with a full
+            refresh, an event time range or other variables: see run_options.PARAMS. Node tasks
+            then have the trigger rule none_failed, because nodes that are left out are skipped.
         args, kwargs: the arguments of cosmos.DbtDag.
     """
 
-    def __init__(self, *args: Any, source_freshness: bool = False, **kwargs: Any):
-        rendering = Rendering(kwargs, source_freshness=source_freshness)
+    def __init__(
+        self,
+        *args: Any,
+        source_freshness: bool = False,
+        run_options: bool = False,
+        **kwargs: Any,
+    ):
+        rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
         super().__init__(*args, **rendering.cosmos_kwargs())
         rendering.add_build(self, self.task_group)
 
@@ -27,7 +36,7 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
 
     Args:
         group_id: the ID of the group.
-        source_freshness: as in DbtDag.
+        source_freshness, run_options: as in DbtDag.
         args, kwargs: the arguments of cosmos.DbtTaskGroup.
     """
 
@@ -36,8 +45,9 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
         group_id: str = "dbt_task_group",
         *args: Any,
         source_freshness: bool = False,
+        run_options: bool = False,
         **kwargs: Any,
     ):
-        rendering = Rendering(kwargs, source_freshness=source_freshness)
+        rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
         super().__init__(group_id, *args, **rendering.cosmos_kwargs())
         rendering.add_build(self.dag, self)

@@ -1,7 +1,7 @@
 """The tasks of a `dbt build`: the build task, a task for each node, and the teardown."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -9,13 +9,23 @@ from functools import cached_property
 from pathlib import Path
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+)
 
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest
-from include.dbt_build.protocol import BUILT_NODES, NODE_RESULTS, PROBLEMS, StoredResult
+from include.dbt_build.protocol import (
+    BUILT_NODES,
+    CHOSEN_NODES,
+    NODE_RESULTS,
+    PROBLEMS,
+    StoredResult,
+)
 from include.dbt_build.reporting import ResultReporter, store_built_nodes
 from include.dbt_build.results import BuildResults
 
@@ -66,6 +76,7 @@ class DbtBuildOperator(DbtCommandOperator):
     def execute(self, context, **_) -> None:
         # This is a copy of the operator, which shares its attributes with other runs.
         self.results = BuildResults()
+        self.apply_run_options(context)
         with (
             stored_problems(self, context),
             build_lock(self.profile_config, context["ti"], exclusive=True),
@@ -79,6 +90,7 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowException: a node without a task failed, or a hook.
         """
         ti = context["ti"]
+        chosen = self._chosen_nodes(context)
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
         pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
@@ -86,13 +98,13 @@ class DbtBuildOperator(DbtCommandOperator):
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
         built = self._built_nodes(ti, is_new=is_new)
         self.results.add_built_before(built)
-        with ResultReporter(ti, pending, self.results, self.group.teardown_id) as reporter:
-            stale = self._check_sources(context, pending)
+        with ResultReporter(ti, pending, self.results, self.group.teardown_id, chosen) as reporter:
+            stale = self._check_sources(context, [task for task in pending if task.chosen(chosen)])
             # None stands for the selection of the DAG.
             nodes = None
-            if stale or not is_new:
+            if stale or not is_new or chosen is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
-                nodes = self._pending_nodes(pending, built, stale)
+                nodes = self._pending_nodes(pending, built, stale, chosen)
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
             elif nodes is None or nodes:
@@ -102,6 +114,35 @@ class DbtBuildOperator(DbtCommandOperator):
         artifacts.finish(self.profile_config, ti, succeeded=not self.results.failed())
         if failed:
             self._fail(failed)
+
+    def _chosen_nodes(self, context) -> set[str] | None:
+        """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
+
+        The sources that a chosen node reads are among them, so that their age is checked.
+        """
+        select, exclude = self.run_options.select, self.run_options.exclude
+        if not (select or exclude):
+            return None
+        # Another command of this operator, whose templates are rendered.
+        try:
+            listed = copy(self).list_nodes(context, select, exclude)
+        except AirflowException as error:
+            # A retry would get the same answer.
+            raise AirflowFailException(str(error)) from None
+        chosen = listed & self.group.slim["selectors_of_nodes"].keys()
+        self.log.info("The run builds %s nodes: %s", len(chosen), ", ".join(sorted(chosen)))
+        if not chosen:
+            raise AirflowFailException(
+                f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
+                "trigger a run with another selection."
+            )
+        tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
+        used = {task.task_id for task in tasks if task.chosen(chosen)}
+        for task in tasks:
+            if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
+                chosen |= {*task.nodes}
+        context["ti"].xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
+        return chosen
 
     def _definitions(self, nodes: set[str] | None) -> list[dict] | None:
         return None if nodes is None else self.group.definitions(nodes)
@@ -135,16 +176,22 @@ class DbtBuildOperator(DbtCommandOperator):
         return {name for task in stale for name in task.get_flat_relative_ids(upstream=False)}
 
     def _pending_nodes(
-        self, pending: list["DbtNodeOperator"], built: set[str], stale: set[str]
+        self,
+        pending: list["DbtNodeOperator"],
+        built: set[str],
+        stale: set[str],
+        chosen: set[str] | None,
     ) -> set[str]:
         """Return the nodes to build, those without a task included."""
         wanted = {
             node
             for task in pending
             if not task.checks_freshness and task.task_id not in stale
-            for node in task.nodes
+            for node in task.chosen(chosen)
         }
         without_task = self.group.slim["selectors_of_nodes"].keys() - self._nodes_with_task()
+        if chosen is not None:
+            without_task &= chosen
         missing = (wanted | without_task) - built
         # dbt runs the hooks of the project only with a node. If an earlier try built all of them
         # and ended before its hooks, tests are run again, which change nothing.
@@ -193,6 +240,10 @@ class DbtNodeOperator(BaseOperator):
         # The nearest node tasks upstream, over tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
+    def chosen(self, nodes: Set[str] | None) -> tuple[str, ...]:
+        """Return those of its nodes that a run selects: all if it selects no part of the DAG."""
+        return tuple(node for node in self.nodes if nodes is None or node in nodes)
+
     @property
     def checks_freshness(self) -> bool:
         return any(node.startswith("source.") for node in self.nodes)
@@ -231,13 +282,16 @@ class DbtNodeOperator(BaseOperator):
         """Run dbt for the nodes of this task."""
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
+        command.apply_run_options(context)
+        chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
+        nodes = self.chosen(None if chosen is None else {*chosen})
         with stored_problems(command, context):
             if self.checks_freshness:
                 command.check_freshness(context, [*self.nodes])
             else:
-                command.build(context, self.group.definitions(self.nodes))
+                command.build(context, self.group.definitions(nodes))
         # A hook that failed is among the failed nodes.
-        nodes = [*self.nodes, *sorted(command.results.failed() - {*self.nodes})]
+        nodes = [*nodes, *sorted(command.results.failed() - {*nodes})]
         return StoredResult(
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
@@ -250,6 +304,8 @@ class DbtNodeOperator(BaseOperator):
         if result["outcome"] == "success":
             self.log.info("%s", message)
             return
+        if result["outcome"] == "left_out":
+            raise AirflowSkipException(f"dbt left out {', '.join(self.nodes)} in this run.")
         self.log.error("%s", message or f"dbt did not run {', '.join(self.nodes)}.")
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])

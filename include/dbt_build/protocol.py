@@ -15,6 +15,9 @@ NODE_RESULTS = "dbt_node_results"
 # XCom of the teardown task, which a retry of the build task does not delete: the unique IDs of
 # the nodes that dbt built and whose tasks are not successful yet.
 BUILT_NODES = "dbt_built_nodes"
+# XCom of a build task: the unique IDs of the nodes and sources that the run selects, if it selects
+# a part of the DAG.
+CHOSEN_NODES = "dbt_chosen_nodes"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
 
@@ -25,7 +28,8 @@ PROBLEMS = "dbt_problems"
 # skipped  dbt skipped a node because of a failed task upstream. If that task succeeds in a later
 #          try, this one builds its nodes.
 # not_run  dbt did not run a node for another reason, as with fail_fast.
-Outcome = Literal["success", "fail", "error", "skipped", "not_run"]
+# left_out dbt did not run a node although nothing failed, as one that the run does not select.
+Outcome = Literal["success", "fail", "error", "skipped", "not_run", "left_out"]
 
 
 class StoredResult(TypedDict):

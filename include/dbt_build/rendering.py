@@ -19,6 +19,7 @@ from include.dbt_build.operators import (
     DbtBuildTeardown,
     DbtNodeOperator,
 )
+from include.dbt_build.run_options import PARAMS
 from include.dbt_build.selection import select
 from include.dbt_build.workdir import prepare
 
@@ -29,17 +30,19 @@ class Rendering:
     Args:
         kwargs: the arguments of Cosmos's class.
         source_freshness: whether sources with thresholds get a task.
+        run_options: whether the trigger form gets fields for dbt.
     """
 
-    def __init__(self, kwargs: dict, *, source_freshness: bool):
+    def __init__(self, kwargs: dict, *, source_freshness: bool, run_options: bool):
         self.kwargs, self.source_freshness = kwargs, source_freshness
+        self.run_options = run_options
         self.arguments = Arguments.check(kwargs)
         self.project = self.arguments.project
         prepare(self.project)
         render = self.arguments.render_config
         self.group = BuildGroup(
             slim_file=select(self.project, self.arguments.selection),
-            command_args=self.arguments.command_args,
+            command_args={**self.arguments.command_args, "has_run_options": run_options},
             tests_last=render.test_behavior == TestBehavior.AFTER_ALL,
         )
         # By key of the slim manifest's nodes.
@@ -168,11 +171,21 @@ class Rendering:
         if not tasks:
             raise ValueError(f"{dag.dag_id}: dbt selects no node of {self.project.path}.")
         _refuse_rules(tasks.values())
+        if self.run_options:
+            self._add_run_options(dag, tasks)
         build = DbtBuildOperator(
             task_id="dbt_build", dag=dag, task_group=task_group, group=self.group
         ).as_setup()
         done = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
         self._connect(tasks, build, done)
+
+    def _add_run_options(self, dag, tasks: dict[str, BaseOperator]) -> None:
+        for name, param in PARAMS.items():
+            dag.params.setdefault(name, param)
+        for task in tasks.values():
+            # What a run leaves out is skipped, and the nodes downstream of it are built.
+            if task.upstream_task_ids & tasks.keys():
+                task.trigger_rule = TriggerRule.NONE_FAILED
 
     def _add_other(self, other: TaskNodes, suffix: str, common: dict) -> None:
         task = DbtNodeOperator(

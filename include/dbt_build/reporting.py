@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -49,16 +49,26 @@ class ResultReporter:
         tasks: the node tasks that are not successful yet, in the order of the DAG.
         results: filled by dbt.
         teardown_id: the task ID of the build's teardown.
+        chosen: the nodes that the run selects, or None for all.
     """
 
     def __init__(
-        self, ti, tasks: Iterable[DbtNodeOperator], results: BuildResults, teardown_id: str
+        self,
+        ti,
+        tasks: Iterable[DbtNodeOperator],
+        results: BuildResults,
+        teardown_id: str,
+        chosen: Set[str] | None = None,
     ):
         self.ti, self.results, self.teardown_id = ti, results, teardown_id
         self.tasks = {task.task_id: task for task in tasks}
+        # The nodes of each task that the run selects.
+        self.nodes = {task_id: task.chosen(chosen) for task_id, task in self.tasks.items()}
         # Without an outcome yet, or a leaf that waits for dbt's end.
         self.pending = dict(self.tasks)
         self.outcomes: dict[str, Outcome] = {}
+        # Tasks whose node dbt did not run because of a failure upstream, or that are between.
+        self.blocked: set[str] = set()
         # Outcomes that the plugin has not confirmed.
         self.unsent: dict[str, Outcome] = {}
         self.next_tries: dict[str, int] = {}
@@ -112,7 +122,7 @@ class ResultReporter:
         """Take the tasks whose nodes have ended from `pending`."""
         failed = []
         for task_id, task in [*self.pending.items()]:
-            outcome = self.results.outcome(task.nodes)
+            outcome = self._outcome(task_id)
             if outcome in ("fail", "error"):
                 failed.append(task_id)
             elif outcome != "success" or task.is_leaf:
@@ -121,6 +131,10 @@ class ResultReporter:
         if failed:
             # The task reads its result as soon as the plugin has let it start.
             self._store(failed)
+
+    def _outcome(self, task_id: str) -> Outcome | None:
+        nodes = self.nodes[task_id]
+        return self.results.outcome(nodes) if nodes else None
 
     def _set(self, task_id: str, outcome: Outcome) -> None:
         self.outcomes[task_id] = self.unsent[task_id] = outcome
@@ -138,13 +152,17 @@ class ResultReporter:
             self._store(self.unsent)
 
     def _last_outcome(self, task_id: str) -> Outcome:
-        task = self.tasks[task_id]
-        outcome = self.results.outcome(task.nodes)
-        if outcome == "success":
-            return outcome
+        if self._outcome(task_id) == "success":
+            return "success"
         # The tasks are in the order of the DAG, so those upstream have their outcomes.
-        upstream = {self.outcomes.get(name) for name in task.upstream_node_tasks}
-        return "skipped" if upstream & {"fail", "error", "skipped"} else "not_run"
+        for name in self.tasks[task_id].upstream_node_tasks:
+            if name in self.blocked or self.outcomes.get(name) in ("fail", "error"):
+                self.blocked.add(task_id)
+        if not self.nodes[task_id]:
+            return "left_out"
+        if task_id in self.blocked:
+            return "skipped"
+        return "not_run" if self.results.failed() else "left_out"
 
     def _send_unsent(self, *, has_ended: bool = False) -> None:
         report = Report()
@@ -154,10 +172,11 @@ class ResultReporter:
             elif outcome == "success" and not self.tasks[task_id].needs_process:
                 report.succeeded[task_id] = self._times(task_id)
             elif outcome == "not_run":
-                # Nothing failed, so dbt left the node out. It is not a failure.
-                has_failed = bool(self.results.failed())
-                (report.upstream_failed if has_failed else report.skipped).append(task_id)
-        if has_ended and {*self.outcomes.values()} <= {"success", "not_run"}:
+                report.upstream_failed.append(task_id)
+            # What is downstream of a failed task has to wait for that task's retry.
+            elif outcome == "left_out" and task_id not in self.blocked:
+                report.skipped.append(task_id)
+        if has_ended and {*self.outcomes.values()} <= {"success", "left_out"}:
             now = datetime.now(UTC)
             report.succeeded[self.teardown_id] = Times(start=now, end=now)
         if report.succeeded or report.failed or report.upstream_failed or report.skipped:
@@ -175,13 +194,13 @@ class ResultReporter:
         self.next_tries |= answer.next_tries
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":
-                message = self.results.message(self.tasks[task_id].nodes)
+                message = self.results.message(self.nodes[task_id])
                 self._logs.write(
                     task_id, try_number, message, report.succeeded[task_id].end.isoformat()
                 )
 
     def _times(self, task_id: str) -> Times:
-        results = [self.results.nodes[node] for node in self.tasks[task_id].nodes]
+        results = [self.results.nodes[node] for node in self.nodes[task_id]]
         now = datetime.now(UTC)
         return Times(
             start=min((_utc(node.started_at) for node in results if node.started_at), default=now),
@@ -191,7 +210,7 @@ class ResultReporter:
     def _store(self, task_ids: Iterable[str]) -> None:
         """Store the results that tasks read when they start."""
         for task_id in task_ids:
-            nodes = self.tasks[task_id].nodes
+            nodes = self.nodes[task_id]
             self._stored[task_id] = StoredResult(
                 outcome=self.outcomes[task_id],
                 message=self.results.message(nodes),
@@ -207,7 +226,7 @@ class ResultReporter:
         shown = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()
-            for node in self.tasks[task_id].nodes
+            for node in self.nodes[task_id]
         }
         if (built := self.results.succeeded() - shown) - self._built:
             self._built |= built

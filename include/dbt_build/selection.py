@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -108,7 +109,11 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     file = project.manifest or project.target / "manifest.json"
     manifest = json.loads(file.read_text())
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words]
-    words += _not_built(project, selection)
+    words += not_built_options()
+    if "--exclude-resource-type" not in selection.options:
+        # An option on the command line replaces the variable.
+        excluded = project.environment_with().get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
+        words += _exclude_resource_types(excluded)
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
@@ -122,16 +127,16 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     )
 
 
-def _not_built(project: DbtProject, selection: Selection) -> list[str]:
+def not_built_options() -> list[str]:
     """Return the options that leave out what `dbt build` does not run.
 
     `dbt ls` lists sources too. Then `--select selector:x+` would select what reads the sources.
     """
-    excluded = [*NOT_BUILT]
-    if "--exclude-resource-type" not in selection.options:
-        # An option on the command line replaces the variable.
-        excluded += project.environment_with().get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
-    return [word for name in excluded for word in ("--exclude-resource-type", name)]
+    return _exclude_resource_types(NOT_BUILT)
+
+
+def _exclude_resource_types(names: Iterable[str]) -> list[str]:
+    return [word for name in names for word in ("--exclude-resource-type", name)]
 
 
 def _is_empty(node: dict) -> bool:

@@ -64,6 +64,17 @@ with DAG("states_between", **ARGS):
     before() >> (dbt := DbtTaskGroup("dbt", **states())) >> after()
     dbt >> always()
 
+with DAG("states_chosen", **ARGS):
+
+    @task
+    def after_all() -> None: ...
+
+    @task(trigger_rule="none_failed")
+    def after_any() -> None: ...
+
+    dbt = DbtTaskGroup("dbt", **states(), source_freshness=True, run_options=True)
+    dbt >> [after_all(), after_any()]
+
 states_alone = DbtDag(dag_id="states_alone", **ARGS, **states())
 states_fresh = DbtDag(dag_id="states_fresh", **ARGS, **states(), source_freshness=True)
 
