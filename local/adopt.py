@@ -74,6 +74,8 @@ def check_project(settings: Settings, name: str, parse_only: bool) -> None:
 def update(settings: Settings, source: str) -> None:
     """Merge the template without its own development, and with the fork's own files unchanged."""
     require_no_changes()
+    # Read before the merge, which can leave marks of a conflict in the file.
+    left_out = settings.local_toml.get("left_out", [])
     if not source:
         raise Failure("FROM= is missing: make update FROM=<the git address of the template>")
     git("fetch", "--quiet", source, "HEAD")
@@ -86,7 +88,7 @@ def update(settings: Settings, source: str) -> None:
         console.print("There is nothing new.")
         return
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
-    removed = [*template.get("sample", []), *settings.local_toml.get("left_out", [])]
+    removed = [*template.get("sample", []), *left_out]
     # Only files of the template: the fork may have files of its own in the same folders.
     files = git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()
     if files:

@@ -226,6 +226,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     newer = re.sub('\nversion = ".*"', '\nversion = "99.0.0"', pyproject)
     (template / "pyproject.toml").write_text(newer)
     append("README.md", "\nnewer\n")
+    append("local.toml", "\n# newer\n")
     append("dags/flights_daily.py", "\n# newer\n")
     (template / "include" / "nyc_flights" / "newer.py").write_text("")
     commit(template, "Newer")
