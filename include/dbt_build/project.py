@@ -9,12 +9,16 @@ from pathlib import Path
 
 from cosmos import ProfileConfig, settings
 
+# Options of `dbt build`, which dbt does not read when it parses a project.
+RUN_VARIABLES = ("DBT_EVENT_TIME_START", "DBT_EVENT_TIME_END")
+
 
 @dataclass(frozen=True)
 class DbtProject:
     """A dbt project with the arguments that decide how dbt parses it.
 
-    Two DAGs share a working directory, and so one parse, if all of these are equal.
+    Two DAGs share a working directory, and so one parse, if all of these are equal. The variables
+    of an event time range may differ.
 
     Args:
         path: the folder with dbt_project.yml. Nothing is written into it.
@@ -47,7 +51,7 @@ class DbtProject:
             str(self.profile.profiles_yml_filepath),
             mapping and [type(mapping).__name__, mapping.conn_id, mapping.profile_args],
             dict(self.variables),
-            dict(self.environment),
+            {k: v for k, v in self.environment.items() if k not in RUN_VARIABLES},
             self.executable,
             self.uses_mock_profile,
             str(self.manifest),
