@@ -12,13 +12,16 @@ PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadf
 BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
 .DEFAULT_GOAL := help
-.PHONY: help start stop clean warehouse standalone logs psql dbt backfill report docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
+.PHONY: help start run stop clean warehouse standalone logs psql dbt backfill report docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 start: $(VENV)/installed ## Everyone, first: start Postgres and Airflow, run the DAG of local.toml
 	$(LOCAL) start --deployment "$(DEPLOYMENT)"
+
+run: $(VENV)/installed ## DAG authors, to run some nodes now; SELECT=my_model+ EXCLUDE=other FULL_REFRESH=1 DAG=other
+	$(LOCAL) run --dag "$(DAG)" --select "$(SELECT)" --exclude "$(EXCLUDE)" $(if $(FULL_REFRESH),--full-refresh)
 
 stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the data stays
 	$(LOCAL) stop

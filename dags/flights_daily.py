@@ -10,7 +10,8 @@
 **A run** covers its data interval, one day in New York. A manual run without a logical date covers
 yesterday. Every run can be repeated: it replaces its day.
 
-**full_refresh** in the trigger form rebuilds `fct_flights` for every day that `raw` holds when dbt
+**The trigger form** can select some of the nodes, as in `dbt build --select`; the other tasks are
+skipped. With a full refresh dbt rebuilds `fct_flights` for every day that `raw` holds when it
 starts, whichever day the run is for.
 
 **When it fails**, open the log of the failed task: it begins with dbt's message. Fix the cause and
@@ -19,7 +20,7 @@ clear the task with its downstream tasks. One `dbt build` then builds all cleare
 
 from datetime import date, timedelta
 
-from airflow.sdk import CronDataIntervalTimetable, Metadata, Param, dag, task
+from airflow.sdk import CronDataIntervalTimetable, Metadata, dag, task
 from cosmos import ProjectConfig, RenderConfig
 from pendulum import datetime
 
@@ -34,12 +35,12 @@ CONN_ID = "warehouse"
 
 
 def days_to_build(ti, params) -> dict[str, str]:
-    """Return the interval for dbt: what load_day loaded, or with full_refresh all that raw holds.
+    """Return the interval for dbt: what load_day loaded, or with a full refresh all of raw.
 
-    With full_refresh it does not come from load_day, because the dbt tasks of an old run can be
+    With a full refresh it does not come from load_day, because the dbt tasks of an old run can be
     cleared when raw holds more days.
     """
-    if not params["full_refresh"]:
+    if not params["dbt_full_refresh"]:
         return ti.xcom_pull(task_ids="load_day")
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
@@ -57,11 +58,6 @@ def days_to_build(ti, params) -> dict[str, str]:
     catchup=False,
     max_active_runs=1,
     **DAG_DEFAULTS,
-    params={
-        "full_refresh": Param(
-            False, type="boolean", description="Rebuild fct_flights for all days that raw holds."
-        )
-    },
     user_defined_macros={"days_to_build": days_to_build},
     tags=["nyc_flights", "dbt"],
 )
@@ -93,8 +89,9 @@ def flights_daily():
         profile_config=warehouse_profile("nyc_flights"),
         # The asset nyc_flights stands for all marts.
         render_config=RenderConfig(exclude=["tag:reporting"], emit_datasets=False),
-        operator_args={"full_refresh": "{{ params.full_refresh }}", "queue": DBT_QUEUE},
+        operator_args={"queue": DBT_QUEUE},
         source_freshness=True,
+        run_options=True,
     )
 
     @task(outlets=[FLIGHTS_MARTS])

@@ -28,6 +28,18 @@ def psql(settings: Settings, words: list[str]) -> None:
         sys.exit(code)
 
 
+def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: bool) -> None:
+    """Run a DAG now, or a part of its dbt nodes."""
+    api = pipeline.Api(airflow.require_running(settings))
+    dag_id = dag or settings.local_toml["dag"]
+    given = {"dbt_select": select, "dbt_exclude": exclude, "dbt_full_refresh": full_refresh}
+    chosen = {name: value for name, value in given.items() if value}
+    if chosen and "dbt_select" not in api("GET", f"/dags/{dag_id}/details")["params"]:
+        raise Failure(f"{dag_id} has no fields for dbt: set run_options=True in its DAG file.")
+    pipeline.unpause(api, dag_id)
+    pipeline.follow(api, dag_id, pipeline.run_last_interval(api, dag_id, chosen))
+
+
 def backfill(settings: Settings, first: str, last: str) -> None:
     days = day("FROM", first), day("TO", last)
     if days[0] > days[1]:
@@ -58,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, **settings)
         command.set_defaults(function=function)
         for option in options:
-            is_flag = option in ("--load", "--parse-only")
+            is_flag = option in ("--load", "--parse-only", "--full-refresh")
             # make passes a variable that is not set as an empty option.
             kind = {"action": "store_true"} if is_flag else {"default": ""}
             command.add_argument(option, **kind)
@@ -81,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
     add("docs", docs.docs)
     add("report", report.report, "--project")
+    add("run", run, "--dag", "--select", "--exclude", "--full-refresh")
     days = add("backfill", backfill)
     days.add_argument("first")
     days.add_argument("last")

@@ -105,8 +105,10 @@ def unpause(api: Api, dag_id: str) -> None:
     api("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
 
-def run_last_interval(api: Api, dag_id: str) -> str:
+def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     """Start a run for the last complete interval of a DAG's schedule; return its ID.
+
+    `conf` has values for the DAG's params.
 
     The first one takes the place of the scheduled run. Later that logical date is taken, and the
     tasks of the DAG have to treat a run without a logical date as one for the same interval.
@@ -122,7 +124,7 @@ def run_last_interval(api: Api, dag_id: str) -> str:
                 "data_interval_start": dag["next_dagrun_data_interval_start"],
                 "data_interval_end": end,
             }
-    return api("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"]
+    return api("POST", f"/dags/{dag_id}/dagRuns", json={**body, "conf": conf or {}})["dag_run_id"]
 
 
 def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str) -> str:

@@ -181,7 +181,7 @@ SIGNATURES = {
     "operator_args": (AbstractDbtBase, AbstractDbtLocalBase, DbtBuildMixin, DbtBuildLocalOperator),
 }
 # What the sections name beside these parameters.
-OWN_ARGUMENTS = {"DbtDag and DbtTaskGroup": {"source_freshness"}}
+OWN_ARGUMENTS = {"DbtDag and DbtTaskGroup": {"source_freshness", "run_options"}}
 
 
 def rows_of(section: str) -> list[list[str]]:

@@ -164,7 +164,7 @@ def test_full_refresh_of_any_day_rebuilds_all_loaded_days(api, warehouse, run_da
 
     # raw holds newer days than the oldest one, which this run is for.
     oldest = yesterday - timedelta(days=7)
-    assert run_daily(oldest, full_refresh=True)[0] == "success"
+    assert run_daily(oldest, dbt_full_refresh=True)[0] == "success"
     expected = rows(warehouse, "fct_flights")
     assert figures_in(warehouse, BY_CARRIER, yesterday) == figures_of(archived(yesterday))
     assert figures_in(warehouse, BY_CARRIER, oldest) == figures_of(archived(oldest))
@@ -180,6 +180,23 @@ def test_full_refresh_of_any_day_rebuilds_all_loaded_days(api, warehouse, run_da
         pipeline.follow(api, "flights_daily", run_id)
     assert set(expected) < set(rows(warehouse, "fct_flights"))
     assert figures_in(warehouse, BY_CARRIER, later) == figures_of(archived(later))
+
+
+@pytest.mark.slow
+def test_make_run_builds_only_the_nodes_that_it_selects(api, run_daily):
+    assert run_daily()[0] == "success"
+    done = local("run", "--select=fct_flights dim_carriers", "--exclude=dim_carriers")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = api("GET", "/dags/flights_daily/dagRuns", params={"order_by": "-run_after", "limit": 1})
+    tasks = tasks_of(api, "flights_daily", run["dag_runs"][0]["dag_run_id"])
+    nodes = {t: v["state"] for t, v in tasks.items() if v["operator"] == "DbtNodeOperator"}
+    built = {task for task, state in nodes.items() if state == "success"}
+    assert {"dbt.fct_flights.run", "dbt.fct_flights.test"} <= built
+    assert {state for task, state in nodes.items() if task not in built} == {"skipped"}
+    assert nodes["dbt.stg_flights.run"] == "skipped"
+    refused = local("run", "--dag=flights_reporting", "--select=fct_flights")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: flights_reporting has no fields for dbt: ")
 
 
 @pytest.mark.slow
