@@ -40,7 +40,7 @@ def days_to_build(ti, params) -> dict[str, str]:
     With a full refresh it does not come from load_day, because the dbt tasks of an old run can be
     cleared when raw holds more days.
     """
-    if not params["dbt_full_refresh"]:
+    if not params.get("dbt_full_refresh"):
         return ti.xcom_pull(task_ids="load_day")
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 

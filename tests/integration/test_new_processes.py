@@ -1,0 +1,90 @@
+"""Each task in a new process that shares nothing with the others but the database, as in a pod.
+
+XCom values are in an object store, whatever their size.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local
+
+if HAS_POSTGRES:
+    from local import airflow
+    from local.pipeline import Api
+    from local.settings import Settings
+    from tests.integration.states import States
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
+
+BUILD = "dbt.dbt_build"
+
+
+@pytest.fixture(scope="module")
+def states(projects):
+    folder = HOME / "new-processes"
+    shutil.copytree(projects, folder / "dbt")
+    own = {
+        "LOCAL_HOME": str(folder),
+        "DBT_PROJECTS_DIR": str(folder / "dbt"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
+    }
+    settings = Settings.from_environment(os.environ | own)
+    assert local("warehouse", env=own).returncode == 0
+    env = settings.airflow_env() | {
+        "AIRFLOW__CORE__EXECUTOR": "bench.executor.NewProcessExecutor",
+        "AIRFLOW__CORE__XCOM_BACKEND": (
+            "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
+        ),
+        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"file://{folder}/xcom",
+        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
+    }
+    try:
+        airflow.start(settings, settings.port, env)
+        with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
+            yield States(Api(settings.port), warehouse, home=folder)
+    finally:
+        stopped = local("stop", env=own)
+    assert stopped.returncode == 0, stopped.stderr
+
+
+def test_dbt_uses_the_parse_and_reports_while_it_works(states):
+    states.broken("g", fails=False, seconds=15)
+    states.trigger()
+    states.wait_for_state("dbt.a.run", "success")
+    assert states.tasks()[BUILD]["state"] == "running"
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    nodes = [t for t in states.tasks().values() if t["operator"] == "DbtNodeOperator"]
+    assert {task["pid"] for task in nodes} == {None}
+    log = states.log(BUILD)
+    assert "Running with dbt" in log
+    assert "Unable to do partial parsing" not in log
+    assert "full parse" not in log
+
+
+def test_a_failed_node_has_the_message_of_dbt_and_the_nodes_below_follow_its_retry(states):
+    states.broken("d")
+    states.trigger()
+    states.wait_for_state("dbt.d.run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert "division by zero" in states.log("dbt.d.run")
+    assert states.built() == {"d": 1, "e": 1}
+
+
+def test_a_clear_runs_one_dbt(states):
+    states.broken()
+    assert states.run() == "success"
+    states.broken()
+    states.clear("dbt.d.run")
+    assert states.end() == "success"
+    assert states.built() == {"d": 1, "e": 1}
+    assert states.tasks()["dbt.d.run"]["pid"] is None
