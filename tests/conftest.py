@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -171,6 +172,19 @@ def git(folder: Path, *words) -> str:
 def commit(folder: Path, message: str) -> None:
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--no-verify", "--message", message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flag_sources():
+    """Make dbt's adapters fast to create.
+
+    dbt searches all of Python's frames and modules for the source of each flag of an adapter. Under
+    pytest that takes a second for each command of dbt, elsewhere 0.1 s.
+    """
+    from dbt_common.behavior_flags import BehaviorFlagRendered
+
+    with mock.patch.object(BehaviorFlagRendered, "_default_source", return_value="dbt"):
+        yield
 
 
 @pytest.fixture
