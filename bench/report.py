@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from statistics import median
 
-from bench.plan import PLAN
+from bench.plan import PLAN, QUICK
 from bench.ways import WAYS
 from local.settings import ROOT, Failure
 
@@ -27,7 +27,9 @@ COLUMNS = {
 }
 SIZES = ("sample", "models_200", "models_1000", "models_3000")
 IN_README = [*(f"{size}/shipped" for size in SIZES), "sample/cosmos_in_process", "sample/watcher"]
-CASES = {row.case.name: row.case for row in PLAN}
+# In the plan's order, and with the plan's labels where the quick run has fewer models.
+ROWS = {row.name: row for row in (*PLAN, *QUICK)} | {row.name: row for row in PLAN}
+CASES = {row.case.name: row.case for row in ROWS.values()}
 
 
 def documents(results: dict) -> dict[Path, str]:
@@ -50,7 +52,7 @@ def insert(file: Path, generated: str) -> str:
 
 def compared(rows: dict[str, dict]) -> dict[str, dict]:
     """Return the rows in the plan's order, each compared with later runs of dbt alone."""
-    known = {row.name: {**rows[row.name]} for row in PLAN if row.name in rows}
+    known = {name: {**rows[name]} for name in ROWS if name in rows}
     for name, row in known.items():
         dbt = known.get(f"{name.partition('/')[0]}/dbt")
         if dbt and dbt["later_seconds"]:

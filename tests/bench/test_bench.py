@@ -165,7 +165,7 @@ def test_quick_run_has_every_way_except_celery_and_small_projects():
 
     assert {row.way for row in QUICK} == WAYS.keys() - {"celery"}
     assert {row.case.project for row in QUICK} == {
-        *("nyc_flights", "flaky_100", "models_100", "halves_100")
+        *("nyc_flights", "models_20", "flaky_100", "models_100", "halves_100")
     }
 
 
@@ -179,7 +179,7 @@ def test_command_fails_if_a_way_has_no_dag_file(clone):
     (clone / "bench" / "dags" / "others.py").unlink()
     ports = {name: free_port() for name in ("PORT", "WAREHOUSE_PORT")}
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--row", "sample/dbt", "sample/bash"],
+        [sys.executable, "-m", "bench", "--quick", "--row", "models_20/dbt", "models_20/bash"],
         cwd=clone,
         env={**os.environ, **ports},
         capture_output=True,
@@ -187,7 +187,7 @@ def test_command_fails_if_a_way_has_no_dag_file(clone):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "error: sample/bash failed: there is no bench/dags/others.py"
+        "error: models_20/bash failed: there is no bench/dags/others.py"
     )
     # The other way ran and is in the table.
     assert "| dbt build in a new process | " in done.stdout
