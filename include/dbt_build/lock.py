@@ -4,18 +4,30 @@ Airflow alone cannot promise that: runs of a backfill do not count into `max_act
 DAGs may build parts of one project. The build task holds an exclusive lock; node tasks that run
 dbt again share one, each for its own nodes. It is an advisory lock in the warehouse, which
 Postgres releases with the connection, also when the process that holds it is killed.
+
+The lock belongs to a transaction and not to a session, because behind PgBouncer in transaction mode
+a session is shared. The transaction writes nothing and reads nothing, so it does not hold back
+vacuum.
 """
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from threading import Event, Thread
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from cosmos import ProfileConfig
 
 POLL_SECONDS = 1
+# Between two statements that keep the connection from being cut because it is idle.
+PING_SECONDS = 10
 KEY = "hashtext('dbt'), hashtext(%s)"
+# The server must not end the transaction either. Version 17 has the second setting.
+NO_TIMEOUTS = """
+    select set_config(name, '0', true) from pg_settings
+    where name in ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 HOLDERS = """
     select string_agg(distinct application_name, ', ')
     from pg_locks inner join pg_stat_activity using (pid)
@@ -38,24 +50,43 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         log.info("There is no lock for this profile: max_active_runs and a pool take its place.")
         yield
         return
-    schema = [mapping.profile["schema"]]
-    kind = "" if exclusive else "_shared"
+    schema, stop = mapping.profile["schema"], Event()
     with closing(PostgresHook(mapping.conn_id).get_conn()) as connection:
-        # A transaction would stay open as long as dbt builds.
-        connection.autocommit = True
-        with closing(connection.cursor()) as cursor:
-
-            def value_of(query: str, values: list):
-                cursor.execute(query, values)
-                return cursor.fetchone()[0]
-
-            name = f"{ti.dag_id} {ti.run_id}"
-            value_of("select set_config('application_name', %s, false)", [name])
-            logged = None
-            while not value_of(f"select pg_try_advisory_lock{kind}({KEY})", schema):
-                holders = value_of(HOLDERS, schema)
-                if holders and holders != logged:
-                    log.info("Waiting for %s, which builds in %s", holders, *schema)
-                    logged = holders
-                time.sleep(POLL_SECONDS)
+        _take_lock(connection, schema, f"{ti.dag_id} {ti.run_id}", exclusive)
+        pings = Thread(target=_keep_alive, args=(connection, stop), name="dbt-lock", daemon=True)
+        pings.start()
+        try:
             yield
+        finally:
+            stop.set()
+            pings.join()
+
+
+def _take_lock(connection, schema: str, holder: str, exclusive: bool) -> None:
+    """Begin a transaction that holds the lock."""
+    kind = "" if exclusive else "_shared"
+    logged = None
+    while True:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("select set_config('application_name', %s, true)", [holder])
+            cursor.execute(NO_TIMEOUTS)
+            cursor.execute(f"select pg_try_advisory_xact_lock{kind}({KEY})", [schema])
+            if cursor.fetchone()[0]:
+                return
+            cursor.execute(HOLDERS, [schema])
+            holders = cursor.fetchone()[0]
+        connection.rollback()
+        if holders and holders != logged:
+            log.info("Waiting for %s, which builds in %s", holders, schema)
+            logged = holders
+        time.sleep(POLL_SECONDS)
+
+
+def _keep_alive(connection, stop: Event) -> None:
+    while not stop.wait(PING_SECONDS):
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("select 1")
+        except Exception as error:
+            log.warning("The connection that holds the lock of the schema is lost: %s", error)
+            return

@@ -1,0 +1,174 @@
+"""The lock of a schema, on a Postgres with PgBouncer or an impatient network before it."""
+
+import json
+import logging
+import select
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Event, Thread
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from include.dbt_build import lock
+from include.dbt_build.lock import build_lock
+from tests.conftest import SETTINGS, connect, free_port, wait_until
+from tests.include.dbt_build.conftest import profile
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+IDLE_SECONDS = 2
+
+
+def ti(run_id: str) -> SimpleNamespace:
+    return SimpleNamespace(dag_id="daily", run_id=run_id)
+
+
+@pytest.fixture
+def pooled(postgres, tmp_path) -> Iterator[str]:
+    """The port of a PgBouncer in transaction mode with one connection for each transaction."""
+    if not shutil.which("pgbouncer"):
+        pytest.skip("there is no pgbouncer: install it")
+    connection, port = postgres, free_port()
+    target = (
+        f"host=127.0.0.1 port={connection['WAREHOUSE_PORT']} user={connection['WAREHOUSE_USER']}"
+        f" password={connection['WAREHOUSE_PASSWORD']}"
+    )
+    (tmp_path / "pgbouncer.ini").write_text(
+        f"[databases]\n{connection['WAREHOUSE_DB']} = {target}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        "auth_type = any\npool_mode = transaction\ndefault_pool_size = 5\nuser = nobody\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    process = subprocess.Popen(["pgbouncer", "--quiet", tmp_path / "pgbouncer.ini"])
+    try:
+        wait_until(lambda: can_connect(port), seconds=30)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def can_connect(port: str) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture
+def impatient(postgres) -> Iterator[str]:
+    """The port of a proxy that cuts a connection on which nothing was sent for two seconds."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def forward(client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", int(postgres["WAREHOUSE_PORT"])))
+        with client, server:
+            while ready := select.select([client, server], [], [], IDLE_SECONDS)[0]:
+                for source in ready:
+                    if not (data := source.recv(65536)):
+                        return
+                    (server if source is client else client).sendall(data)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=forward, args=(listener.accept()[0],), daemon=True).start()
+
+    Thread(target=accept, daemon=True).start()
+    yield str(listener.getsockname()[1])
+    listener.close()
+
+
+@pytest.fixture
+def conn_id(monkeypatch, postgres):
+    """A function that makes an Airflow connection to a port and returns its ID."""
+
+    def make(port: str) -> str:
+        value = {"conn_type": "postgres", "host": "127.0.0.1", "port": int(port)}
+        names = {"login": "USER", "password": "PASSWORD", "schema": "DB"}
+        value |= {name: postgres[f"WAREHOUSE_{key}"] for name, key in names.items()}
+        monkeypatch.setenv("AIRFLOW_CONN_BEHIND", json.dumps(value))
+        return "behind"
+
+    return make
+
+
+def test_two_builds_behind_pgbouncer_do_not_overlap(pooled, conn_id, caplog):
+    caplog.set_level(logging.INFO)
+    mapped = profile("pooled", conn_id=conn_id(pooled))
+    has_lock, is_built = Event(), Event()
+
+    def second() -> None:
+        with build_lock(mapped, ti("second"), exclusive=True):
+            has_lock.set()
+
+    with build_lock(mapped, ti("first"), exclusive=True):
+        thread = Thread(target=second)
+        thread.start()
+        wait_until(lambda: "Waiting for daily first" in caplog.text, seconds=30)
+        assert not has_lock.is_set()
+        is_built.set()
+    thread.join(timeout=30)
+    assert is_built.is_set()
+    assert has_lock.is_set()
+
+
+def test_node_tasks_share_the_lock_and_a_build_waits_for_them(pooled, conn_id, caplog):
+    caplog.set_level(logging.INFO)
+    mapped = profile("pooled", conn_id=conn_id(pooled))
+    built = Event()
+
+    def build() -> None:
+        with build_lock(mapped, ti("build"), exclusive=True):
+            built.set()
+
+    with (
+        build_lock(mapped, ti("a"), exclusive=False),
+        build_lock(mapped, ti("b"), exclusive=False),
+    ):
+        thread = Thread(target=build)
+        thread.start()
+        wait_until(lambda: "Waiting for daily a, daily b" in caplog.text, seconds=30)
+        assert not built.is_set()
+    thread.join(timeout=30)
+    assert built.is_set()
+
+
+def test_the_lock_holds_over_a_connection_that_is_cut_when_idle(
+    impatient, postgres, conn_id, monkeypatch
+):
+    monkeypatch.setattr(lock, "PING_SECONDS", IDLE_SECONDS / 4)
+    mapped = profile("idle", conn_id=conn_id(impatient))
+    free = f"select pg_try_advisory_xact_lock({lock.KEY})"
+    with connect({**SETTINGS.dbt_env(), **postgres}) as other:
+        with build_lock(mapped, ti("first"), exclusive=True):
+            # Longer than the proxy waits.
+            assert not Event().wait(2 * IDLE_SECONDS)
+            assert other.execute(free, ["idle"]).fetchone() == (False,)
+        wait_until(lambda: other.execute(free, ["idle"]).fetchone()[0], seconds=30)
+
+
+def test_the_proxy_cuts_an_idle_connection(impatient, postgres):
+    with connect({**postgres, "WAREHOUSE_PORT": impatient}) as idle:
+        assert not Event().wait(2 * IDLE_SECONDS)
+        with pytest.raises(psycopg.OperationalError):
+            idle.execute("select 1")
+
+
+def test_a_lost_connection_is_in_the_log(postgres, conn_id, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "PING_SECONDS", 0.1)
+    mapped = profile("lost", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
+    end = """
+        select pg_terminate_backend(pid) from pg_stat_activity
+        where application_name = 'daily first'
+    """
+    with (
+        connect({**SETTINGS.dbt_env(), **postgres}) as other,
+        build_lock(mapped, ti("first"), exclusive=True),
+    ):
+        assert other.execute(end).fetchall() == [(True,)]
+        wait_until(lambda: "is lost" in caplog.text, seconds=30)
