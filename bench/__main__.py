@@ -25,7 +25,7 @@ def main() -> None:
     # The first slows every import down, the second names a warehouse that must not be emptied.
     for name in ("PYTHONDONTWRITEBYTECODE", "WAREHOUSE_URL"):
         os.environ.pop(name, None)
-    # So that all processes end with this one.
+    # The handler lets all processes end with this one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from bench import compare, report
     from bench.plan import PLAN, QUICK

@@ -26,7 +26,7 @@ FAILS_ONCE = "select 1 / (nextval('bench.builds') - 1) as id from {{ ref('layer_
 
 @dataclass(frozen=True)
 class Project:
-    # As in a repository: without target/.
+    # The project has no target/, like one in a repository.
     folder: Path
     # What dbt knows of it.
     manifest: Path

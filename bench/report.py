@@ -27,7 +27,7 @@ COLUMNS = {
 }
 SIZES = ("sample", "models_200", "models_1000", "models_3000")
 IN_README = [*(f"{size}/shipped" for size in SIZES), "sample/cosmos_in_process", "sample/watcher"]
-# In the plan's order, and with the plan's labels where the quick run has fewer models.
+# The order and the labels are the plan's, although the quick run has fewer models.
 ROWS = {row.name: row for row in (*PLAN, *QUICK)} | {row.name: row for row in PLAN}
 CASES = {row.case.name: row.case for row in ROWS.values()}
 

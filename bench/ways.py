@@ -44,7 +44,7 @@ def stock() -> dict[str, str]:
 class Way:
     name: str
     label: str
-    # Without one dbt runs alone.
+    # None: dbt runs alone.
     dag_file: str | None = None
     is_stock: bool = False
     executor: str = "LocalExecutor"
@@ -214,7 +214,7 @@ class Airflow:
     def _wait(self, limit: float) -> None:
         deadline = time.monotonic() + limit
         states = {"running"}
-        # Not from the API, which reads every task of a run to answer.
+        # The API would read every task of a run to answer.
         while states - {"success", "failed"}:
             if time.monotonic() > deadline:
                 raise Failure(f"not done after {limit:.0f} s")

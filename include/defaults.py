@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from include.dbt_build.alerts import alert
 
-# Of a DAG: DAG(**DAG_DEFAULTS, ...).
+# Arguments of a DAG: DAG(**DAG_DEFAULTS, ...).
 DAG_DEFAULTS = {
     "default_args": {
         "owner": "data-team",

@@ -89,7 +89,7 @@ def update(settings: Settings, source: str) -> None:
         return
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *left_out]
-    # Only files of the template: the fork may have files of its own in the same folders.
+    # The fork may have files of its own in the same folders, so only the template's are removed.
     files = git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()
     if files:
         git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files)

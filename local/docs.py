@@ -28,7 +28,7 @@ def page(settings: Settings, project: Path) -> bytes:
     """Return the docs of a project with the names of prod, all in one page."""
     words = ["docs", "generate", "--static"]
     if not (settings.environment.get("WAREHOUSE_HOST") or postgres.is_running(settings)):
-        # Without a warehouse there are no columns and sizes.
+        # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
         profile = profiles_yml(profile_name(project), prod=project.name.replace("-", "_"))

@@ -199,7 +199,7 @@ def is_read(source: dict, node: dict) -> bool:
     """Return whether a node reads a source outside of SQL comments, which dbt renders too."""
     names = rf"['\"]{re.escape(source['source_name'])}['\"]\s*,\s*['\"]{source['name']}['\"]"
     call, code = re.compile(rf"source\(\s*{names}\s*\)"), node.get("raw_code") or ""
-    # Without a literal call it is a macro that calls source().
+    # If there is no literal call, a macro calls source().
     return not call.search(code) or bool(call.search(COMMENTS.sub("", code)))
 
 

@@ -200,6 +200,6 @@ def exclude_from_lint(tree: Path, folder: Path) -> None:
 
 
 def write_template(path: Path, template: str, **values: str) -> None:
-    # Without the DAGs of the sample git has removed the folder.
+    # git has removed the folder together with the DAGs of the sample.
     path.parent.mkdir(exist_ok=True)
     path.write_text(Template((TEMPLATES / template).read_text()).substitute(values))

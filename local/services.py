@@ -17,7 +17,7 @@ from local.settings import ROOT, Failure, Settings, shared_env
 
 def start(settings: Settings, deployment: str) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
-    # Without its database none of Airflow's processes continues for long.
+    # None of Airflow's processes continues for long if its database is gone.
     running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
     port = running or settings.port
     if deployment:
@@ -85,7 +85,7 @@ def prepare_projects(settings: Settings) -> None:
         "PATH": settings.path,
         "AIRFLOW_HOME": str(settings.home / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        # As in the Dockerfile, because there is no database yet.
+        # The Dockerfile sets it too: there is no database yet.
         "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
     }
     with step("Parsing the dbt projects"):

@@ -87,7 +87,7 @@ class Settings:
     def local_connection(self) -> dict:
         """Return the connection of airflow_settings.yaml with the embedded Postgres."""
         known = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
-        # Without any connection the key has no value.
+        # The key has no value if there is no connection.
         for connection in known["airflow"]["connections"] or []:
             # `astro dev object export` writes it without its values.
             if connection["conn_id"] == "warehouse" and connection.get("conn_login"):
@@ -185,7 +185,7 @@ class Settings:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-            # As with `astro dev start`.
+            # `astro dev start` has this setting too.
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__API__PORT": port or self.port,
             "AIRFLOW__API__BASE_URL": url,

@@ -23,7 +23,7 @@ def forks_tasks(argv: list[str], executor: str) -> bool:
 
 
 if forks_tasks(sys.argv, conf.get("core", "executor")):
-    # By Airflow, when it looks for a task's DAG file and parses it.
+    # Airflow needs these when it looks for a task's DAG file and parses it.
     import airflow.dag_processing.bundles.local
     import airflow.providers.postgres.hooks.postgres
     import cosmos.airflow.dag
@@ -31,7 +31,7 @@ if forks_tasks(sys.argv, conf.get("core", "executor")):
     import cosmos.operators.local
     import cosmos.profiles
 
-    # By dbt, when it builds.
+    # dbt needs these when it builds.
     import dbt.adapters.postgres
     import dbt.cli.main
     import dbt.task.build

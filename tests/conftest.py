@@ -23,7 +23,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Those of pytest-xdist's processes are in that of the first, which ends all that is left there.
+# The folders of pytest-xdist's processes are in that of the first process, which ends all that is
+# left there.
 HOME = Path(tempfile.mkdtemp(prefix="tests-", dir=os.environ.get("TESTS_HOME")))
 os.environ.setdefault("TESTS_HOME", str(HOME))
 PROJECTS = HOME / "dbt"
@@ -43,7 +44,7 @@ def free_port() -> str:
 
 
 OWN = {
-    # Where Cosmos looks for dbt.
+    # Cosmos looks for dbt there.
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     # A DAG of Cosmos alone is parsed here too, without Airflow's database.
     "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
@@ -68,17 +69,17 @@ OWN = {
     # A file of the tests has many DAGs, whose projects are parsed beside another process's tests.
     "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
     "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "650",
-    # For test_kills.py, not to wait for minutes.
+    # test_kills.py would wait for minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
-    # Without a place for the docs no task makes them.
+    # No task makes the docs if there is no place for them.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
         {"dbt": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
     ),
 }
 os.environ |= OWN
 if HAS_POSTGRES:
-    # In the image they are set already.
+    # The image has them set already.
     import local.settings
 
     os.environ |= local.settings.shared_env() | OWN

@@ -101,7 +101,7 @@ def index():
 def test_the_audit_names_a_weakness_and_fails_where_nobody_can_be_asked(clone, index):
     """It needs PyPI, as the hooks' other tools do."""
     url, known = index
-    # Not all of it, which is asked for one by one.
+    # A short lock, because its packages are asked for one by one.
     (clone / "requirements-dev.txt").write_text("jinja2==3.1.6\nmarkupsafe==3.0.3\n")
 
     def audit(url: str) -> subprocess.CompletedProcess:

@@ -33,7 +33,7 @@ PAGES = sorted(
 )
 # Release notes name files, targets and settings of their own version.
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
-# Without tables, code blocks and generated parts.
+# Tables, code blocks and generated parts do not count.
 MAX_WORDS = {"README.md": 600, "how-it-works.md": 600, "CHANGELOG.md": 10_000}
 MAX_WORDS_OF_A_PAGE = 1200
 
@@ -50,7 +50,7 @@ OTHER_FILES = re.compile(
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]")
 # Variables of other tools.
 OTHER_VARIABLES = {"UV_OVERRIDE"}
-# Where Airflow looks for a connection.
+# Airflow looks for a connection there.
 CONNECTION = "AIRFLOW_CONN_"
 
 

@@ -60,9 +60,9 @@ class SlimManifest(TypedDict):
     other_tests: list[TaskNodes]
     # Sources whose freshness can be checked.
     freshness: list[TaskNodes]
-    # By unique ID of every selected node: how a selectors.yml names it.
+    # How a selectors.yml names each selected node, by unique ID.
     selectors_of_nodes: dict[str, dict]
-    # By unique ID: who is responsible for a node.
+    # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
 
 

@@ -48,7 +48,7 @@ class BuildGroup:
     tests_last: bool
     build_id: str = ""
     teardown_id: str = ""
-    # In the order of the DAG.
+    # The order is that of the DAG.
     node_task_ids: tuple[str, ...] = ()
 
     @cached_property

@@ -45,7 +45,7 @@ class Rendering:
             command_args={**self.arguments.command_args, "has_run_options": run_options},
             tests_last=render.test_behavior == TestBehavior.AFTER_ALL,
         )
-        # By key of the slim manifest's nodes.
+        # The keys are those of the slim manifest's nodes.
         self.run_tasks: dict[str, BaseOperator] = {}
         self.test_tasks: dict[str, DbtNodeOperator] = {}
 

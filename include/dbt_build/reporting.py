@@ -64,7 +64,7 @@ class ResultReporter:
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
         self.nodes = {task_id: task.chosen(chosen) for task_id, task in self.tasks.items()}
-        # Without an outcome yet, or a leaf that waits for dbt's end.
+        # Tasks that have no outcome yet, and leaves, which wait for dbt's end.
         self.pending = dict(self.tasks)
         self.outcomes: dict[str, Outcome] = {}
         # Tasks whose node dbt did not run because of a failure upstream, or that are between.

@@ -87,7 +87,7 @@ RENDER = {
     "selector": ["chosen"],
     "dbt_deps": [False],
     "node_converters": [Refused({"model": print})],
-    # Without node_converters it means nothing.
+    # It means nothing if there are no node_converters.
     "node_conversion_by_task_group": [False],
     "dbt_executable_path": [Refused("/opt/dbt/bin/dbt")],
     "env_vars": [{"RAW": "x"}],

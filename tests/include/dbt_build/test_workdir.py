@@ -78,13 +78,13 @@ def test_a_project_is_parsed_again_when_it_has_changed(second, commands, change,
     prepare(project)
     parsed = ["parse", "parse"] if is_parsed_again else ["parse"]
     assert commands == parsed
-    # Only once.
+    # The change is noticed only once.
     prepare(project)
     assert commands == parsed
 
 
 def test_parsing_writes_nothing_into_the_project(second):
-    # In containers the project is mounted read-only.
+    # Containers mount the project read-only.
     write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
     before = {path: path.stat().st_mtime_ns for path in [second, *second.rglob("*")]}
     render(second)
