@@ -102,22 +102,24 @@ def slim_manifest(
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
-    # Keys: the node that is tested, or the test itself.
+    # Keys: the node that is tested, or the test itself, and the nodes that the tests wait for.
     other = defaultdict(list)
     detached = {}
     for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
         parents = parents_of(unique_id)
         attached = [parent for parent in parents if parent in rendered]
+        read = reads(unique_id)["rendered"]
         if unique_id.startswith("unit_test."):
             run[parents[0]].append(unique_id)
         elif detach_tests and len(attached) > 1:
-            detached[unique_id] = attached
+            detached[unique_id] = sorted(read)
         elif attached:
-            # A test that reads several nodes is shown at the one furthest downstream. The name
-            # decides between equal ones, so that every parse gives the same DAG.
-            test[max(attached, key=lambda k: (depth(k), k))].append(unique_id)
+            # A test that reads several nodes is shown at the one furthest downstream, which can be
+            # read over a node without a task. The name decides between equal ones, so that every
+            # parse gives the same DAG.
+            test[max(read, key=lambda k: (depth(k), k))].append(unique_id)
         else:
-            other[min(parents, default=unique_id)].append(unique_id)
+            other[min(parents, default=unique_id), tuple(sorted(read))].append(unique_id)
     for unique_id, node in rendered.items():
         used = reads(unique_id)["functions"] & selected
         # An ephemeral model is a part of the models that read it, so dbt does not run it.
@@ -192,8 +194,8 @@ def safe_name(name: str) -> str:
     return safe
 
 
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:8]
+def _digest(*texts: str) -> str:
+    return sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def _node(node: dict, depends_on: list[str]) -> dict:
@@ -284,7 +286,7 @@ def _others(tests: list[str], unique_id: str, reads: Callable[[str], Reads]) -> 
 
 
 def _other_tests(
-    other: dict[str, list[str]], nodes, rendered, parents_of, reads, key
+    other: dict[tuple[str, tuple[str, ...]], list[str]], nodes, rendered, parents_of, reads, key
 ) -> list[TaskNodes]:
     """Return a task for each group of tests that is attached to no node with a task.
 
@@ -297,9 +299,9 @@ def _other_tests(
             parents = parents_of(node)
             above = {parent for parent in parents if parent in tested}
             known[node] = frozenset(above.union(*(known[parent] for parent in parents)))
-    names = Counter(_test_name(attached, nodes) for attached in other)
+    names = Counter(_test_name(attached, nodes) for attached, _ in other)
     found = []
-    for attached, tests in other.items():
+    for (attached, read), tests in other.items():
         name = _test_name(attached, nodes)
         after = {
             unique_id
@@ -311,9 +313,9 @@ def _other_tests(
         }
         found.append(
             TaskNodes(
-                name=name if names[name] == 1 else f"{name}_{_digest(attached)}",
+                name=name if names[name] == 1 else f"{name}_{_digest(attached, *read)}",
                 nodes=tests,
-                upstream=sorted(key[k] for test in tests for k in reads(test)["rendered"]),
+                upstream=sorted(key[k] for k in read),
                 # The others wait for these.
                 downstream=sorted(key[k] for k in after if not reads(k)["rendered"] & after),
             )
