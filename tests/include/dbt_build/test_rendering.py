@@ -106,6 +106,36 @@ def test_a_test_of_two_models_is_shown_at_the_last_one_and_waits_for_both(unchan
     }
 
 
+# The test reads `left_out`, which is not selected and descends from `child`.
+OVER_A_LEFT_OUT_NODE = {
+    "models/child.sql": "select id from {{ ref('base') }}",
+    "models/left_out.sql": "select id from {{ ref('child') }}",
+}
+RELATIONSHIP = "relationships: {arguments: {to: ref('left_out'), field: id}}"
+
+
+def test_a_test_waits_for_what_it_reads_over_a_node_that_is_not_selected(small):
+    models = f"models: [{{name: base, columns: [{{name: id, data_tests: [{RELATIONSHIP}]}}]}}]"
+    path = small({**OVER_A_LEFT_OUT_NODE, "models/m.yml": models}, base="select 1 as id")
+    dag = render(path, select=["base", "child", "test_type:generic"])
+    assert edges(dag) == {
+        ("base_run", "child.run"),
+        ("base_run", "child.test"),
+        ("child.run", "child.test"),
+    }
+
+
+def test_tests_of_one_node_without_a_task_have_two_tasks_if_they_wait_for_different_nodes(small):
+    tests = f"[not_null, {RELATIONSHIP}]"
+    models = f"models: [{{name: base, columns: [{{name: id, data_tests: {tests}}}]}}]"
+    path = small({**OVER_A_LEFT_OUT_NODE, "models/m.yml": models}, base="select 1 as id")
+    dag = render(path, select=["child", "test_type:generic"])
+    before, after = sorted(edges(dag), key=lambda edge: edge[0] == "child_run")
+    assert (before[1], after[0]) == ("child_run", "child_run")
+    assert "not_null" in str(node_tasks(dag)[before[0]].nodes)
+    assert "relationships" in str(node_tasks(dag)[after[1]].nodes)
+
+
 def test_a_test_of_several_models_can_have_a_task_of_its_own(unchanged):
     dag = render(unchanged, should_detach_multiple_parents_tests=True)
     tests = {
