@@ -35,10 +35,10 @@ CONN_ID = "warehouse"
 
 
 def days_to_build(ti, params) -> dict[str, str]:
-    """Return the interval for dbt: what load_day loaded, or with a full refresh all of raw.
+    """Return the start and the end of the interval that dbt builds.
 
-    With a full refresh it does not come from load_day, because the dbt tasks of an old run can be
-    cleared when raw holds more days.
+    It is the interval that load_day loaded, or with a full refresh all days in raw. These are read
+    from raw: when the dbt tasks of an old run are cleared, raw can hold more days than in that run.
     """
     if not params.get("dbt_full_refresh"):
         return ti.xcom_pull(task_ids="load_day")
@@ -52,7 +52,7 @@ def days_to_build(ti, params) -> dict[str, str]:
 
 @dag(
     doc_md=__doc__,
-    # A day of the source, whatever the time zone of Airflow is.
+    # One data interval is one day in the time zone of the source, not in that of Airflow.
     schedule=CronDataIntervalTimetable("@daily", timezone=TIMEZONE),
     start_date=datetime(2013, 1, 1, tz=TIMEZONE),
     catchup=False,
@@ -80,7 +80,8 @@ def flights_daily():
         project_config=ProjectConfig(
             DBT_PROJECTS / "nyc_flights",
             dbt_vars={"raw_schema": RAW},
-            # Variables, because seeds and tests have no option for an interval.
+            # Environment variables, because plain Cosmos runs dbt seed and dbt test too, and these
+            # have no option for an interval.
             env_vars={
                 "DBT_EVENT_TIME_START": "{{ days_to_build(ti, params)['start'] }}",
                 "DBT_EVENT_TIME_END": "{{ days_to_build(ti, params)['end'] }}",

@@ -34,7 +34,7 @@ flights_reporting = DbtDag(
     schedule=[FLIGHTS_MARTS],
     start_date=datetime(2013, 1, 1),
     catchup=False,
-    # Days that end while it runs wait for one more run, which builds all of them.
+    # Asset events that arrive during a run start one more run, which builds all of their days.
     max_active_runs=1,
     **DAG_DEFAULTS,
     tags=["nyc_flights", "dbt", "reporting"],
@@ -57,5 +57,5 @@ if folder := docs_folder("nyc_flights"):
         callback_args={"folder": folder},
         queue=DBT_QUEUE,
     )
-    # The failure of a teardown does not fail the run.
+    # By default the failure of a teardown does not fail the run.
     reports >> make_docs.as_teardown()

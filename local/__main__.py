@@ -36,8 +36,10 @@ def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: b
     chosen = {name: value for name, value in given.items() if value}
     if chosen and "dbt_select" not in api("GET", f"/dags/{dag_id}/details")["params"]:
         raise Failure(f"{dag_id} has no fields for dbt: set run_options=True in its DAG file.")
+    run_id = pipeline.run_last_interval(api, dag_id, chosen)
+    # The scheduler would create the same run, and ends with an error if that run exists.
     pipeline.unpause(api, dag_id)
-    pipeline.follow(api, dag_id, pipeline.run_last_interval(api, dag_id, chosen))
+    pipeline.follow(api, dag_id, run_id)
 
 
 def backfill(settings: Settings, first: str, last: str) -> None:

@@ -108,7 +108,8 @@ def unpause(api: Api, dag_id: str) -> None:
 def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     """Start a run for the last complete interval of a DAG's schedule; return its ID.
 
-    `conf` has values for the DAG's params.
+    `conf` has values for the DAG's params. A run with such values is an extra one, because it may
+    build only some nodes.
 
     The first one takes the place of the scheduled run. Later that logical date is taken, and the
     tasks of the DAG have to treat a run without a logical date as one for the same interval.
@@ -116,7 +117,7 @@ def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     dag = api("GET", f"/dags/{dag_id}")
     date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]
     body = {"logical_date": None}
-    if end and datetime.fromisoformat(end) <= datetime.now(UTC):
+    if not conf and end and datetime.fromisoformat(end) <= datetime.now(UTC):
         dates = {"logical_date_gte": date, "logical_date_lte": date}
         if not api("GET", f"/dags/{dag_id}/dagRuns", params=dates)["total_entries"]:
             body = {

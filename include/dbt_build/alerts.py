@@ -27,6 +27,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include.dbt_build.protocol import PROBLEMS, Problem
+from include.dbt_build.run_options import RunOptions
 
 CONN_ID = "alerts"
 # A database can name values of a row in its errors. They are left out unless this is set.
@@ -58,11 +59,12 @@ def alert(context) -> None:
     # Both are missing if Airflow knows of no task that decided the state of the run.
     ti, run = context.get("ti"), context.get("dag_run")
     found = _findings(dag, ti, url) if ti else Findings()
+    is_partial = bool(run) and RunOptions.of_run(run.conf or {}).is_partial
     # The ID of the failed run since which no run has succeeded.
     failed_run = f"alerts_failed_run_of_{dag.dag_id}"
     if reason != "success":
         title, kind = "failed", "failure"
-    elif before := Variable.get(failed_run, default=None):
+    elif not is_partial and (before := Variable.get(failed_run, default=None)):
         title, kind = f"succeeded again after {before}", "success"
     elif found.failed or found.warned:
         title, kind = "succeeded, with warnings", "warning"

@@ -85,7 +85,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             AirflowException: dbt failed outside of its nodes.
         """
         self.definitions = definitions
-        flags = [*self.add_cmd_flags(), *self.run_options.event_time_flags]
+        flags = self.add_cmd_flags()
         if definitions is None:
             flags += self.selecting_options
         else:
@@ -104,6 +104,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if self.has_run_options:
             self.run_options = RunOptions.of_run(context["params"])
             self.full_refresh = self.run_options.full_refresh or self.full_refresh
+            # dbt takes the last value of an option.
+            self.dbt_cmd_flags = [*self.dbt_cmd_flags, *self.run_options.event_time_flags]
             if self.run_options.vars:
                 self.vars = {**(self.vars or {}), **self.run_options.vars}
 

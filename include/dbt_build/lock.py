@@ -23,10 +23,14 @@ POLL_SECONDS = 1
 # Between two statements that keep the connection from being cut because it is idle.
 PING_SECONDS = 10
 KEY = "hashtext('dbt'), hashtext(%s)"
-# The server must not end the transaction either. Version 17 has the second setting.
-NO_TIMEOUTS = """
-    select set_config(name, '0', true) from pg_settings
-    where name in ('idle_in_transaction_session_timeout', 'transaction_timeout')
+# Postgres ends the transaction when a machine is lost, and not before. Version 17 has the second
+# setting.
+TIMEOUTS = """
+    select set_config(name, value, true)
+    from pg_settings
+    inner join (
+        values ('idle_in_transaction_session_timeout', '5min'), ('transaction_timeout', '0')
+    ) as wanted (name, value) using (name)
 """
 HOLDERS = """
     select string_agg(distinct application_name, ', ')
@@ -59,7 +63,8 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
             yield
         finally:
             stop.set()
-            pings.join()
+            # A statement can hang if the network is lost.
+            pings.join(timeout=PING_SECONDS)
 
 
 def _take_lock(connection, schema: str, holder: str, exclusive: bool) -> None:
@@ -69,7 +74,7 @@ def _take_lock(connection, schema: str, holder: str, exclusive: bool) -> None:
     while True:
         with closing(connection.cursor()) as cursor:
             cursor.execute("select set_config('application_name', %s, true)", [holder])
-            cursor.execute(NO_TIMEOUTS)
+            cursor.execute(TIMEOUTS)
             cursor.execute(f"select pg_try_advisory_xact_lock{kind}({KEY})", [schema])
             if cursor.fetchone()[0]:
                 return

@@ -26,8 +26,9 @@ from include.dbt_build.protocol import (
     PROBLEMS,
     StoredResult,
 )
-from include.dbt_build.reporting import ResultReporter, store_built_nodes
+from include.dbt_build.reporting import ResultReporter, set_xcom
 from include.dbt_build.results import BuildResults
+from include.dbt_build.timeouts import DbtInterruptedError
 
 # States of a node task whose nodes the build task leaves alone.
 DONE = ("success", "skipped")
@@ -111,7 +112,9 @@ class DbtBuildOperator(DbtCommandOperator):
                 self.build(context, self._definitions(nodes))
             failed = self._failed_without_task(pending)
             reporter.has_ended_well = not failed
-        artifacts.finish(self.profile_config, ti, succeeded=not self.results.failed())
+        is_whole = chosen is None and not self.run_options.vars
+        is_green = is_whole and not self.results.failed()
+        artifacts.finish(self.profile_config, ti, succeeded=is_green)
         if failed:
             self._fail(failed)
 
@@ -120,18 +123,27 @@ class DbtBuildOperator(DbtCommandOperator):
 
         The sources that a chosen node reads are among them, so that their age is checked.
         """
-        select, exclude = self.run_options.select, self.run_options.exclude
-        if not (select or exclude):
+        if not self.run_options.is_partial:
             return None
-        # Another command of this operator, whose templates are rendered.
+        select, exclude = self.run_options.select, self.run_options.exclude
+        ti, known = context["ti"], self.group.slim["selectors_of_nodes"].keys()
+        # A retry keeps the selection of the first try, because `state:` may mean others by then.
+        stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
+        if stored is not None:
+            return {*stored}
         try:
+            # Another command of this operator, whose templates are rendered.
             listed = copy(self).list_nodes(context, select, exclude)
+        except DbtInterruptedError:
+            raise
         except AirflowException as error:
             # A retry would get the same answer.
             raise AirflowFailException(str(error)) from None
-        chosen = listed & self.group.slim["selectors_of_nodes"].keys()
+        chosen = listed & known
         self.log.info("The run builds %s nodes: %s", len(chosen), ", ".join(sorted(chosen)))
-        if not chosen:
+        builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
+        # Of several groups in a DAG, one may have all the selected nodes.
+        if not chosen and len(builds) == 1:
             raise AirflowFailException(
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
                 "trigger a run with another selection."
@@ -141,7 +153,7 @@ class DbtBuildOperator(DbtCommandOperator):
         for task in tasks:
             if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
                 chosen |= {*task.nodes}
-        context["ti"].xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
+        set_xcom(ti, self.group.teardown_id, CHOSEN_NODES, sorted(chosen))
         return chosen
 
     def _definitions(self, nodes: set[str] | None) -> list[dict] | None:
@@ -158,7 +170,7 @@ class DbtBuildOperator(DbtCommandOperator):
         built = set() if is_new else stored - self._nodes_with_task()
         if built != stored:
             # A retry of this try must not find the nodes from before the clear.
-            store_built_nodes(ti, self.group.teardown_id, built)
+            set_xcom(ti, self.group.teardown_id, BUILT_NODES, sorted(built))
         return built
 
     def _nodes_with_task(self) -> set[str]:
@@ -274,17 +286,29 @@ class DbtNodeOperator(BaseOperator):
         """Return the result that the build task stored for this try."""
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         result = results.get(self.task_id)
-        if result and (result["try_number"] or 1) == ti.try_number:
-            return result
-        return None
+        if result is None:
+            return None
+        try_number = result["try_number"]
+        if try_number is None:
+            # The build task did not know the number. The first try that reads the result is meant.
+            key = f"{NODE_RESULTS}_read_{self.task_id}"
+            try_number = ti.xcom_pull(task_ids=self.group.build_id, key=key)
+            if try_number is None:
+                try_number = ti.try_number
+                set_xcom(ti, self.group.build_id, key, try_number)
+        return result if try_number == ti.try_number else None
 
     def _run_dbt(self, context) -> StoredResult:
         """Run dbt for the nodes of this task."""
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
-        chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
+        chosen = context["ti"].xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
         nodes = self.chosen(None if chosen is None else {*chosen})
+        if self.nodes and not nodes:
+            return StoredResult(
+                outcome="left_out", message="", sql="", try_number=context["ti"].try_number
+            )
         with stored_problems(command, context):
             if self.checks_freshness:
                 command.check_freshness(context, [*self.nodes])

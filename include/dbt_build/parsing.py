@@ -62,9 +62,9 @@ def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> li
             *(("--target-path", str(project.target)) if command != "deps" else ()),
             *("--log-path", str(project.workdir / "logs")),
         ]
-        environment = {**project.environment, **environment}
+        environment = project.parse_environment | environment
         if project.executable:
-            listed, error = _run_external(project, words, environment)
+            listed, error = _run_external(project.executable, words, environment)
         else:
             listed, error = _run_in_process(words, environment, manifest)
     if error is not None:
@@ -73,13 +73,8 @@ def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> li
     return listed
 
 
-def _run_external(project: DbtProject, words, environment) -> tuple[list[str], str | None]:
-    done = subprocess.run(
-        [project.executable, *words],
-        capture_output=True,
-        text=True,
-        env=project.environment_with() | environment,
-    )
+def _run_external(executable: str, words, environment) -> tuple[list[str], str | None]:
+    done = subprocess.run([executable, *words], capture_output=True, text=True, env=environment)
     return done.stdout.splitlines(), done.stdout + done.stderr if done.returncode else None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cosmos import ProfileConfig, settings
 
-# Options of `dbt build`, which dbt does not read when it parses a project.
-RUN_VARIABLES = ("DBT_EVENT_TIME_START", "DBT_EVENT_TIME_END")
+# Options of `dbt build` that differ from run to run. dbt parses with these values, so that DAGs
+# with different ones share a parse. If the project reads one of them, a run parses again.
+RUN_VARIABLES = {"DBT_EVENT_TIME_START": "2000-01-01", "DBT_EVENT_TIME_END": "2000-01-02"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class DbtProject:
         """Return the folder with what dbt wrote when it parsed the project."""
         return self.workdir / "target"
 
-    def environment_with(self, rendered: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the environment of a dbt process."""
-        return {**os.environ, **(self.environment if rendered is None else rendered)}
+    @property
+    def parse_environment(self) -> dict[str, str]:
+        """Return the environment in which dbt parses the project."""
+        return {**os.environ, **self.environment, **RUN_VARIABLES}

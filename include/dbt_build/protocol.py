@@ -12,12 +12,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
-# XCom of the teardown task, which a retry of the build task does not delete: the unique IDs of
-# the nodes that dbt built and whose tasks are not successful yet.
-BUILT_NODES = "dbt_built_nodes"
-# XCom of a build task: the unique IDs of the nodes and sources that the run selects, if it selects
-# a part of the DAG.
+# XCom of the teardown task, which a retry of the build task does not delete: the unique IDs of the
+# nodes and sources that the run selects, if it selects a part of the DAG.
 CHOSEN_NODES = "dbt_chosen_nodes"
+# XCom of the teardown task too: the unique IDs of the nodes that dbt built and whose tasks are not
+# successful yet.
+BUILT_NODES = "dbt_built_nodes"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
 

@@ -94,7 +94,7 @@ class ResultReporter:
 
     def _run(self) -> None:
         with self._client:
-            self._send(Report(pending=[*self.pending]))
+            self._send_unsent()
             while not self._stop.wait(self._poll_seconds):
                 try:
                     self._collect()
@@ -108,7 +108,7 @@ class ResultReporter:
                 # Airflow has ended the task, so it accepts no states from it.
                 elif self._is_cleared():
                     # Airflow does not count the next try as a first one. It has to build all nodes.
-                    store_built_nodes(self.ti, self.teardown_id, ())
+                    set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
             except Exception as error:
                 self._error = error
 
@@ -133,8 +133,11 @@ class ResultReporter:
             self._store(failed)
 
     def _outcome(self, task_id: str) -> Outcome | None:
-        nodes = self.nodes[task_id]
-        return self.results.outcome(nodes) if nodes else None
+        return None if self._is_left_out(task_id) else self.results.outcome(self.nodes[task_id])
+
+    def _is_left_out(self, task_id: str) -> bool:
+        """Return whether the run selects none of a task's nodes. An ephemeral model has none."""
+        return bool(self.tasks[task_id].nodes) and not self.nodes[task_id]
 
     def _set(self, task_id: str, outcome: Outcome) -> None:
         self.outcomes[task_id] = self.unsent[task_id] = outcome
@@ -158,14 +161,15 @@ class ResultReporter:
         for name in self.tasks[task_id].upstream_node_tasks:
             if name in self.blocked or self.outcomes.get(name) in ("fail", "error"):
                 self.blocked.add(task_id)
-        if not self.nodes[task_id]:
+        if self._is_left_out(task_id):
             return "left_out"
         if task_id in self.blocked:
             return "skipped"
         return "not_run" if self.results.failed() else "left_out"
 
     def _send_unsent(self, *, has_ended: bool = False) -> None:
-        report = Report()
+        # Every report asks for the next tries until the plugin has answered once.
+        report = Report(pending=[] if self.next_tries else [*self.pending])
         for task_id, outcome in self.unsent.items():
             if outcome in ("fail", "error"):
                 report.failed.append(task_id)
@@ -179,7 +183,7 @@ class ResultReporter:
         if has_ended and {*self.outcomes.values()} <= {"success", "left_out"}:
             now = datetime.now(UTC)
             report.succeeded[self.teardown_id] = Times(start=now, end=now)
-        if report.succeeded or report.failed or report.upstream_failed or report.skipped:
+        if report != Report(sent_at=report.sent_at):
             self._send(report)
 
     def _send(self, report: Report) -> None:
@@ -230,18 +234,12 @@ class ResultReporter:
         }
         if (built := self.results.succeeded() - shown) - self._built:
             self._built |= built
-            store_built_nodes(self.ti, self.teardown_id, self._built)
+            set_xcom(self.ti, self.teardown_id, BUILT_NODES, sorted(self._built))
 
 
-def store_built_nodes(ti, teardown_id: str, nodes: Iterable[str]) -> None:
-    """Store the nodes that a retry of the build task must not build again."""
-    BaseXCom.set(
-        key=BUILT_NODES,
-        value=sorted(nodes),
-        dag_id=ti.dag_id,
-        task_id=teardown_id,
-        run_id=ti.run_id,
-    )
+def set_xcom(ti, task_id: str, key: str, value) -> None:
+    """Set an XCom of another task of the run."""
+    BaseXCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
 
 
 def _utc(time: str) -> datetime:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,10 +126,10 @@ class BuildResults:
                 node.sql = node.sql or result.get("compiled_code") or ""
             node.status = result["status"]
 
-    def read_sources(self, project_dir: str | Path, sources: Iterable[str]) -> None:
+    def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
         """Read sources.json, which `dbt source freshness` writes for the sources it could ask."""
         for result in _results(project_dir, "sources.json"):
-            if "max_loaded_at" in result:
+            if result["unique_id"] in sources and "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)
         for source in sources:
             node = self.nodes[source]

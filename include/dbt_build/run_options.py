@@ -68,6 +68,11 @@ class RunOptions:
         return cls(**given)
 
     @property
+    def is_partial(self) -> bool:
+        """Return whether the run builds a part of the DAG's nodes."""
+        return bool(self.select or self.exclude)
+
+    @property
     def event_time_flags(self) -> list[str]:
         """Return the event time range as dbt takes it on the command line."""
         return [

@@ -112,7 +112,7 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     words += not_built_options()
     if "--exclude-resource-type" not in selection.options:
         # An option on the command line replaces the variable.
-        excluded = project.environment_with().get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
+        excluded = project.parse_environment.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
         words += _exclude_resource_types(excluded)
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)

@@ -54,7 +54,7 @@ def is_up_to_date(project: DbtProject) -> bool:
     if not made.exists():
         return False
     inputs, made_at = json.loads(made.read_text()), made.stat().st_mtime
-    if _fingerprint(inputs["environment"], project.environment_with()) != inputs["environment"]:
+    if _fingerprint(inputs["environment"], project.parse_environment) != inputs["environment"]:
         return False
     if inputs["links"] != _links(project) or inputs["packages"] != _package_files(project):
         return False
@@ -130,7 +130,7 @@ def _make(project: DbtProject) -> None:
     inputs = {
         "links": links,
         "packages": _package_files(project),
-        "environment": _fingerprint(sorted(names), project.environment_with()),
+        "environment": _fingerprint(sorted(names), project.parse_environment),
         "uses_connection": uses_connection(project),
     }
     partial = _inputs_file(project).with_suffix(".partial")
