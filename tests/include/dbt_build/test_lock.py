@@ -89,8 +89,8 @@ def conn_id(monkeypatch, postgres):
 
     def make(port: str) -> str:
         value = {"conn_type": "postgres", "host": "127.0.0.1", "port": int(port)}
-        names = {"login": "USER", "password": "PASSWORD", "schema": "DB"}
-        value |= {name: postgres[f"WAREHOUSE_{key}"] for name, key in names.items()}
+        names = zip(("login", "password", "schema"), ("USER", "PASSWORD", "DB"), strict=True)
+        value |= {name: postgres[f"WAREHOUSE_{key}"] for name, key in names}
         monkeypatch.setenv("AIRFLOW_CONN_BEHIND", json.dumps(value))
         return "behind"
 
