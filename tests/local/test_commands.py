@@ -175,7 +175,7 @@ def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
     assert not (tmp_path / ".local").exists()
 
 
-def test_a_place_that_cannot_be_written_to_is_named():
+def test_a_folder_that_cannot_be_written_to_is_named():
     own = {"LOCAL_HOME": "/sys/local", "WAREHOUSE_PORT": free_port()}
     code, lines = run(sys.executable, "-m", "local", "warehouse", **own)
     assert code == 1
@@ -193,7 +193,7 @@ def test_a_full_disk_is_named(postgres):
 
 
 @pytest.mark.slow
-def test_an_interrupted_start_ends_airflow_and_says_what_still_runs():
+def test_an_interrupted_start_ends_airflow_and_names_what_still_runs():
     home = HOME / "interrupted"
     own = {"LOCAL_HOME": str(home), "PORT": free_port(), "WAREHOUSE_PORT": free_port()}
     begun = subprocess.Popen(
