@@ -57,5 +57,5 @@ if folder := docs_folder("nyc_flights"):
         callback_args={"folder": folder},
         queue=DBT_QUEUE,
     )
-    # By default the failure of a teardown does not fail the run.
+    # The failure of a teardown does not fail the run, unless on_failure_fail_dagrun is set.
     reports >> make_docs.as_teardown()

@@ -20,7 +20,7 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 from cosmos import ProfileConfig
 
 POLL_SECONDS = 1
-# Between two statements that keep the connection from being cut because it is idle.
+# The time between two statements, which keep an idle connection from being cut.
 PING_SECONDS = 10
 KEY = "hashtext('dbt'), hashtext(%s)"
 # Postgres ends the transaction when a machine is lost, and not before. Version 17 has the second

@@ -142,7 +142,7 @@ class DbtBuildOperator(DbtCommandOperator):
         chosen = listed & known
         self.log.info("The run builds %s nodes: %s", len(chosen), ", ".join(sorted(chosen)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
-        # Of several groups in a DAG, one may have all the selected nodes.
+        # If the DAG has several groups, another one may have the selected nodes.
         if not chosen and len(builds) == 1:
             raise AirflowFailException(
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
