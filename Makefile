@@ -80,8 +80,8 @@ check-project: $(VENV)/installed ## Teams with a new dbt project: what it needs 
 update: $(VENV)/installed ## Teams, after a release of the template: merge it; FROM=<its git address>
 	$(LOCAL) update --source "$(FROM)"
 
-ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STATE=<prod's artifacts> PR=1
-	$(LOCAL) ci-dbt --project "$(PROJECT)" --state "$(STATE)" --pr "$(PR)"
+ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STATE=<prod's artifacts> PR=1 FULL_REFRESH=1
+	$(LOCAL) ci-dbt --project "$(PROJECT)" --state "$(STATE)" --pr "$(PR)" $(if $(FULL_REFRESH),--full-refresh)
 
 ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what ci-dbt built; PR=1
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"

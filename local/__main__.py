@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     psql_command = add("psql", psql, prefix_chars="\0", add_help=False)
     psql_command.add_argument("words", nargs=argparse.REMAINDER)
     add("dbt", dbt, "--project").add_argument("words", nargs=argparse.REMAINDER)
-    add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state")
+    add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
     add("docs", docs.docs)
     add("report", report.report, "--project")

@@ -20,19 +20,26 @@ from local.dbt import (
 from local.progress import console
 from local.settings import Failure, Settings
 
+TITLE = "### What this pull request changes in dbt"
+SUCCEEDED = ("success", "partial success", "pass")
 CHANGED = ("--select", "state:modified+")
-# An incremental model is built on a clone of prod's table, as the next run of prod will build it.
-# If its columns, configuration or name differ, that table is of no use.
+# An incremental model and a snapshot are built on a clone of prod's table, as the next run of prod
+# will build them. If columns, configuration or name differ, that table is of no use.
+CLONED_KINDS = ("incremental", "snapshot")
 CLONED = (
-    *("--select", "state:modified+,config.materialized:incremental,state:old"),
+    *("--select", *(f"state:modified+,config.materialized:{k},state:old" for k in CLONED_KINDS)),
     *("--exclude", "state:modified.contract", "state:modified.configs", "state:modified.relation"),
 )
 
 
-def ci_dbt(settings: Settings, project: str | None, pr: str, state: str) -> None:
+def ci_dbt(
+    settings: Settings, project: str | None, pr: str, state: str, full_refresh: bool
+) -> None:
     prefix = schema_prefix(pr)
     folder = chosen_project(settings, project)
     home = settings.home / "ci-dbt" / folder.name
+    comment = home / "comment.md"
+    comment.unlink(missing_ok=True)
     state_folder = prod_state(settings, state, home / "state")
     prod = read_manifest(state_folder)
     # dbt runs in this process, and reads the environment of the process.
@@ -62,11 +69,13 @@ def ci_dbt(settings: Settings, project: str | None, pr: str, state: str) -> None
     # Relations of an earlier push must not be taken for a part of this one.
     drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
     if not nodes and not changed & {*manifest["unit_tests"]}:
-        console.print("Nothing to build: no node differs from prod's.")
+        console.print(nothing := "Nothing to build: no node differs from prod's.")
+        comment.write_text(f"{TITLE}\n\n{nothing}\n")
         return
 
     cloned = set()
-    if any(node["config"]["materialized"] == "incremental" for node in nodes.values()):
+    kinds = {node["config"]["materialized"] for node in nodes.values()}
+    if not full_refresh and kinds & {*CLONED_KINDS}:
         done = dbt(folder, profiles, "clone", *options, *CLONED, log_level="error")
         # dbt creates a view if it has no macro that clones a table. That model is built in full,
         # and so is one that prod has not built yet, whose clone fails.
@@ -75,13 +84,16 @@ def ci_dbt(settings: Settings, project: str | None, pr: str, state: str) -> None
             for r in done.result
             if r.status == "success" and r.message != "CREATE VIEW"
         }
+    options += ("--full-refresh",) if full_refresh else ()
     done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
-    built = {r.node.unique_id for r in done.result if r.status in ("success", "partial success")}
+    read = deferred(manifest, nodes)
+    comment.write_text(markdown(prod, done.result, cloned, read))
+    built = {r.node.unique_id for r in done.result if r.status in SUCCEEDED}
     built = {unique_id for unique_id in built & {*nodes} if is_relation(nodes[unique_id])}
     console.print()
     print_names("Built", manifest, built - cloned)
     print_names("Cloned from prod, then built incrementally", manifest, built & cloned)
-    print_names("Read from prod", prod, deferred(manifest, nodes))
+    print_names("Read from prod", prod, read)
     if not done.success:
         raise Failure("dbt build failed: see above.")
 
@@ -166,6 +178,40 @@ def deferred(manifest: dict, nodes: dict) -> set[str]:
             else:
                 pending.append(parent)
     return found
+
+
+def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) -> str:
+    """Return the comment for the pull request: a table of what was built, and what was not."""
+    failed, rows, passed = [], [], 0
+    for result in results:
+        node = result.node
+        is_test = node.resource_type in ("test", "unit_test")
+        name = node.name if is_test else f"{node.schema}.{node.alias}"
+        if result.status not in SUCCEEDED:
+            message = " ".join((result.message or "").split()).replace("|", "\\|")
+            failed.append((name, f"**{result.status}** {message}".rstrip()))
+        elif is_test:
+            passed += 1
+        elif node.unique_id in cloned:
+            rows.append((name, "cloned from prod, then built incrementally"))
+        elif is_relation(node.to_dict()):
+            rows.append((name, "built"))
+    nodes = [prod["nodes"][unique_id] for unique_id in read]
+    rows += [(f"{node['schema']}.{node['alias']}", "read from prod") for node in nodes]
+    # What failed comes first.
+    cells = [(f"`{name}`", what) for name, what in (*sorted(failed), *sorted(rows))]
+    table = [("node", "result"), ("---", "---"), *cells]
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC. "
+            f"Tests that passed: {passed}.",
+            "",
+            *(f"| {name} | {what} |" for name, what in table),
+            "",
+        ]
+    )
 
 
 def print_names(heading: str, manifest: dict, unique_ids: Iterable[str]) -> None:

@@ -69,7 +69,26 @@ FILES = {
               - {name: euros, data_type: numeric}
     """,
     "models/old.sql": "select 1 as id",
+    "models/names.sql": "select 1 as id, 'Ada' as name",
+    "snapshots/names_history.yml": """
+        snapshots:
+          - name: names_history
+            relation: ref('names')
+            config: {unique_key: id, strategy: check, check_cols: [name]}
+    """,
 }
+COMMENT = """### What this pull request changes in dbt
+
+Compared with prod's manifest of ... UTC. Tests that passed: 0.
+
+| node | result |
+| --- | --- |
+| `ci_1_shop.stg_orders` | built |
+| `ci_1_shop_marts.orders` | cloned from prod, then built incrementally |
+| `ci_1_shop_marts.ranked` | built |
+| `ci_1_shop_marts.totals` | built |
+| `shop.customers` | read from prod |
+"""
 STAGING, MART = FILES["models/stg_orders.sql"], FILES["models/marts/marts.yml"]
 
 
@@ -107,11 +126,16 @@ def ci_dbt(branch, prod, postgres):
     """A function that runs the command on the branch, as make does."""
 
     def run(
-        command: str = "ci-dbt", pr: str = "1", state: Path | str = prod, **env: str
+        command: str = "ci-dbt",
+        pr: str = "1",
+        state: Path | str = prod,
+        full_refresh: bool = False,
+        **env: str,
     ) -> subprocess.CompletedProcess:
         options = ["--pr", pr]
         if command == "ci-dbt":
             options += ["--project", "shop", "--state", str(state)]
+            options += ["--full-refresh"] if full_refresh else []
         env = {**postgres, "DBT_PROJECTS_DIR": str(branch.parent), **env}
         return local(command, *options, env=env)
 
@@ -142,6 +166,10 @@ def said(done: subprocess.CompletedProcess) -> dict[str, list[str]]:
     return {heading: names.split() for heading, names in blocks}
 
 
+def comment(postgres) -> str:
+    return Path(postgres["LOCAL_HOME"], "ci-dbt", "shop", "comment.md").read_text()
+
+
 def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
     ci_dbt, branch, warehouse, postgres
 ):
@@ -165,6 +193,7 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
         "ci_1_shop_marts.ranked",
         "ci_1_shop_marts.totals",
     }
+    assert re.sub("manifest of .* UTC", "manifest of ... UTC", comment(postgres)) == COMMENT
     # Prod's rows were copied, with the index, and only the new one was built.
     assert rows == [(1, "prod"), (2, "prod")]
     assert orders(warehouse, "ci_1_shop_marts") == [*rows, (3, "ci")]
@@ -240,6 +269,23 @@ def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, bu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("full_refresh", [False, True])
+def test_incremental_models_and_snapshots_start_from_prods_rows_or_anew(
+    ci_dbt, branch, warehouse, full_refresh
+):
+    before = relations(warehouse, "^shop")
+    names = FILES["models/names.sql"].replace("Ada", "Ida")
+    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed", "models/names.sql": names})
+    done = ci_dbt(full_refresh=full_refresh)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = warehouse.execute("select name from ci_1_shop.names_history order by dbt_valid_from")
+    assert found.fetchall() == ([("Ida",)] if full_refresh else [("Ada",), ("Ida",)])
+    built_in = {target for _, target in orders(warehouse, "ci_1_shop_marts")}
+    assert built_in == ({"ci"} if full_refresh else {"prod", "ci"})
+    assert relations(warehouse, "^shop") == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lacks", ["macro", "table"])
 def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
     ci_dbt, branch, warehouse, lacks
@@ -261,7 +307,7 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
 
 @pytest.mark.slow
 def test_a_changed_test_reads_prods_table_and_its_failure_is_the_commands(
-    ci_dbt, branch, warehouse
+    ci_dbt, branch, warehouse, postgres
 ):
     tested = MART.replace(
         "{name: euros,",
@@ -275,6 +321,9 @@ def test_a_changed_test_reads_prods_table_and_its_failure_is_the_commands(
     assert "Got 1 result, configured to fail if != 0" in done.stdout
     assert said(done) == {"Read from prod": ["shop_marts.totals"]}
     assert relations(warehouse, "^ci_") == {}
+    text = comment(postgres)
+    assert re.search(r"^\| `accepted_values_totals_\S+` \| \*\*fail\*\* Got 1 result", text, re.M)
+    assert "| `shop_marts.totals` | read from prod |" in text
 
 
 @pytest.mark.slow
