@@ -2,11 +2,14 @@
 
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from airflow.sdk.configuration import conf
 from cosmos import ProfileConfig, settings
 
 # Options of `dbt build` that differ from run to run. dbt parses with these values, so that DAGs
@@ -79,3 +82,24 @@ class DbtProject:
     def parse_environment(self) -> dict[str, str]:
         """Return the environment in which dbt parses the project."""
         return {**os.environ, **self.environment, **RUN_VARIABLES}
+
+
+def check_bundle(project: Path) -> None:
+    """Check that a DAG of a versioned DAG bundle builds the dbt project of its own version.
+
+    Python looks for `include` in the image first, so a path that starts there leads to the image.
+
+    Raises:
+        ValueError: the bundle has a project of that name, and the DAG builds another one.
+    """
+    storage = conf.get("dag_processor", "dag_bundle_storage_path", fallback=None)
+    bundles = Path(storage or Path(tempfile.gettempdir(), "airflow", "dag_bundles"))
+    name = Path(*project.parts[-2:])
+    # Airflow adds the bundle of the DAG file to the Python path.
+    for bundle in filter(lambda path: path.is_relative_to(bundles), map(Path, sys.path)):
+        own = bundle / name
+        if (own / "dbt_project.yml").is_file() and not own.samefile(project):
+            raise ValueError(
+                f"The DAG builds {project}, but its DAG bundle has a {name} of its own, which can "
+                f"be another version. Name the path relative to the DAG file, or remove {own}."
+            )

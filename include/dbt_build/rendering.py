@@ -19,6 +19,7 @@ from include.dbt_build.operators import (
     DbtBuildTeardown,
     DbtNodeOperator,
 )
+from include.dbt_build.project import check_bundle
 from include.dbt_build.run_options import PARAMS
 from include.dbt_build.selection import select
 from include.dbt_build.workdir import prepare
@@ -38,6 +39,7 @@ class Rendering:
         self.run_options = run_options
         self.arguments = Arguments.check(kwargs)
         self.project = self.arguments.project
+        check_bundle(self.project.path)
         prepare(self.project)
         render = self.arguments.render_config
         self.group = BuildGroup(

@@ -1,8 +1,10 @@
 """The tasks and edges of a DAG: what Cosmos renders, and what the engine adds."""
 
+import sys
 from datetime import datetime
 
 import pytest
+from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TaskGroup
 from cosmos import ProjectConfig, RenderConfig
@@ -10,6 +12,7 @@ from cosmos.constants import TestBehavior
 
 from include.dbt_build import DbtTaskGroup
 from tests.include.dbt_build.conftest import (
+    FILES,
     arguments,
     edges,
     node_tasks,
@@ -18,8 +21,6 @@ from tests.include.dbt_build.conftest import (
     render,
     write,
 )
-
-pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,43 @@ def test_a_project_without_a_profile_is_an_error(unchanged):
 def test_a_folder_without_a_project_is_an_error(tmp_path, cache):
     with pytest.raises(FileNotFoundError, match=rf"^There is no dbt_project.yml in {tmp_path}"):
         render(tmp_path)
+
+
+DAG_OF_A_BUNDLE = """
+# Airflow only looks at files that contain the words airflow and dag.
+from datetime import datetime
+from pathlib import Path
+
+from cosmos import ProjectConfig
+
+from include.dbt_build import DbtDag
+from tests.include.dbt_build.conftest import profile
+
+project = {path}
+dag = DbtDag(
+    dag_id="of_a_bundle",
+    start_date=datetime(2026, 1, 1),
+    project_config=ProjectConfig(project),
+    profile_config=profile("any"),
+)
+"""
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_dag_of_a_bundle_builds_the_project_of_its_own_version(
+    second, tmp_path, monkeypatch, is_own
+):
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(tmp_path / "bundles"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    bundle = tmp_path / "bundles" / "git" / "versions" / "1a2b"
+    own = write(bundle / "dbt" / "second", FILES)
+    path = "Path(__file__).parents[1] / 'dbt' / 'second'" if is_own else repr(str(second))
+    write(bundle, {"dags/of_a_bundle.py": DAG_OF_A_BUNDLE.replace("{path}", path)})
+    bag = BundleDagBag(bundle / "dags", bundle_path=bundle, bundle_name="git")
+    if is_own:
+        assert bag.import_errors == {}
+        assert bag.dags["of_a_bundle"].get_task("dbt_build").group.slim_file.is_file()
+    else:
+        (error,) = bag.import_errors.values()
+        assert f"The DAG builds {second}, but its DAG bundle has a dbt/second of its own" in error
+        assert f"remove {own}." in error
