@@ -1,0 +1,100 @@
+"""Airflow keeps its logs in an S3 server: the log of every node task is there and in the UI."""
+
+import json
+import os
+import shutil
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local, wait_until
+
+if HAS_POSTGRES:
+    from local import airflow
+    from local.pipeline import Api
+    from local.settings import Settings
+    from tests.integration.states import States
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
+
+BUCKET, REGION = "airflow-logs", "us-east-1"
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """The address of an S3 server with an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=int(free_port()))
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        login = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+        boto3.client("s3", REGION, endpoint_url=url, **login).create_bucket(Bucket=BUCKET)
+        yield url
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def states(projects, endpoint):
+    folder = HOME / "remote-logs"
+    shutil.copytree(projects, folder / "dbt")
+    own = {
+        "LOCAL_HOME": str(folder),
+        "DBT_PROJECTS_DIR": str(folder / "dbt"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
+    }
+    settings = Settings.from_environment(os.environ | own)
+    assert local("warehouse", env=own).returncode == 0
+    server = {"endpoint_url": endpoint, "region_name": REGION}
+    aws = {"conn_type": "aws", "login": "any", "password": "any", "extra": server}
+    env = settings.airflow_env() | {
+        "AIRFLOW_CONN_LOGS": json.dumps(aws),
+        "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
+        "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{BUCKET}/logs",
+        "AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "logs",
+        # Only the server has them, as with pods.
+        "AIRFLOW__LOGGING__DELETE_LOCAL_LOGS": "True",
+    }
+    try:
+        airflow.start(settings, settings.port, env)
+        with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
+            yield States(Api(settings.port), warehouse, home=folder)
+    finally:
+        stopped = local("stop", env=own)
+    assert stopped.returncode == 0, stopped.stderr
+
+
+def log_of(states, task_id: str, attempt: int = 1) -> str:
+    """Return what the UI shows as the log of a try."""
+    path = f"{states.path}/taskInstances/{task_id}/logs/{attempt}"
+    lines = states.api("GET", path, params={"full_content": True})["content"]
+    return "\n".join(json.dumps(line) for line in lines)
+
+
+def test_every_node_task_has_its_log_in_the_store(states):
+    states.broken("d")
+    states.trigger()
+    states.wait_for_state("dbt.d.run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    tasks = states.tasks()
+    nodes = [name for name, t in tasks.items() if t["operator"] == "DbtNodeOperator"]
+    assert nodes
+    for task_id in nodes:
+        found = log_of(states, task_id, tasks[task_id]["try_number"])
+        assert f"s3://{BUCKET}/logs/dag_id={states.dag_id}/" in found
+        assert "attempt=" in found
+    marked = [name for name in nodes if tasks[name]["pid"] is None]
+    assert len(marked) > 3
+    assert all("OK created" in log_of(states, n) for n in marked if n.endswith("run"))
+    assert "division by zero" in log_of(states, "dbt.d.run", 1)
+    assert "Running with dbt" in log_of(states, "dbt.dbt_build")
+    # Nothing was left behind on the worker.
+    wait_until(lambda: not [*states.home.glob(f"airflow/logs/dag_id={states.dag_id}/**/*.log")])
