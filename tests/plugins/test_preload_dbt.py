@@ -23,12 +23,11 @@ assert "dbt.task.build" in before
 
 
 def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(projects):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
+    # The build of the image parses the projects.
+    subprocess.run([sys.executable, "-m", "include.dbt_build"], cwd=ROOT, env=env, check=True)
     parsed = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"},
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert parsed.returncode == 0, parsed.stderr
     # Airflow writes its warnings there too.
