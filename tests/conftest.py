@@ -98,10 +98,6 @@ else:
 def pytest_configure(config):
     """Set here what must hold without pyproject.toml too, which the image does not have."""
     config.addinivalue_line("markers", "slow: `make test-all` only")
-    config.addinivalue_line(
-        "markers",
-        "engine: what a fork has no reason to test each time, so `make test-all` only there",
-    )
     # Only `make` has the plugin; the CLI's standalone mode and the image have not.
     config.addinivalue_line("markers", "timeout: a limit in seconds, of pytest-timeout")
     if config.option.reportchars == "fE":

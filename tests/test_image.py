@@ -13,7 +13,6 @@ from tests.conftest import HAS_POSTGRES, ROOT
 pytestmark = [
     pytest.mark.skipif(not HAS_POSTGRES, reason="this is the image"),
     pytest.mark.slow,
-    pytest.mark.engine,
 ]
 
 COPIED = (".astro", "dags", "dbt", "include", "plugins", "tests")

@@ -16,7 +16,7 @@ from tests.conftest import HAS_POSTGRES, HOME, free_port, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States, connection
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+pytestmark = pytest.mark.timeout(300)
 
 BUILD = "dbt.dbt_build"
 

@@ -12,7 +12,6 @@ if HAS_POSTGRES:
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.engine,
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
 ]
 

@@ -16,7 +16,7 @@ if HAS_POSTGRES:
     from local.pipeline import unpause, wait_for_dags
     from local.settings import Failure
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow, pytest.mark.engine]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 ZONE = ZoneInfo("Asia/Tokyo")
 SETTINGS = f"""

@@ -86,7 +86,6 @@ def components() -> dict[str, psutil.Process]:
     return {name: psutil.Process(pid) for name, (pid, _) in state["processes"].items()}
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize("component", ["scheduler", "dag-processor", "triggerer"])
 def test_start_after_a_killed_component(states, running, component):
     workers = components()["scheduler"].children()
@@ -97,7 +96,6 @@ def test_start_after_a_killed_component(states, running, component):
     assert succeeds_with_each_model_built_once(states)
 
 
-@pytest.mark.engine
 def test_start_after_all_were_killed(states, running):
     postmaster = int(Path(HOME, "postgres", "postmaster.pid").read_text().split()[0])
     tops = [*components().values(), psutil.Process(postmaster)]

@@ -12,7 +12,7 @@ if HAS_POSTGRES:
     from local.settings import BIN
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine]
+pytestmark = pytest.mark.slow
 
 
 def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp_path):

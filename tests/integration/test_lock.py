@@ -8,7 +8,7 @@ from tests.conftest import HAS_POSTGRES, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 BUILDS = {"states_between": "dbt.dbt_build", "states_alone": "dbt_build"}
 

@@ -18,7 +18,7 @@ from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 BREAKS = [*"abcdefg", "by_day", "2026-01-02", "test_a", "test_b", "warn_d", "source_test"]
 BREAKS += ["reads_nothing", "unit_e", "start_hook", "end_hook"]

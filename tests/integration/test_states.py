@@ -11,7 +11,7 @@ from tests.conftest import HAS_POSTGRES, wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine]
+pytestmark = pytest.mark.timeout(300)
 
 BUILD, DONE = "dbt.dbt_build", "dbt.dbt_build_done"
 BELOW_D = {"dbt.d.test": "upstream_failed", "dbt.e_run": "upstream_failed"}

@@ -14,7 +14,6 @@ from tests.conftest import HAS_POSTGRES, ROOT, connect, free_port, is_alive, loc
 pytestmark = [
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/"),
     pytest.mark.slow,
-    pytest.mark.engine,
 ]
 
 BUSY = "do $$ begin loop end loop; end $$"

@@ -23,8 +23,6 @@ from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, che
 from include.dbt_build.command import DbtCommandOperator
 from tests.include.dbt_build.conftest import arguments, profile, render, write
 
-pytestmark = pytest.mark.engine
-
 
 class Refused:
     """A value that is refused."""

@@ -21,8 +21,6 @@ from include.dbt_build.channel import PluginClient, ReportError
 from include.dbt_build.protocol import Answer, Report
 from tests.conftest import free_port
 
-pytestmark = pytest.mark.engine
-
 TI = SimpleNamespace(id="0199c0de-0000-7000-8000-000000000000")
 PAGE = "<html>Log in</html>"
 ANSWER = Answer(applied={"a.run": 1}, next_tries={}).model_dump_json()

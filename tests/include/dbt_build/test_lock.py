@@ -19,7 +19,7 @@ from include.dbt_build.lock import build_lock
 from tests.conftest import SETTINGS, connect, free_port, wait_until
 from tests.include.dbt_build.conftest import profile
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 IDLE_SECONDS = 2
 

@@ -11,8 +11,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import FILES, write
 
-pytestmark = pytest.mark.engine
-
 DAG = """
     from datetime import datetime
     from pathlib import Path

@@ -23,8 +23,6 @@ from tests.include.dbt_build.conftest import (
 )
 from tests.include.dbt_build.plain_dbt import PlainDbt, differences
 
-pytestmark = pytest.mark.engine
-
 # A model name becomes the name of a table. dbt cuts the names of tests, but not those of models.
 LONG, VERY_LONG = "l" + "o" * 68 + "ng", "very_l" + "o" * 260 + "ng"
 DIFFICULT = {

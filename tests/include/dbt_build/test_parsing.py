@@ -23,8 +23,6 @@ from include.dbt_build.parsing import (
 from include.dbt_build.workdir import is_parse_valid, prepare
 from tests.include.dbt_build.conftest import dbt_project, names_with_task, render, write
 
-pytestmark = pytest.mark.engine
-
 CONNECTION = {
     "conn_type": "postgres",
     "host": "db.example.com",

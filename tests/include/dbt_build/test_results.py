@@ -9,8 +9,6 @@ from dbt_common.events.base_types import EventLevel, msg_from_base_event
 from include.dbt_build.results import BuildResults, clean_message
 from tests.include.dbt_build.conftest import write
 
-pytestmark = pytest.mark.engine
-
 NODE = "model.p.a"
 TEST = "test.p.a_is_right"
 

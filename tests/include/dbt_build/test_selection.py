@@ -17,8 +17,6 @@ from tests.include.dbt_build.conftest import (
 )
 from tests.include.dbt_build.plain_dbt import PlainDbt, differences
 
-pytestmark = pytest.mark.engine
-
 UNIT_TESTED = {
     "models/m.sql": "{{ config(materialized='incremental') }} select 1 as id",
     "models/m.yml": """

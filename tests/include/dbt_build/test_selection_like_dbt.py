@@ -9,7 +9,7 @@ from tests.include.dbt_build.conftest import render, write
 from tests.include.dbt_build.generated import GeneratedProject, Selection
 from tests.include.dbt_build.plain_dbt import TASKLESS, PlainDbt, differences
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 SELECTIONS = 10
 # `make test` compares 10 selections, `make test-all` 200.

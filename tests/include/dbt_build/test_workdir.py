@@ -23,8 +23,6 @@ from tests.include.dbt_build.conftest import (
     write,
 )
 
-pytestmark = pytest.mark.engine
-
 
 @pytest.fixture
 def commands(monkeypatch) -> list[str]:
