@@ -19,6 +19,8 @@ from threading import Event, Thread
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from cosmos import ProfileConfig
 
+from include.dbt_build.timeouts import interrupt_dbt
+
 POLL_SECONDS = 1
 # The time between two statements, which keep an idle connection from being cut.
 PING_SECONDS = 10
@@ -36,7 +38,7 @@ HOLDERS = """
     select string_agg(distinct application_name, ', ')
     from pg_locks inner join pg_stat_activity using (pid)
     where locktype = 'advisory' and granted and pg_locks.database = pg_stat_activity.datid
-        and (classid::int, objid::int) = (hashtext('dbt'), hashtext(%s))
+        and (classid::int, objid::int) = (hashtext('dbt'), hashtext(%s)) and pid <> %s
 """
 
 log = logging.getLogger(__name__)
@@ -54,44 +56,82 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         log.info("There is no lock for this profile: max_active_runs and a pool take its place.")
         yield
         return
-    schema, stop = mapping.profile["schema"], Event()
-    with closing(PostgresHook(mapping.conn_id).get_conn()) as connection:
-        _take_lock(connection, schema, f"{ti.dag_id} {ti.run_id}", exclusive)
-        pings = Thread(target=_keep_alive, args=(connection, stop), name="dbt-lock", daemon=True)
-        pings.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            # A statement can hang if the network is lost.
-            pings.join(timeout=PING_SECONDS)
+    lock = _Lock(PostgresHook(mapping.conn_id), mapping.profile["schema"], ti, exclusive)
+    lock.wait()
+    stop = Event()
+    pings = Thread(target=lock.keep, args=(stop,), name="dbt-lock", daemon=True)
+    pings.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        # A statement can hang if the network is lost.
+        pings.join(timeout=PING_SECONDS)
+        lock.release()
 
 
-def _take_lock(connection, schema: str, holder: str, exclusive: bool) -> None:
-    """Begin a transaction that holds the lock."""
-    kind = "" if exclusive else "_shared"
-    logged = None
-    while True:
-        with closing(connection.cursor()) as cursor:
-            cursor.execute("select set_config('application_name', %s, true)", [holder])
+class _Lock:
+    """The lock of a schema, held by a transaction."""
+
+    def __init__(self, hook: PostgresHook, schema: str, ti, exclusive: bool):
+        self.hook, self.schema = hook, schema
+        self.name = f"{ti.dag_id} {ti.run_id}"
+        kind = "" if exclusive else "_shared"
+        self.query = f"select pg_try_advisory_xact_lock{kind}({KEY}), pg_backend_pid()"
+        self.connection, self.pid = None, 0
+
+    def wait(self) -> None:
+        """Wait for the lock, and log who holds it."""
+        logged = None
+        while not self.take():
+            holders = self.others()
+            if holders and holders != logged:
+                log.info("Waiting for %s, which builds in %s", holders, self.schema)
+                logged = holders
+            self.release()
+            time.sleep(POLL_SECONDS)
+
+    def take(self) -> bool:
+        """Begin a transaction, and return whether it has the lock."""
+        self.connection = self.hook.get_conn()
+        with closing(self.connection.cursor()) as cursor:
+            cursor.execute("select set_config('application_name', %s, true)", [self.name])
             cursor.execute(TIMEOUTS)
-            cursor.execute(f"select pg_try_advisory_xact_lock{kind}({KEY})", [schema])
-            if cursor.fetchone()[0]:
-                return
-            cursor.execute(HOLDERS, [schema])
-            holders = cursor.fetchone()[0]
-        connection.rollback()
-        if holders and holders != logged:
-            log.info("Waiting for %s, which builds in %s", holders, schema)
-            logged = holders
-        time.sleep(POLL_SECONDS)
+            cursor.execute(self.query, [self.schema])
+            is_taken, pid = cursor.fetchone()
+        if is_taken:
+            self.pid = pid
+        return is_taken
 
+    def others(self) -> str | None:
+        """Return who holds the lock, besides the last connection that had it."""
+        with closing(self.connection.cursor()) as cursor:
+            cursor.execute(HOLDERS, [self.schema, self.pid])
+            return cursor.fetchone()[0]
 
-def _keep_alive(connection, stop: Event) -> None:
-    while not stop.wait(PING_SECONDS):
-        try:
-            with closing(connection.cursor()) as cursor:
-                cursor.execute("select 1")
-        except Exception as error:
-            log.warning("The connection that holds the lock of the schema is lost: %s", error)
-            return
+    def keep(self, stop: Event) -> None:
+        """Keep the connection alive, and take the lock again if the connection is lost.
+
+        If another build has taken it in the meantime, dbt is interrupted. Postgres can need minutes
+        to see that a connection is lost. Until then nobody else gets the lock.
+        """
+        while not stop.wait(PING_SECONDS):
+            try:
+                if self.connection:
+                    with closing(self.connection.cursor()) as cursor:
+                        cursor.execute("select 1")
+                elif self.take():
+                    log.info("The lock of the schema is held again.")
+                elif self.others() is not None:
+                    interrupt_dbt()
+                    return
+                else:
+                    self.release()
+            except Exception as error:
+                log.warning("The connection that holds the lock of the schema is lost: %s", error)
+                self.release()
+
+    def release(self) -> None:
+        if self.connection:
+            self.connection.close()
+            self.connection = None

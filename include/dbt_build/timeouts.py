@@ -1,9 +1,12 @@
-"""Airflow's timeout and its SIGTERM end dbt as Ctrl-C does: dbt then cancels its statements.
+"""Airflow's timeout, its SIGTERM and a lost lock end dbt as Ctrl-C does.
+
+dbt then cancels its statements.
 
 Airflow's own exception would let dbt wait for its threads, and so for the statement that hangs.
 The statement of a process that is killed runs on in the database.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +17,13 @@ from airflow.sdk.exceptions import AirflowException
 REASONS = {
     signal.SIGALRM: "its execution_timeout has passed",
     signal.SIGTERM: "Airflow ended it, because its run was ended or it was cleared",
+    signal.SIGUSR1: "another build took the lock of the schema while the connection was lost",
 }
+
+
+def interrupt_dbt() -> None:
+    """Interrupt dbt from another thread, because the lock of the schema is lost."""
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 class DbtInterruptedError(AirflowException):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from threading import Event, Thread
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 
 from include.dbt_build import lock
 from include.dbt_build.lock import build_lock
+from include.dbt_build.timeouts import DbtInterruptedError, interruptible
 from tests.conftest import SETTINGS, connect, free_port, wait_until
 from tests.include.dbt_build.conftest import profile
 
@@ -59,28 +61,48 @@ def can_connect(port: str) -> bool:
     return False
 
 
+class Proxy:
+    """A proxy before a server, which can cut a connection on which nothing was sent for a time."""
+
+    def __init__(self, server_port: int, idle_seconds: float | None = None):
+        self.server_port, self.idle_seconds = server_port, idle_seconds
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = str(self.listener.getsockname()[1])
+        Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        for one in (self.listener, *chain.from_iterable(self.pairs)):
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self.listener.accept()[0]
+                pair = client, socket.create_connection(("127.0.0.1", self.server_port))
+                self.pairs.append(pair)
+                Thread(target=self._forward, args=pair, daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            while ready := select.select([client, server], [], [], self.idle_seconds)[0]:
+                for source in ready:
+                    if not (data := source.recv(65536)):
+                        # The other side learns of it only if it sends something.
+                        return
+                    (server if source is client else client).sendall(data)
+            client.close()
+            server.close()
+
+
 @pytest.fixture
 def impatient(postgres) -> Iterator[str]:
     """The port of a proxy that cuts a connection on which nothing was sent for two seconds."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def forward(client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", int(postgres["WAREHOUSE_PORT"])))
-        with client, server:
-            while ready := select.select([client, server], [], [], IDLE_SECONDS)[0]:
-                for source in ready:
-                    if not (data := source.recv(65536)):
-                        return
-                    (server if source is client else client).sendall(data)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                Thread(target=forward, args=(listener.accept()[0],), daemon=True).start()
-
-    Thread(target=accept, daemon=True).start()
-    yield str(listener.getsockname()[1])
-    listener.close()
+    with Proxy(int(postgres["WAREHOUSE_PORT"]), IDLE_SECONDS) as proxy:
+        yield proxy.port
 
 
 @pytest.fixture
@@ -159,16 +181,55 @@ def test_the_proxy_cuts_an_idle_connection(impatient, postgres):
             idle.execute("select 1")
 
 
-def test_a_lost_connection_is_in_the_log(postgres, conn_id, monkeypatch, caplog):
+END_FIRST = """
+    select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'daily first'
+"""
+
+
+def test_a_lost_lock_is_taken_again(postgres, conn_id, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(lock, "PING_SECONDS", 0.1)
     mapped = profile("lost", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
-    end = """
-        select pg_terminate_backend(pid) from pg_stat_activity
-        where application_name = 'daily first'
-    """
+    free = f"select pg_try_advisory_xact_lock({lock.KEY})"
+    with connect({**SETTINGS.dbt_env(), **postgres}) as other:
+        with build_lock(mapped, ti("first"), exclusive=True):
+            assert other.execute(END_FIRST).fetchall() == [(True,)]
+            wait_until(lambda: "is held again" in caplog.text, seconds=30)
+            assert "is lost" in caplog.text
+            assert other.execute(free, ["lost"]).fetchone() == (False,)
+        wait_until(lambda: other.execute(free, ["lost"]).fetchone()[0], seconds=30)
+
+
+def test_dbt_is_interrupted_if_another_build_takes_a_lost_lock(postgres, conn_id, monkeypatch):
+    monkeypatch.setattr(lock, "PING_SECONDS", 1)
+    mapped = profile("taken", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
+
+    def build(other) -> None:
+        with build_lock(mapped, ti("first"), exclusive=True), interruptible(lambda: None):
+            assert other.execute(END_FIRST).fetchall() == [(True,)]
+            other.execute(f"select pg_advisory_lock({lock.KEY})", ["taken"])
+            assert not Event().wait(60)
+            pytest.fail("nothing interrupted dbt")
+
     with (
         connect({**SETTINGS.dbt_env(), **postgres}) as other,
-        build_lock(mapped, ti("first"), exclusive=True),
+        pytest.raises(DbtInterruptedError, match="another build took the lock"),
     ):
-        assert other.execute(end).fetchall() == [(True,)]
-        wait_until(lambda: "is lost" in caplog.text, seconds=30)
+        build(other)
+
+
+def test_dbt_works_on_while_postgres_has_not_seen_that_the_connection_is_lost(
+    postgres, conn_id, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(lock, "PING_SECONDS", 0.2)
+    with Proxy(int(postgres["WAREHOUSE_PORT"])) as proxy:
+        mapped = profile("unseen", conn_id=conn_id(proxy.port))
+        with build_lock(mapped, ti("first"), exclusive=True), interruptible(lambda: None):
+            client, server = proxy.pairs[0]
+            client.shutdown(socket.SHUT_RDWR)
+            # It has asked twice for the lock, and Postgres has not given it.
+            wait_until(lambda: len(proxy.pairs) >= 3, seconds=30)
+            assert "is held again" not in caplog.text
+            server.shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: "is held again" in caplog.text, seconds=30)

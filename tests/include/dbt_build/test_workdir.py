@@ -96,6 +96,8 @@ def test_one_of_several_processes_parses(second, tmp_path):
     dbt.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {Path(sys.executable).parent}/dbt "$@"')
     dbt.chmod(dbt.stat().st_mode | stat.S_IXUSR)
     code = (
+        # Cosmos cannot be imported before Airflow.
+        "import airflow;"
         "from pathlib import Path; from include.dbt_build.workdir import prepare;"
         "from tests.include.dbt_build.conftest import dbt_project;"
         f"prepare(dbt_project(Path({str(second)!r}), executable={str(dbt)!r}))"
