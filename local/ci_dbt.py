@@ -21,7 +21,9 @@ from local.progress import console
 from local.settings import Failure, Settings
 
 TITLE = "### What this pull request changes in dbt"
-SUCCEEDED = ("success", "partial success", "pass")
+SUCCEEDED = ("success", "pass")
+# GitHub refuses comments of more than 65,536 characters.
+MAX_ROWS = 300
 CHANGED = ("--select", "state:modified+")
 # An incremental model and a snapshot are built on a clone of prod's table, as the next run of prod
 # will build them. If columns, configuration or name differ, that table is of no use.
@@ -39,7 +41,8 @@ def ci_dbt(
     folder = chosen_project(settings, project)
     home = settings.home / "ci-dbt" / folder.name
     comment = home / "comment.md"
-    comment.unlink(missing_ok=True)
+    comment.parent.mkdir(parents=True, exist_ok=True)
+    comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
     state_folder = prod_state(settings, state, home / "state")
     prod = read_manifest(state_folder)
     # dbt runs in this process, and reads the environment of the process.
@@ -69,26 +72,24 @@ def ci_dbt(
     # Relations of an earlier push must not be taken for a part of this one.
     drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
     if not nodes and not changed & {*manifest["unit_tests"]}:
-        console.print(nothing := "Nothing to build: no node differs from prod's.")
+        nothing = "Nothing to build: no node differs from prod's."
+        console.print(nothing)
         comment.write_text(f"{TITLE}\n\n{nothing}\n")
         return
 
     cloned = set()
     kinds = {node["config"]["materialized"] for node in nodes.values()}
-    if not full_refresh and kinds & {*CLONED_KINDS}:
+    # Without the macro, dbt would create views instead of clones.
+    can_clone = any(name.endswith(".postgres__can_clone_table") for name in manifest["macros"])
+    if can_clone and not full_refresh and kinds & {*CLONED_KINDS}:
         done = dbt(folder, profiles, "clone", *options, *CLONED, log_level="error")
-        # dbt creates a view if it has no macro that clones a table. That model is built in full,
-        # and so is one that prod has not built yet, whose clone fails.
-        cloned = {
-            r.node.unique_id
-            for r in done.result
-            if r.status == "success" and r.message != "CREATE VIEW"
-        }
+        # The clone of a model that prod has not built yet fails. That model is built in full.
+        cloned = {r.node.unique_id for r in done.result if r.status == "success"}
     options += ("--full-refresh",) if full_refresh else ()
     done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
     read = deferred(manifest, nodes)
     comment.write_text(markdown(prod, done.result, cloned, read))
-    built = {r.node.unique_id for r in done.result if r.status in SUCCEEDED}
+    built = {r.node.unique_id for r in done.result if r.status in (*SUCCEEDED, "partial success")}
     built = {unique_id for unique_id in built & {*nodes} if is_relation(nodes[unique_id])}
     console.print()
     print_names("Built", manifest, built - cloned)
@@ -185,10 +186,12 @@ def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) ->
     failed, rows, passed = [], [], 0
     for result in results:
         node = result.node
+        if node.resource_type in ("exposure", "saved_query"):
+            continue
         is_test = node.resource_type in ("test", "unit_test")
         name = node.name if is_test else f"{node.schema}.{node.alias}"
         if result.status not in SUCCEEDED:
-            message = " ".join((result.message or "").split()).replace("|", "\\|")
+            message = " ".join((result.message or "").split()).replace("|", "\\|")[:500]
             failed.append((name, f"**{result.status}** {message}".rstrip()))
         elif is_test:
             passed += 1
@@ -200,6 +203,8 @@ def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) ->
     rows += [(f"{node['schema']}.{node['alias']}", "read from prod") for node in nodes]
     # What failed comes first.
     cells = [(f"`{name}`", what) for name, what in (*sorted(failed), *sorted(rows))]
+    if len(cells) > MAX_ROWS:
+        cells[MAX_ROWS:] = [("...", f"{len(cells) - MAX_ROWS} more: see the log of the job")]
     table = [("node", "result"), ("---", "---"), *cells]
     return "\n".join(
         [

@@ -10,9 +10,10 @@ a session is shared. The transaction writes nothing and reads nothing, so it doe
 vacuum.
 """
 
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from threading import Event, Thread
 
@@ -24,6 +25,9 @@ from include.dbt_build.timeouts import interrupt_dbt
 POLL_SECONDS = 1
 # The time between two statements, which keep an idle connection from being cut.
 PING_SECONDS = 10
+# In seconds and in milliseconds. Without the second one a statement over a network that loses all
+# packets hangs for a quarter of an hour.
+LIBPQ = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 KEY = "hashtext('dbt'), hashtext(%s)"
 # Postgres ends the transaction when a machine is lost, and not before. Version 17 has the second
 # setting.
@@ -39,6 +43,7 @@ HOLDERS = """
     from pg_locks inner join pg_stat_activity using (pid)
     where locktype = 'advisory' and granted and pg_locks.database = pg_stat_activity.datid
         and (classid::int, objid::int) = (hashtext('dbt'), hashtext(%s)) and pid <> %s
+        and datname = current_database()
 """
 
 log = logging.getLogger(__name__)
@@ -56,7 +61,7 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         log.info("There is no lock for this profile: max_active_runs and a pool take its place.")
         yield
         return
-    lock = _Lock(PostgresHook(mapping.conn_id), mapping.profile["schema"], ti, exclusive)
+    lock = _Lock(mapping.conn_id, mapping.profile["schema"], ti, exclusive)
     lock.wait()
     stop = Event()
     pings = Thread(target=lock.keep, args=(stop,), name="dbt-lock", daemon=True)
@@ -65,7 +70,6 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         yield
     finally:
         stop.set()
-        # A statement can hang if the network is lost.
         pings.join(timeout=PING_SECONDS)
         lock.release()
 
@@ -73,12 +77,14 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
 class _Lock:
     """The lock of a schema, held by a transaction."""
 
-    def __init__(self, hook: PostgresHook, schema: str, ti, exclusive: bool):
-        self.hook, self.schema = hook, schema
+    def __init__(self, conn_id: str, schema: str, ti, exclusive: bool):
+        self.hook, self.schema = PostgresHook(conn_id), schema
+        connection = self.hook.connection
+        connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson})
         self.name = f"{ti.dag_id} {ti.run_id}"
         kind = "" if exclusive else "_shared"
         self.query = f"select pg_try_advisory_xact_lock{kind}({KEY}), pg_backend_pid()"
-        self.connection, self.pid = None, 0
+        self.connection, self.is_held, self.pid = None, False, 0
 
     def wait(self) -> None:
         """Wait for the lock, and log who holds it."""
@@ -88,26 +94,22 @@ class _Lock:
             if holders and holders != logged:
                 log.info("Waiting for %s, which builds in %s", holders, self.schema)
                 logged = holders
-            self.release()
+            self.connection.rollback()
             time.sleep(POLL_SECONDS)
 
     def take(self) -> bool:
         """Begin a transaction, and return whether it has the lock."""
-        self.connection = self.hook.get_conn()
-        with closing(self.connection.cursor()) as cursor:
-            cursor.execute("select set_config('application_name', %s, true)", [self.name])
-            cursor.execute(TIMEOUTS)
-            cursor.execute(self.query, [self.schema])
-            is_taken, pid = cursor.fetchone()
-        if is_taken:
+        self.connection = self.connection or self.hook.get_conn()
+        self._row("select set_config('application_name', %s, true)", self.name)
+        self._row(TIMEOUTS)
+        self.is_held, pid = self._row(self.query, self.schema)
+        if self.is_held:
             self.pid = pid
-        return is_taken
+        return self.is_held
 
     def others(self) -> str | None:
         """Return who holds the lock, besides the last connection that had it."""
-        with closing(self.connection.cursor()) as cursor:
-            cursor.execute(HOLDERS, [self.schema, self.pid])
-            return cursor.fetchone()[0]
+        return self._row(HOLDERS, self.schema, self.pid)[0]
 
     def keep(self, stop: Event) -> None:
         """Keep the connection alive, and take the lock again if the connection is lost.
@@ -117,21 +119,28 @@ class _Lock:
         """
         while not stop.wait(PING_SECONDS):
             try:
-                if self.connection:
-                    with closing(self.connection.cursor()) as cursor:
-                        cursor.execute("select 1")
+                if self.is_held:
+                    self._row("select 1")
                 elif self.take():
                     log.info("The lock of the schema is held again.")
-                elif self.others() is not None:
-                    interrupt_dbt()
-                    return
                 else:
+                    if self.others() is not None and not stop.is_set():
+                        interrupt_dbt()
                     self.release()
             except Exception as error:
                 log.warning("The connection that holds the lock of the schema is lost: %s", error)
                 self.release()
+        # This thread may have outlived the build.
+        self.release()
 
     def release(self) -> None:
         if self.connection:
             self.connection.close()
-            self.connection = None
+        self.connection, self.is_held = None, False
+
+    def _row(self, query: str, *values) -> tuple:
+        with closing(self.connection.cursor()) as cursor:
+            cursor.execute(query, values)
+            row = cursor.fetchone()
+        # The connection can ask for cursors that return dictionaries.
+        return tuple(row.values()) if isinstance(row, Mapping) else tuple(row)

@@ -94,11 +94,13 @@ def check_bundle(project: Path) -> None:
     """
     storage = conf.get("dag_processor", "dag_bundle_storage_path", fallback=None)
     bundles = Path(storage or Path(tempfile.gettempdir(), "airflow", "dag_bundles"))
+    if project.is_relative_to(bundles):
+        return
     name = Path(*project.parts[-2:])
     # Airflow adds the bundle of the DAG file to the Python path.
     for bundle in filter(lambda path: path.is_relative_to(bundles), map(Path, sys.path)):
         own = bundle / name
-        if (own / "dbt_project.yml").is_file() and not own.samefile(project):
+        if (own / "dbt_project.yml").is_file():
             raise ValueError(
                 f"The DAG builds {project}, but its DAG bundle has a {name} of its own, which can "
                 f"be another version. Name the path relative to the DAG file, or remove {own}."

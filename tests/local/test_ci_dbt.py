@@ -68,6 +68,10 @@ FILES = {
               - {name: customer_id, data_type: integer}
               - {name: euros, data_type: numeric}
     """,
+    "models/exposures.yml": """
+        exposures:
+          - {name: board, type: dashboard, owner: {name: Ada}, depends_on: [ref('ranked')]}
+    """,
     "models/old.sql": "select 1 as id",
     "models/names.sql": "select 1 as id, 'Ada' as name",
     "snapshots/names_history.yml": """
@@ -290,7 +294,8 @@ def test_incremental_models_and_snapshots_start_from_prods_rows_or_anew(
 def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
     ci_dbt, branch, warehouse, lacks
 ):
-    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed"})
+    names = FILES["models/names.sql"].replace("Ada", "Ida")
+    write(branch, {"models/stg_orders.sql": f"{STAGING} -- changed", "models/names.sql": names})
     if lacks == "macro":
         (branch / "macros" / "postgres__can_clone_table.sql").unlink()
     else:
