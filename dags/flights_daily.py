@@ -80,15 +80,15 @@ def flights_daily():
         project_config=ProjectConfig(
             DBT_PROJECTS / "nyc_flights",
             dbt_vars={"raw_schema": RAW},
-            # Environment variables, because plain Cosmos runs dbt seed and dbt test too, and these
-            # have no option for an interval.
+            # The interval is passed in environment variables, because plain Cosmos also runs dbt
+            # seed and dbt test, which have no option for it.
             env_vars={
                 "DBT_EVENT_TIME_START": "{{ days_to_build(ti, params)['start'] }}",
                 "DBT_EVENT_TIME_END": "{{ days_to_build(ti, params)['end'] }}",
             },
         ),
         profile_config=warehouse_profile("nyc_flights"),
-        # The asset nyc_flights stands for all marts.
+        # No asset per relation is emitted, because the asset nyc_flights stands for all marts.
         render_config=RenderConfig(exclude=["tag:reporting"], emit_datasets=False),
         operator_args={"queue": DBT_QUEUE},
         source_freshness=True,

@@ -14,7 +14,7 @@ task with its downstream tasks. No other DAG depends on this one.
 
 from datetime import datetime
 
-# Airflow only parses files that contain the words "airflow" and "dag".
+# Airflow skips files without the words "airflow" and "dag"; this comment contains both.
 from cosmos import ProjectConfig, RenderConfig
 from cosmos.operators.local import DbtDocsLocalOperator
 

@@ -8,14 +8,14 @@ from include.dbt_build.alerts import alert
 DAG_DEFAULTS = {
     "default_args": {
         "owner": "data-team",
-        # Of a model, or of a task of your own. A dbt test that fails is not tried again: it is an
-        # answer.
+        # Retries of the build task, of each model and of your own tasks. A failed dbt test is not
+        # retried, because another try would find the same rows.
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
-        # No statement hangs for ever: then the task is tried again.
+        # A task that takes longer is ended, and its statement is cancelled. It is then retried.
         "execution_timeout": timedelta(hours=2),
     },
-    # From the start of a run, or of what was cleared of it.
+    # The time is counted from the start of the run, or from its last clear.
     "dagrun_timeout": timedelta(hours=6),
     "on_failure_callback": alert,
     "on_success_callback": alert,

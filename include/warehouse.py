@@ -1,4 +1,4 @@
-"""Where the dbt projects are, where they build, and as whom. Yours to edit."""
+"""The folder, schemas and profile of the dbt projects. Yours to edit."""
 
 import os
 from pathlib import Path
@@ -7,17 +7,17 @@ from airflow.sdk.configuration import conf
 from cosmos import ProfileConfig
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-# dbt/ beside include/. Where the DAGs come from a DAG bundle only the image has it.
-PLACES = (Path(__file__).resolve().parents[1] / "dbt", Path("/usr/local/airflow/dbt"))
+# A checkout and a DAG bundle have dbt/ beside include/. Without it, the copy of the image is used.
+CANDIDATES = (Path(__file__).resolve().parents[1] / "dbt", Path("/usr/local/airflow/dbt"))
 DBT_PROJECTS = Path(
-    os.environ.get("DBT_PROJECTS_DIR") or next(filter(Path.is_dir, PLACES), PLACES[0])
+    os.environ.get("DBT_PROJECTS_DIR") or next(filter(Path.is_dir, CANDIDATES), CANDIDATES[0])
 )
 # The worker queue of the tasks that run dbt: deploy/prod.yaml has one for them.
 DBT_QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue")
 
 
 def deployed_target() -> str:
-    """Return dbt's target, DBT_TARGET. It has no default: nothing is prod by mistake."""
+    """Return dbt's target, DBT_TARGET. It has no default, so that nothing is prod by mistake."""
     if target := os.environ.get("DBT_TARGET"):
         return target
     raise RuntimeError(
@@ -27,7 +27,7 @@ def deployed_target() -> str:
 
 
 def target_schema(name: str, target: str | None = None) -> str:
-    """Return the schema of a project or source, or what the names of its schemas begin with.
+    """Return the schema of a project or source. Custom schemas have it as a prefix.
 
     In prod it is the name, elsewhere `<target>_<name>`: so two deployments can use one database.
     """

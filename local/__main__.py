@@ -37,7 +37,8 @@ def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: b
     if chosen and "dbt_select" not in api("GET", f"/dags/{dag_id}/details")["params"]:
         raise Failure(f"{dag_id} has no fields for dbt: set run_options=True in its DAG file.")
     run_id = pipeline.run_last_interval(api, dag_id, chosen)
-    # The scheduler would create the same run, and ends with an error if that run exists.
+    # Unpaused after its run exists: otherwise the scheduler may create the same run at the same
+    # time, and ends with an error.
     pipeline.unpause(api, dag_id)
     pipeline.follow(api, dag_id, run_id)
 

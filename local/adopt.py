@@ -15,11 +15,16 @@ from local.progress import console
 from local.projects import bring_in, require_name, write_template
 from local.settings import ROOT, Failure, Settings
 
-NAME = "dbt-on-airflow"
-# The files that have the name of the template.
-NAMED = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
+TEMPLATE_NAME = "dbt-on-airflow"
+# The files that contain the name of the template.
+NAMED_FILES = (
+    "pyproject.toml",
+    ".astro/config.yaml",
+    "deploy/prod.yaml",
+    "deploy/staging.yaml",
+)
 # The files that `update` leaves as they are.
-OF_THE_FORK = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
+FORK_FILES = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
 CI_FILES = {"github": [".github/workflows"], "gitlab": [".gitlab-ci.yml"]}
 
 
@@ -38,9 +43,9 @@ def adopt(
         git("rm", "--quiet", "-r", "--ignore-unmatch", *removed, at=tree)
         remove_targets(tree / "Makefile", own["make_targets"])
         remove_group(tree / "pyproject.toml", "template")
-        for path in NAMED:
+        for path in NAMED_FILES:
             text = (tree / path).read_text()
-            (tree / path).write_text(text.replace(NAME, name.replace("_", "-")))
+            (tree / path).write_text(text.replace(TEMPLATE_NAME, name.replace("_", "-")))
         folder, findings = add(settings, tree, source, None if source else name, load, parse_only)
         values = {
             "name": name,
@@ -51,7 +56,7 @@ def adopt(
         }
         for path in ("README.md", "local.toml"):
             write_template(tree / path, f"{path}.txt", **values)
-    # Files that Python and dbt generated in the removed folders.
+    # Python and dbt have generated files in the removed folders.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *removed)
     report(folder, findings)
 
@@ -67,14 +72,14 @@ def check_project(settings: Settings, name: str, parse_only: bool) -> None:
     project = chosen_project(settings, name)
     dag_file = dag_file_of(project)
     if dag_file is None:
-        raise Failure(f"No file in dags/ has the name {project.name}: write a DAG for it first.")
+        raise Failure(f"No file in dags/ contains {project.name!r}: write a DAG for it first.")
     check(settings, project.resolve(), dag_file, builds=not parse_only).print()
 
 
 def update(settings: Settings, source: str) -> None:
     """Merge the template without its own development, and with the fork's own files unchanged."""
     require_no_changes()
-    # Read before the merge, which can leave marks of a conflict in the file.
+    # local.toml is read before the merge, which can write marks of a conflict into it.
     left_out = settings.local_toml.get("left_out", [])
     if not source:
         raise Failure("FROM= is missing: make update FROM=<the git address of the template>")
@@ -85,7 +90,7 @@ def update(settings: Settings, source: str) -> None:
     if not (ROOT / git("rev-parse", "--git-path", "MERGE_HEAD")).exists():
         if merged.returncode:
             raise Failure(f"git merge failed: {merged.stderr.strip()}")
-        console.print("There is nothing new.")
+        console.print("The template has no new commits.")
         return
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *left_out]
@@ -94,7 +99,7 @@ def update(settings: Settings, source: str) -> None:
     if files:
         git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files)
     merge_makefile(before, template.get("make_targets", []))
-    own = git("ls-tree", "--name-only", before, "--", *OF_THE_FORK).splitlines()
+    own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
     unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
@@ -108,7 +113,7 @@ def update(settings: Settings, source: str) -> None:
             "`git merge --abort`."
         )
     git("commit", "--quiet", "--no-verify", "--message", f"Update the template from {source}")
-    console.print("Merged. Do what CHANGELOG.md says, then `make test`.")
+    console.print('Merged. Follow "Update a fork" in CHANGELOG.md, then run `make test`.')
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from local.deployment import celery
 from local.progress import step
 from local.settings import BIN, ROOT, Failure, Settings
 
-# The log servers would listen on every address, and the API server reads the files itself.
+# --skip-serve-logs: the log servers would listen on every address, and the API server reads the
+# files itself.
 COMPONENTS = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -170,7 +171,8 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
         show(f"waiting for {', '.join(waiting_for)}")
         time.sleep(0.5)
     raise Failure(
-        f"Not healthy after {START_SECONDS} seconds: {', '.join(waiting_for)}. See {settings.logs}."
+        f"Airflow is not healthy after {START_SECONDS} seconds: {', '.join(waiting_for)}. "
+        f"See {settings.logs}."
     )
 
 

@@ -77,7 +77,7 @@ class Backfill:
         failed, started_at = [], monotonic()
         for number, run in enumerate(runs, start=1):
             run, _ = until_ended(self.api, self.dag_id, run["dag_run_id"])
-            # The ID of the run has the end of the day, when the run was due.
+            # The run ID contains the end of the day, so the day is taken from the logical date.
             day = self._day(run["logical_date"])
             if run["state"] == "failed":
                 failed.append(str(day))
@@ -85,7 +85,7 @@ class Backfill:
             console.print(
                 f"[{COLOURS.get(run['state'], 'red')}]{run['state']:8}[/]  {day}"
                 f"{run['duration']:7.0f} s  {run['dag_run_id']}  "
-                f"{number} of {len(runs)}, {timedelta(seconds=round(seconds))} left",
+                f"{number} of {len(runs)}, {timedelta(seconds=round(seconds))} remaining",
                 soft_wrap=True,
             )
         if failed:

@@ -61,7 +61,7 @@ def ci_dbt(
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
     console.print(f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC")
     gone = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
-    print_names("Gone from the project; prod's table stays until you drop it", prod, gone)
+    print_names("Deleted from the project; prod still has the table until you drop it", prod, gone)
     nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
@@ -235,7 +235,9 @@ def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list
         connection = postgres.connect(warehouse_env(settings))
     except psycopg.OperationalError as error:
         message = " ".join(str(error).split())
-        raise Failure(f"No warehouse: {message}. WAREHOUSE_HOST= names another.") from None
+        raise Failure(
+            f"The warehouse cannot be reached: {message}. Set WAREHOUSE_HOST= to use another one."
+        ) from None
     with connection:
         schemas = postgres.schemas(connection, prefix)
         found = [name for name in schemas if among is None or name in among]

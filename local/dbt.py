@@ -51,8 +51,8 @@ def profiles_yml(profile: str, **schemas: str) -> str:
 def profiles_dir(settings: Settings, project: Path, target: str | None = None) -> Path:
     """Return the folder of a profiles.yml for the local warehouse.
 
-    It is the project, if its own profile is one of Postgres whose variables are set. Otherwise the
-    runner writes one, with the targets dev and ci.
+    It is the project's own folder if its profile is for Postgres and all required variables are
+    set. Otherwise the runner writes one, with the targets dev and ci.
     """
     if has_usable_profile(settings, project, target):
         return project

@@ -21,7 +21,7 @@ def celery(settings: Settings, deployment: str) -> tuple[dict[str, str], dict[st
     password, port = secrets.token_hex(32), settings.redis_port
     folder = settings.home / "redis"
     folder.mkdir(exist_ok=True)
-    # A file, because every user can read the arguments of a process.
+    # The password is in a file, because every user can read the arguments of a process.
     config = folder / "redis.conf"
     config.touch(mode=0o600)
     config.write_text(f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\n')

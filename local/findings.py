@@ -46,7 +46,7 @@ class Findings:
     # Tables by schema.
     missing: dict[str, list[str]] = field(default_factory=dict)
     own_nodes: list[str] = field(default_factory=list)
-    # Sources that are seeds of the project, with the schema and name that dbt gives to the seed.
+    # Whether a source has the schema and the name of a seed of the project.
     has_seeds_as_sources: bool = False
     postgres_errors: dict[str, str] = field(default_factory=dict)
     only_parsed: str = ""
@@ -60,7 +60,7 @@ class Findings:
         if self.only_parsed:
             console.print(f"\nOnly parsed: {self.only_parsed}", markup=False, soft_wrap=True)
         if not groups:
-            console.print("Nothing is missing. Now: make start, make test, make lint.")
+            console.print("Nothing is missing. Next, run make start, make test and make lint.")
 
     def _groups(self) -> Iterator[tuple[str, list[str]]]:
         if self.variables:
@@ -79,8 +79,8 @@ class Findings:
         if self.own_nodes:
             yield "Sources that the project builds itself. Read them with ref():", self.own_nodes
         if self.has_seeds_as_sources:
-            line = "a DAG file with the seeds in a group of their own, before the other nodes"
-            yield "Sources that are seeds of the project need", [line]
+            line = "write a DAG file with the seeds in a group of their own, before the other nodes"
+            yield "Sources that are seeds of the project:", [line]
         if self.postgres_errors:
             lines = [f"{node}: {message}" for node, message in self.postgres_errors.items()]
             yield "Cannot run on Postgres:", lines
@@ -238,7 +238,7 @@ def _build(
     server = replace(settings, home=home, warehouse_port=port, environment=environment)
     env = environment | shared_env() | server.dbt_env()
     env |= {name: name.lower() for name in findings.variables}
-    # One batch of each microbatch model.
+    # dbt builds one batch of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
     excluded = [f"source:{s['package_name']}.{s['source_name']}.{s['name']}+" for s in missing]
@@ -262,7 +262,8 @@ def _build(
             build("--select", "resource_type:seed")
         results = build("--empty")
         if failed := [k for k, r in results.items() if r["status"] == "error"]:
-            # --empty adds an alias to each ref(), which is an error before an alias of one's own.
+            # --empty adds an alias to each ref(). A model that has its own alias there fails, so it
+            # is built again without --empty.
             names = [manifest["nodes"][k]["name"] for k in failed if k in manifest["nodes"]]
             results |= build("--select", *(f"{name}+" for name in names))
     unknown = {source["identifier"] for source in manifest["sources"].values()}

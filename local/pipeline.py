@@ -69,7 +69,8 @@ def run(api: Api, dag_id: str, then: list[str]) -> None:
     for follower in then:
         unpause(api, follower)
     run_id = run_last_interval(api, dag_id)
-    # The scheduler would create the same run, and ends with an error if that run exists.
+    # Unpaused after its run exists: otherwise the scheduler may create the same run at the same
+    # time, and ends with an error.
     unpause(api, dag_id)
     follow(api, dag_id, run_id)
     for follower in then:
@@ -111,8 +112,8 @@ def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     `conf` has values for the DAG's params. A run with such values is an extra one, because it may
     build only some nodes.
 
-    The first one takes the place of the scheduled run. Later that logical date is taken, and the
-    tasks of the DAG have to treat a run without a logical date as one for the same interval.
+    The first run has the logical date of the scheduled run, which it replaces. A later run has no
+    logical date; the tasks of the DAG must treat it as a run for the same interval.
     """
     dag = api("GET", f"/dags/{dag_id}")
     date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]

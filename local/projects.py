@@ -19,7 +19,7 @@ from local.settings import Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
-# Files that tools generate, and a repository of its own.
+# Files that tools generate, and the git folder of the project.
 IGNORED = {".git", ".user.yml", "target", "logs", "dbt_modules", ".DS_Store", "__pycache__"}
 IGNORED |= {".venv", "venv", "env", ".env"}
 PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
@@ -98,7 +98,7 @@ def clone(source: str, folder: Path) -> None:
 def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = None) -> None:
     """Copy a dbt project and stage the copy, also files that its .gitignore names.
 
-    What git tracks or would track is copied. Without git everything is that no tool generated.
+    Files that git tracks or would track are copied. Without git, all but generated files are.
     """
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True).stdout

@@ -24,7 +24,7 @@ def report(settings: Settings, project: str | None) -> None:
     Raises:
         Failure: there are no artifacts of the project.
     """
-    # Imported here, because it takes seconds that no other command has to wait.
+    # Imported here, because it takes seconds and other commands do not need it.
     from airflow.sdk import ObjectStoragePath
 
     name = chosen_project(settings, project).name

@@ -17,7 +17,7 @@ from local.settings import ROOT, Failure, Settings, shared_env
 
 def start(settings: Settings, deployment: str) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
-    # None of Airflow's processes continues for long if its database is gone.
+    # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
     running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
     port = running or settings.port
     if deployment:
@@ -115,7 +115,7 @@ def standalone(settings: Settings) -> None:
     file = settings.home / "standalone.env"
     file.touch(mode=0o600)
     file.write_text("\n".join(lines) + "\n")
-    console.print(f"Now: astro dev start --standalone --env {os.path.relpath(file)}")
+    console.print(f"Next, run: astro dev start --standalone --env {os.path.relpath(file)}")
     console.print("To stop it: astro dev stop --standalone, then make stop")
 
 
@@ -128,7 +128,7 @@ def logs(settings: Settings) -> None:
 
 def show(settings: Settings, target: str) -> None:
     """Print the result of the query in local.toml."""
-    # Imported here, because it takes seconds that no other command has to wait. Airflow logs to
+    # Imported here, because it takes seconds and other commands do not need it. Airflow logs to
     # stdout while it is imported.
     with redirect_stdout(io.StringIO()):
         from include.warehouse import target_schema

@@ -94,7 +94,8 @@ class Settings:
                 server = {"conn_host": "127.0.0.1", "conn_port": int(self.warehouse_port)}
                 return {**connection, **server}
         raise Failure(
-            "airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
+            "airflow_settings.yaml has no connection 'warehouse', or an empty one: restore the "
+            "file, for example with `git checkout airflow_settings.yaml`."
         )
 
     @staticmethod

@@ -49,7 +49,7 @@ OTHER_FILES = re.compile(
 )
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]")
 # Variables of other tools.
-OTHER_VARIABLES = {"UV_OVERRIDE"}
+OTHER_VARIABLES = {"UV_OVERRIDE", "DBT_ENV_SECRET_TOKEN"}
 # Airflow looks for a connection there.
 CONNECTION = "AIRFLOW_CONN_"
 

@@ -25,7 +25,7 @@ sys.exit(pytest.main([*args, "tests/"]))
 """
 
 
-def test_no_file_is_broken_and_what_is_skipped_says_why(tmp_path):
+def test_no_file_is_broken_and_each_skip_has_a_reason(tmp_path):
     made = shutil.ignore_patterns("standalone", "target", "logs", "dbt_packages", "__pycache__")
     for name in COPIED:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=made)

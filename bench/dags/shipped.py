@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from cosmos import ProjectConfig, RenderConfig
 
-# Airflow only parses files that contain the words airflow and dag.
+# Airflow skips files without the words airflow and dag; this comment contains both.
 from include.dbt_build import DbtDag
 from include.warehouse import DBT_PROJECTS, DBT_QUEUE, warehouse_profile
 

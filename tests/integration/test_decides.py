@@ -22,7 +22,7 @@ def run_of(api, warehouse):
     return states
 
 
-def test_a_failed_node_stops_those_behind_a_node_that_is_not_selected(run_of):
+def test_a_failed_node_stops_nodes_downstream_of_a_node_that_is_not_selected(run_of):
     states = run_of("decides_chain")
     states.broken("chain_a")
     assert states.run() == "failed"
@@ -35,7 +35,7 @@ def test_a_failed_node_stops_those_behind_a_node_that_is_not_selected(run_of):
     assert states.built()["chain_c"] == 0
 
 
-def test_a_node_that_dbt_builds_below_a_failed_one_is_successful(run_of):
+def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of):
     states = run_of("decides_continue")
     # The table of an earlier run.
     assert states.run() == "success"
@@ -97,7 +97,7 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["independent_1", "end_hook"])
-def test_a_task_with_all_done_behind_the_group_runs_and_the_run_fails(run_of, broken):
+def test_a_task_with_all_done_downstream_of_the_group_runs_and_the_run_fails(run_of, broken):
     states = run_of("decides_always")
     states.broken(broken)
     assert states.run() == "failed"

@@ -71,7 +71,7 @@ def replace(name: str, kill: bool) -> None:
     file.write_text(json.dumps(state))
 
 
-def test_a_killed_worker_with_its_task(states, running):
+def test_killed_worker_is_replaced_and_each_model_is_built_once(states, running):
     worker = running.parent()
     assert "LocalExecutor" in " ".join(worker.cmdline())
     worker.kill()
@@ -87,7 +87,7 @@ def components() -> dict[str, psutil.Process]:
 
 
 @pytest.mark.parametrize("component", ["scheduler", "dag-processor", "triggerer"])
-def test_start_after_a_killed_component(states, running, component):
+def test_start_after_a_killed_component_completes_the_run(states, running, component):
     workers = components()["scheduler"].children()
     components()[component].kill()
     started = local("start")
@@ -96,7 +96,7 @@ def test_start_after_a_killed_component(states, running, component):
     assert succeeds_with_each_model_built_once(states)
 
 
-def test_start_after_all_were_killed(states, running):
+def test_start_after_all_processes_were_killed_completes_the_run(states, running):
     postmaster = int(Path(HOME, "postgres", "postmaster.pid").read_text().split()[0])
     tops = [*components().values(), psutil.Process(postmaster)]
     everything = [*tops, *(child for top in tops for child in top.children(recursive=True))]
@@ -111,7 +111,7 @@ def test_start_after_all_were_killed(states, running):
     assert succeeds_with_each_model_built_once(states)
 
 
-def test_a_run_that_is_cleared_while_dbt_builds(states, running):
+def test_run_that_is_cleared_while_dbt_builds_is_built_again(states, running):
     states.clear()
     assert states.end() == "success"
     assert states.not_successful() == {}
@@ -121,7 +121,7 @@ def test_a_run_that_is_cleared_while_dbt_builds(states, running):
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["restarted", "killed"])
-def test_an_api_server_that_is_replaced(states, running, kill):
+def test_run_succeeds_although_the_api_server_is_replaced(states, running, kill):
     replace("api-server", kill)
     wait_until(lambda: is_up())
     assert states.end() == "success"

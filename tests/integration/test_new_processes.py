@@ -69,7 +69,7 @@ def test_dbt_uses_the_parse_and_reports_while_it_works(states):
     assert "full parse" not in log
 
 
-def test_a_failed_node_has_the_message_of_dbt_and_the_nodes_below_follow_its_retry(states):
+def test_a_failed_node_has_the_message_of_dbt_and_downstream_nodes_follow_its_retry(states):
     states.broken("d")
     states.trigger()
     states.wait_for_state("dbt.d.run", "up_for_retry")

@@ -49,7 +49,9 @@ def test_a_run_builds_the_nodes_that_it_selects_and_skips_the_others(states):
     assert states.built() == {"a": 1, "d": 2}
 
 
-def test_a_selected_node_below_a_failed_one_waits_although_nodes_between_are_skipped(states):
+def test_a_selected_node_waits_for_a_failed_one_although_nodes_between_are_skipped(
+    states,
+):
     assert states.run() == "success"
     states.broken("a")
     assert states.run(dbt_select="a d") == "failed"
@@ -64,7 +66,7 @@ def test_a_selected_node_below_a_failed_one_waits_although_nodes_between_are_ski
     assert states.built() == {"a": 1, "d": 1}
 
 
-def test_a_failed_node_succeeds_in_its_retry_and_the_nodes_below_follow(states):
+def test_a_failed_node_succeeds_in_its_retry_and_downstream_nodes_follow(states):
     assert states.run() == "success"
     states.broken("a")
     states.trigger(dbt_select="a d")

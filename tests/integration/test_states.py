@@ -137,7 +137,7 @@ def test_the_log_of_a_failed_unit_test_has_its_diff(states):
 
 
 @pytest.mark.slow
-def test_a_node_that_succeeds_in_a_retry_is_followed_by_the_nodes_below_it(states):
+def test_a_node_that_succeeds_in_a_retry_is_followed_by_downstream_nodes(states):
     states.broken("d")
     states.trigger()
     states.wait_for_state("dbt.d.run", "up_for_retry")
@@ -245,7 +245,7 @@ def test_a_cleared_run_is_built_again(states):
 
 
 @pytest.mark.slow
-def test_a_cleared_successful_model_is_built_again_with_what_is_below_it(states):
+def test_a_cleared_successful_model_is_built_again_with_downstream_nodes(states):
     assert states.run() == "success"
     states.broken()
     states.clear("dbt.b.run")
@@ -264,7 +264,7 @@ def test_cleared_nodes_are_built_by_one_dbt_process(states):
 
 
 @pytest.mark.slow
-def test_a_cleared_task_behind_the_group_runs_no_dbt(states):
+def test_a_cleared_task_downstream_of_the_group_runs_no_dbt(states):
     assert states.run() == "success"
     states.broken()
     states.clear("after")
@@ -288,7 +288,7 @@ def test_a_node_that_is_cleared_alone_and_fails_fails_the_run(states):
 
 
 @pytest.mark.slow
-def test_clear_only_failed_builds_the_failed_nodes_and_those_below(states):
+def test_clear_only_failed_builds_the_failed_nodes_and_downstream_nodes(states):
     states.broken("b")
     assert states.run() == "failed"
     states.broken()
@@ -299,7 +299,7 @@ def test_clear_only_failed_builds_the_failed_nodes_and_those_below(states):
 
 
 @pytest.mark.slow
-def test_a_task_marked_as_successful_is_not_built_and_those_below_are(states):
+def test_a_task_marked_as_successful_is_not_built_and_downstream_nodes_are(states):
     states.broken("b")
     assert states.run() == "failed"
     states.mark("dbt.b.run", "success")
@@ -375,7 +375,7 @@ def test_a_dbt_dag_without_a_group_has_the_same_states(api, warehouse, states):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dag_id", ["plain_local", "plain_watcher"])
-def test_plain_cosmos_runs_beside(api, warehouse, states, dag_id):
+def test_plain_cosmos_dag_succeeds_beside_the_engine(api, warehouse, states, dag_id):
     plain = States(api, warehouse, dag_id)
     assert plain.run() == "success"
     assert plain.not_successful() == {}

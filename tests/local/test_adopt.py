@@ -15,6 +15,8 @@ if not (HAS_POSTGRES and (ROOT / ".git").exists()):
 
 from local.projects import POSTGRES_MACROS, add_postgres_macros
 
+NO_NEW_COMMITS = "The template has no new commits.\n"
+
 
 def run(clone: Path, command: str, *options: str, **env: str) -> subprocess.CompletedProcess:
     """Run a command of the runner in a clone, on a Postgres of its own."""
@@ -95,7 +97,7 @@ def test_without_a_project_a_small_one_is_made(clone):
     done = run(clone, "adopt", "--name=acme", "--ci=github")
     assert done.returncode == 0, done.stderr
     assert not (clone / "dbt" / "nyc_flights").exists()
-    assert "Now: make start, make test, make lint." in done.stdout
+    assert "Next, run make start, make test and make lint." in done.stdout
     makefile = (clone / "Makefile").read_text()
     assert "check-project:" in makefile
     for target in ("adopt", "canary", "test-all"):
@@ -156,7 +158,7 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
     assert excluded.count("theirs") == excluded.count("    dbt/theirs/.*|\n") == 1
 
 
-def test_a_project_that_dbt_cannot_parse_is_said(clone, tmp_path):
+def test_a_project_that_dbt_cannot_parse_is_reported(clone, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "dbt_project.yml").write_text('{name: older, require-dbt-version: "<1.5.0"}')
@@ -245,7 +247,7 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert git(clone, "ls-files", "tests/nyc_flights") == "tests/nyc_flights/test_ours.py"
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
     check(clone, "tests/dags/test_integrity.py")
-    assert run(clone, "update", f"--source={template}").stdout == "There is nothing new.\n"
+    assert run(clone, "update", f"--source={template}").stdout == NO_NEW_COMMITS
 
     # A conflict leaves the merge in progress, as git does.
     with (clone / "Makefile").open("a") as file:
@@ -259,4 +261,4 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert git(clone, "diff", "--name-only", "--diff-filter=U") == "Makefile"
     git(clone, "checkout", "--ours", "Makefile")
     commit(clone, "Resolve the conflict")
-    assert run(clone, "update", f"--source={template}").stdout == "There is nothing new.\n"
+    assert run(clone, "update", f"--source={template}").stdout == NO_NEW_COMMITS

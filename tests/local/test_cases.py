@@ -63,7 +63,7 @@ def run_in(clone: Path, settings: Settings, *words: str) -> subprocess.Completed
     )
 
 
-def test_a1_files_that_the_project_ignores_are_committed_or_not_needed(
+def test_files_that_the_project_ignores_are_committed_or_not_needed(
     bring_in, clone, settings, tmp_path
 ):
     ignored = "profiles.yml\npackage-lock.yml\nmacros/\n"
@@ -83,14 +83,14 @@ def test_a1_files_that_the_project_ignores_are_committed_or_not_needed(
     ],
     ids=["variable", "warehouse"],
 )
-def test_a2_a_profile_that_cannot_be_used_here_is_replaced(bring_in, clone, settings, profile):
+def test_a_profile_that_cannot_be_used_here_is_replaced(bring_in, clone, settings, profile):
     bring_in({"profiles.yml": f"shop: {profile}", "models/a.sql": "select 1 as id"})
     assert profiles_dir(settings, clone / "dbt" / "shop") == settings.home / "profiles" / "shop"
     done = run_in(clone, settings, "dbt", "--project=shop", "parse")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a2_a_profile_of_the_local_warehouse_is_used(bring_in, clone, settings):
+def test_a_profile_of_the_local_warehouse_is_used(bring_in, clone, settings):
     profile = "{type: postgres, host: \"{{ env_var('WAREHOUSE_HOST') }}\", schema: own}"
     bring_in({"profiles.yml": f"shop: {{target: dev, outputs: {{dev: {profile}}}}}"})
     project = clone / "dbt" / "shop"
@@ -98,7 +98,7 @@ def test_a2_a_profile_of_the_local_warehouse_is_used(bring_in, clone, settings):
     assert profiles_dir(settings, project, target="ci") == settings.home / "profiles" / "shop"
 
 
-def test_a3_an_alias_of_a_ref_is_no_error_of_postgres(bring_in):
+def test_an_alias_of_a_ref_is_no_error_of_postgres(bring_in):
     found = bring_in(
         {
             "models/a.sql": "select 1 as id",
@@ -110,7 +110,7 @@ def test_a3_an_alias_of_a_ref_is_no_error_of_postgres(bring_in):
     assert (found.postgres_errors, found.only_parsed, found.parse_error) == ({}, "", "")
 
 
-def test_a4_a_missing_source_is_reported_once_by_schema(bring_in, capsys):
+def test_a_missing_source_is_reported_once_by_schema(bring_in, capsys):
     found = bring_in(
         {
             "models/sources.yml": SOURCE
@@ -126,7 +126,7 @@ def test_a4_a_missing_source_is_reported_once_by_schema(bring_in, capsys):
     assert capsys.readouterr().out.count("orders") == 1
 
 
-def test_a5_a_source_in_a_comment_is_not_needed(bring_in):
+def test_a_source_in_a_comment_is_not_needed(bring_in):
     found = bring_in(
         {
             "models/sources.yml": SOURCE % ("raw", "{name: orders}, {name: gone}"),
@@ -137,7 +137,7 @@ def test_a5_a_source_in_a_comment_is_not_needed(bring_in):
     assert found.missing == {"raw": ["orders"]}
 
 
-def test_a6_all_required_variables_are_reported_at_once_with_the_place(bring_in, capsys):
+def test_all_required_variables_are_reported_at_once_with_the_place(bring_in, capsys):
     found = bring_in(
         {
             "models/sources.yml": SOURCE % ("\"{{ env_var('RAW_SCHEMA') }}\"", "{name: orders}"),
@@ -155,7 +155,7 @@ def test_a6_all_required_variables_are_reported_at_once_with_the_place(bring_in,
 
 
 @pytest.mark.parametrize("template", ["dag", "dag_with_load", "dag_with_seeds"])
-def test_a7_a_dag_file_of_a_project_with_a_long_name_has_no_long_line(tmp_path, template):
+def test_a_dag_file_of_a_project_with_a_long_name_has_no_long_line(tmp_path, template):
     from local.projects import write_template
 
     name = "a_dbt_project_with_a_name_of_forty_letters"
@@ -165,7 +165,7 @@ def test_a7_a_dag_file_of_a_project_with_a_long_name_has_no_long_line(tmp_path, 
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_a8_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, clone):
+def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, clone):
     found = bring_in(
         {
             "dbt_project.yml": "{name: shop, seeds: {shop: {+schema: raw}}}",
@@ -179,7 +179,7 @@ def test_a8_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in,
     assert "seeds >> dbt" in (clone / "dags" / "shop.py").read_text()
 
 
-def test_a9_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
+def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
     package = {
         f"../packages/tools/{name}": text
         for name, text in {
@@ -208,7 +208,7 @@ class BrokenAirflow:
         return {"import_errors": [{"filename": "shop.py", "stack_trace": self.trace}]}
 
 
-def test_a10_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):
+def test_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):
     monkeypatch.setattr(pipeline, "IMPORT_ERROR_SECONDS", 0)
     with pytest.raises(Failure) as failure:
         pipeline.wait_for_dags(BrokenAirflow(), "shop")
@@ -217,9 +217,7 @@ def test_a10_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):
     )
 
 
-def test_a11_the_end_to_end_test_does_not_run_a_dag_that_lacks_its_sources(
-    clone, settings, tmp_path
-):
+def test_the_end_to_end_test_does_not_run_a_dag_that_lacks_its_sources(clone, settings, tmp_path):
     files = {
         "dbt_project.yml": PROJECT,
         "models/sources.yml": SOURCE % ("raw", "{name: orders}"),
@@ -243,7 +241,7 @@ def test_a11_the_end_to_end_test_does_not_run_a_dag_that_lacks_its_sources(
     assert "end_to_end" not in collected
 
 
-def test_a13_a_taken_port_of_postgres_is_named(settings):
+def test_a_taken_port_of_postgres_is_named(settings):
     with socket.socket() as server:
         server.bind(("127.0.0.1", int(settings.warehouse_port)))
         server.listen()
@@ -251,7 +249,7 @@ def test_a13_a_taken_port_of_postgres_is_named(settings):
             postgres.start(settings)
 
 
-def test_e1_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, settings):
+def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, settings):
     files = {
         "models/sources.yml": SOURCE % ("\"{{ env_var('RAW') }}\"", "{name: orders}"),
         "models/a.sql": READS_ORDERS,
@@ -265,9 +263,7 @@ def test_e1_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, 
     assert (found.variables, found.missing, found.parse_error) == ([], {"y": ["orders"]}, "")
 
 
-def test_e2_the_project_is_parsed_again_when_a_variable_changes(
-    bring_in, clone, settings, tmp_path
-):
+def test_the_project_is_parsed_again_when_a_variable_changes(bring_in, clone, settings, tmp_path):
     bring_in(
         {
             "models/a.sql": "select 1 as id",
@@ -291,7 +287,7 @@ def test_e2_the_project_is_parsed_again_when_a_variable_changes(
     assert found == [False, True]
 
 
-def test_e3_the_package_around_a_project_is_brought_along(bring_in, clone, tmp_path):
+def test_the_package_around_a_project_is_brought_along(bring_in, clone, tmp_path):
     found = bring_in(
         {
             "dbt_project.yml": "{name: tools}",
@@ -308,12 +304,12 @@ def test_e3_the_package_around_a_project_is_brought_along(bring_in, clone, tmp_p
     assert not (clone / "dbt" / "packages" / "tools" / "integration_tests").exists()
 
 
-def test_e3_a_package_that_is_not_there_is_an_error_with_what_to_do(bring_in):
+def test_a_package_that_is_not_there_is_an_error_with_what_to_do(bring_in):
     with pytest.raises(Failure, match=r"^packages.yml names \.\./gone, but there is no folder /"):
         bring_in({"packages.yml": "packages: [{local: ../gone}]"})
 
 
-def test_e4_a_local_package_of_a_local_package_is_brought_along(bring_in):
+def test_a_local_package_of_a_local_package_is_brought_along(bring_in):
     found = bring_in(
         {
             "packages.yml": "packages: [{local: ../packages/one}]",
@@ -339,7 +335,7 @@ def test_macros_in_a_folder_outside_of_the_project_are_brought_along(bring_in, c
     assert "../packages/macros" in (clone / "dbt" / "shop" / "dbt_project.yml").read_text()
 
 
-def test_e5_shipped_packages_are_used_without_a_network(bring_in, clone):
+def test_shipped_packages_are_used_without_a_network(bring_in, clone):
     found = bring_in(
         {
             "packages.yml": "packages: [{package: nobody/tools, version: 1.0.0}]",
@@ -352,7 +348,7 @@ def test_e5_shipped_packages_are_used_without_a_network(bring_in, clone):
     assert "dbt_packages/tools/macros/one.sql" in git(clone, "ls-files", "dbt/shop")
 
 
-def test_e6_arguments_of_a_node_in_its_meta_are_honoured_or_refused_by_name(bring_in):
+def test_arguments_of_a_node_in_its_meta_are_honoured_or_refused_by_name(bring_in):
     meta = "meta={'cosmos': {'operator_kwargs': {'full_refresh': true}}}"
     found = bring_in({"models/a.sql": f"{{{{ config({meta}) }}}} select 1 as id"})
     assert found.parse_error == "" or "full_refresh" in found.parse_error

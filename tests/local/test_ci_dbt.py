@@ -226,7 +226,7 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
     assert said(done) == {
-        "Gone from the project; prod's table stays until you drop it": ["shop.old"]
+        "Deleted from the project; prod still has the table until you drop it": ["shop.old"]
     }
     assert relations(warehouse, "^ci_") == {}
 
@@ -311,7 +311,7 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
 
 
 @pytest.mark.slow
-def test_a_changed_test_reads_prods_table_and_its_failure_is_the_commands(
+def test_a_changed_test_reads_the_table_of_prod_and_its_failure_fails_the_command(
     ci_dbt, branch, warehouse, postgres
 ):
     tested = MART.replace(
@@ -342,7 +342,7 @@ def test_a_model_that_reads_a_deleted_one_is_an_error(ci_dbt, branch):
 
 
 @pytest.mark.slow
-def test_nothing_is_built_into_a_schema_that_is_not_the_pull_requests(ci_dbt, branch, warehouse):
+def test_a_schema_without_the_prefix_of_the_pull_request_is_refused(ci_dbt, branch, warehouse):
     before = relations(warehouse, "")
     macro = "{% macro generate_schema_name(name, node) %}{{ name or 'shop' }}{% endmacro %}"
     write(branch, {"macros/generate_schema_name.sql": macro, "models/old.sql": "select 2 as id"})
@@ -354,7 +354,7 @@ def test_nothing_is_built_into_a_schema_that_is_not_the_pull_requests(ci_dbt, br
     assert relations(warehouse, "") == before
 
 
-def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
+def test_an_invalid_option_is_a_one_line_error(ci_dbt, prod, tmp_path):
     (tmp_path / "empty").mkdir()
     other = write(tmp_path / "broken", {"manifest.json": "{}"})
     for options, line in (
@@ -374,8 +374,8 @@ def test_a_wrong_word_gets_one_clear_line(ci_dbt, prod, tmp_path):
         assert done.stderr.startswith(f"error: {line}")
 
 
-def test_a_warehouse_that_cannot_be_reached_is_said(ci_dbt):
+def test_a_warehouse_that_cannot_be_reached_is_reported(ci_dbt):
     done = ci_dbt("ci-dbt-drop", WAREHOUSE_PORT=free_port())
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: No warehouse: connection failed")
+    assert line.startswith("error: The warehouse cannot be reached: connection failed")

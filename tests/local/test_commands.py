@@ -87,7 +87,7 @@ def taken_port():
         ("logs", "There are no logs yet"),
     ],
 )
-def test_a_wrong_word_gets_one_clear_line(make, words, message):
+def test_an_invalid_option_is_a_one_line_error(make, words, message):
     code, lines = make(*words.split())
     assert code != 0
     assert len(lines) == 1, lines
@@ -125,7 +125,8 @@ def test_a_missing_connection_is_named(tmp_path, settings):
     code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)
     assert code != 0
     assert lines == [
-        "error: airflow_settings.yaml has no connection 'warehouse', or an empty one: put it back."
+        "error: airflow_settings.yaml has no connection 'warehouse', or an empty one: restore the "
+        "file, for example with `git checkout airflow_settings.yaml`."
     ]
 
 
@@ -166,7 +167,7 @@ def test_containers_have_the_same_role_and_no_superuser_who_can_log_in():
     assert "POSTGRES_USER" not in override["services"]["warehouse"]["environment"]
 
 
-def test_no_python_in_range_is_said_and_leaves_no_environment(tmp_path):
+def test_a_missing_python_version_is_reported_and_leaves_no_environment(tmp_path):
     for name in ("Makefile", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
     code, lines = run(shutil.which("make"), "start", folder=tmp_path, PATH=str(tmp_path))
@@ -217,7 +218,7 @@ def test_an_interrupted_start_ends_airflow_and_names_what_still_runs():
     assert running_in(home) == []
 
 
-def test_stop_is_content_when_nothing_runs(make):
+def test_stop_succeeds_when_nothing_runs(make):
     assert make("stop") == (0, [])
 
 

@@ -77,7 +77,7 @@ def test_stop_reads_past_a_state_that_was_written_in_part(launch, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server: install it")
-def test_stop_ends_a_redis_that_nothing_names(launch, tmp_path):
+def test_stop_ends_a_redis_that_is_missing_in_the_state_file(launch, tmp_path):
     (tmp_path / "redis").mkdir()
     command = f"redis-server --bind 127.0.0.1 --port {free_port()} --dir {tmp_path}/redis"
     redis = psutil.Process(launch(f"exec {command}"))

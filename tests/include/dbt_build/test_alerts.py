@@ -49,7 +49,7 @@ def test_values_of_rows_are_left_out(message, kept):
     assert alerts.without_rows(message) == (kept or message)
 
 
-def test_values_of_rows_are_sent_if_the_setting_says_so(monkeypatch):
+def test_values_of_rows_are_sent_if_the_setting_allows_it(monkeypatch):
     message = "Database Error in model a\n  failed\n  DETAIL:  Key (id)=(5)"
     assert "Key" not in alerts._entry("model", "a", "me", "link", message)
     monkeypatch.setattr(alerts, "WITH_ROWS", True)

@@ -15,7 +15,7 @@ DAG = """
     from datetime import datetime
     from pathlib import Path
 
-    # Airflow only parses files that contain the words "airflow" and "dag".
+    # Airflow skips files without the words "airflow" and "dag"; this comment contains both.
     from cosmos import ProfileConfig, ProjectConfig
     from cosmos.profiles import PostgresUserPasswordProfileMapping
 

@@ -242,7 +242,7 @@ def test_packages_that_ship_with_the_project_need_no_installation(second, comman
     assert names_with_task(render(second, select=["tag:new"])) == {"model packed"}
 
 
-def test_packages_are_not_installed_if_the_dag_says_so(second, commands):
+def test_packages_are_not_installed_if_the_dag_file_forbids_it(second, commands):
     write(second, {"packages.yml": "packages: [{package: nobody/nothing, version: 1.0.0}]"})
     with pytest.raises(DbtError, match="dbt deps"):
         render(second, install_dbt_deps=False)

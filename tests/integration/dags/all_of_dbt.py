@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-# Airflow only parses files that contain the words "airflow" and "dag".
+# Airflow skips files without the words "airflow" and "dag"; this comment contains both.
 from cosmos import ProjectConfig, RenderConfig
 
 from include.dbt_build import DbtDag

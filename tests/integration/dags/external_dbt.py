@@ -6,7 +6,7 @@ Without the variable there is no DAG in this file. test_other_ways.py sets it.
 import os
 from datetime import datetime, timedelta
 
-# Airflow only parses files that contain the words "airflow" and "dag".
+# Airflow skips files without the words "airflow" and "dag"; this comment contains both.
 from cosmos import ExecutionConfig, ProjectConfig
 from cosmos.constants import InvocationMode
 

@@ -5,7 +5,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-# Airflow only parses files that contain the words "airflow" and "dag".
+# Airflow skips files without the words "airflow" and "dag"; this comment contains both.
 import cosmos
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode
