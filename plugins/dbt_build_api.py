@@ -76,7 +76,7 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
         if unknown := sorted(named - tasks.nodes - tasks.teardowns):
             raise HTTPException(422, f"not a task of this build: {unknown[0]}")
         _check_times(report, build)
-        return _apply(session, build, report, tasks)
+        return _apply(session, build, report, tasks, named)
 
 
 def _verified(build_id: str, body: bytes, signature: str) -> Report:
@@ -137,11 +137,13 @@ def _check_times(report: Report, build: TaskInstance) -> None:
             raise HTTPException(422, f"the times of {task_id} are not those of this try")
 
 
-def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> Answer:
+def _apply(
+    session, build: TaskInstance, report: Report, tasks: BuildTasks, named: set[str]
+) -> Answer:
+    of_run = select(TaskInstance).filter_by(dag_id=build.dag_id, run_id=build.run_id)
+    # Only these: the other tasks of a large DAG would take longer to load than to change.
     found = session.scalars(
-        select(TaskInstance)
-        .filter_by(dag_id=build.dag_id, run_id=build.run_id)
-        .where(TaskInstance.task_id.in_([*tasks.nodes, *tasks.teardowns]))
+        of_run.where(TaskInstance.task_id.in_(named))
         .order_by(TaskInstance.task_id)
         .with_for_update(of=TaskInstance)
     ).all()
@@ -162,10 +164,12 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
         # A state that somebody set in the meantime stays, as does a task that has begun.
         if ti is None or ti.state is not None:
             continue
-        if task_id in tasks.teardowns and not all(
-            by_id[name].state in DONE for name in tasks.nodes & by_id.keys()
-        ):
-            continue
+        if task_id in tasks.teardowns:
+            session.flush()
+            states = of_run.with_only_columns(TaskInstance.task_id, TaskInstance.state)
+            nodes = states.where(TaskInstance.task_id.in_(tasks.nodes)).order_by(None)
+            if any(state not in DONE for _, state in session.execute(nodes)):
+                continue
         _set_state(ti, state, times, build)
         session.add(
             Log(
