@@ -60,8 +60,10 @@ def ci_dbt(
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
     console.print(f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC")
-    gone = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
-    print_names("Deleted from the project; prod still has the table until you drop it", prod, gone)
+    deleted = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
+    print_names(
+        "Deleted from the project; prod still has the table until you drop it", prod, deleted
+    )
     nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
@@ -79,7 +81,7 @@ def ci_dbt(
 
     cloned = set()
     kinds = {node["config"]["materialized"] for node in nodes.values()}
-    # Without the macro, dbt would create views instead of clones.
+    # dbt needs this macro to clone a table; without it, it would create a view.
     can_clone = any(name.endswith(".postgres__can_clone_table") for name in manifest["macros"])
     if can_clone and not full_refresh and kinds & {*CLONED_KINDS}:
         done = dbt(folder, profiles, "clone", *options, *CLONED, log_level="error")

@@ -141,7 +141,7 @@ def _apply(
     session, build: TaskInstance, report: Report, tasks: BuildTasks, named: set[str]
 ) -> Answer:
     of_run = select(TaskInstance).filter_by(dag_id=build.dag_id, run_id=build.run_id)
-    # Only these: the other tasks of a large DAG would take longer to load than to change.
+    # Loading all tasks of a large DAG would take longer than changing the named ones.
     found = session.scalars(
         of_run.where(TaskInstance.task_id.in_(named))
         .order_by(TaskInstance.task_id)

@@ -25,8 +25,8 @@ from include.dbt_build.timeouts import interrupt_dbt
 POLL_SECONDS = 1
 # The time between two statements, which keep an idle connection from being cut.
 PING_SECONDS = 10
-# In seconds and in milliseconds. Without the second one a statement over a network that loses all
-# packets hangs for a quarter of an hour.
+# The first is in seconds, the second in milliseconds. Without the second one, a statement over a
+# network that loses all packets hangs for a quarter of an hour.
 LIBPQ = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 KEY = "hashtext('dbt'), hashtext(%s)"
 # Postgres ends the transaction when a machine is lost, and not before. Version 17 has the second

@@ -60,7 +60,7 @@ def states(projects, endpoint):
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{BUCKET}/logs",
         "AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "logs",
-        # Only the server has them, as with pods.
+        # The S3 server alone has the logs, as with pods.
         "AIRFLOW__LOGGING__DELETE_LOCAL_LOGS": "True",
     }
     try:
@@ -97,5 +97,5 @@ def test_every_node_task_has_its_log_in_the_store(states):
     assert all("OK created" in log_of(states, n) for n in marked if n.endswith("run"))
     assert "division by zero" in log_of(states, "dbt.d.run", 1)
     assert "Running with dbt" in log_of(states, "dbt.dbt_build")
-    # Nothing was left behind on the worker.
+    # The worker has no log file any more.
     wait_until(lambda: not [*states.home.glob(f"airflow/logs/dag_id={states.dag_id}/**/*.log")])
