@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from local import airflow
 from local.pipeline import Api, unpause, wait_for_dags
-from tests.conftest import HOME, wait_until
+from local.settings import Settings
+from tests.conftest import HOME, SETTINGS, connect, free_port, local, wait_until
 
 TABLES = """
     drop schema if exists raw_states cascade;
@@ -40,6 +44,28 @@ def connection(api: Api, conn_id: str, **values) -> Iterator[None]:
         yield
     finally:
         api("DELETE", f"/connections/{conn_id}")
+
+
+@contextmanager
+def separate_airflow(projects: Path, name: str, env: dict[str, str]) -> Iterator[States]:
+    """Run the test projects on an Airflow and a Postgres of their own, with other settings."""
+    folder = HOME / name
+    shutil.copytree(projects, folder / "dbt")
+    own = {
+        "LOCAL_HOME": str(folder),
+        "DBT_PROJECTS_DIR": str(folder / "dbt"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
+        **{port: free_port() for port in ("PORT", "WAREHOUSE_PORT")},
+    }
+    settings = Settings.from_environment(os.environ | own)
+    assert local("warehouse", env=own).returncode == 0
+    try:
+        airflow.start(settings, settings.port, settings.airflow_env() | env)
+        with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
+            yield States(Api(settings.port), warehouse, home=folder)
+    finally:
+        stopped = local("stop", env=own)
+    assert stopped.returncode == 0, stopped.stderr
 
 
 class States:

@@ -3,18 +3,12 @@
 XCom values are in an object store, whatever their size.
 """
 
-import os
-import shutil
-
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local
+from tests.conftest import HAS_POSTGRES, HOME
 
 if HAS_POSTGRES:
-    from local import airflow
-    from local.pipeline import Api
-    from local.settings import Settings
-    from tests.integration.states import States
+    from tests.integration.states import separate_airflow
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -27,31 +21,16 @@ BUILD = "dbt.dbt_build"
 
 @pytest.fixture(scope="module")
 def states(projects):
-    folder = HOME / "new-processes"
-    shutil.copytree(projects, folder / "dbt")
-    own = {
-        "LOCAL_HOME": str(folder),
-        "DBT_PROJECTS_DIR": str(folder / "dbt"),
-        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
-        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
-    }
-    settings = Settings.from_environment(os.environ | own)
-    assert local("warehouse", env=own).returncode == 0
-    env = settings.airflow_env() | {
+    env = {
         "AIRFLOW__CORE__EXECUTOR": "bench.executor.NewProcessExecutor",
         "AIRFLOW__CORE__XCOM_BACKEND": (
             "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
         ),
-        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"file://{folder}/xcom",
+        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"file://{HOME}/new-processes/xcom",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "0",
     }
-    try:
-        airflow.start(settings, settings.port, env)
-        with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
-            yield States(Api(settings.port), warehouse, home=folder)
-    finally:
-        stopped = local("stop", env=own)
-    assert stopped.returncode == 0, stopped.stderr
+    with separate_airflow(projects, "new-processes", env) as states:
+        yield states
 
 
 def test_dbt_uses_the_parse_and_reports_while_it_works(states):

@@ -1,20 +1,16 @@
 """Airflow keeps its logs in an S3 server: the log of every node task is there and in the UI."""
 
 import json
-import os
-import shutil
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local, wait_until
+from tests.conftest import HAS_POSTGRES, free_port, wait_until
 
 if HAS_POSTGRES:
-    from local import airflow
-    from local.pipeline import Api
-    from local.settings import Settings
-    from tests.integration.states import States
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from tests.integration.states import separate_airflow
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -42,20 +38,10 @@ def endpoint():
 
 @pytest.fixture(scope="module")
 def states(projects, endpoint):
-    folder = HOME / "remote-logs"
-    shutil.copytree(projects, folder / "dbt")
-    own = {
-        "LOCAL_HOME": str(folder),
-        "DBT_PROJECTS_DIR": str(folder / "dbt"),
-        "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
-        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
-    }
-    settings = Settings.from_environment(os.environ | own)
-    assert local("warehouse", env=own).returncode == 0
     server = {"endpoint_url": endpoint, "region_name": REGION}
     login = {"login": "any", "password": "any"}  # pragma: allowlist secret
     aws = {"conn_type": "aws", **login, "extra": server}
-    env = settings.airflow_env() | {
+    env = {
         "AIRFLOW_CONN_LOGS": json.dumps(aws),
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{BUCKET}/logs",
@@ -63,13 +49,8 @@ def states(projects, endpoint):
         # The S3 server alone has the logs, as with pods.
         "AIRFLOW__LOGGING__DELETE_LOCAL_LOGS": "True",
     }
-    try:
-        airflow.start(settings, settings.port, env)
-        with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
-            yield States(Api(settings.port), warehouse, home=folder)
-    finally:
-        stopped = local("stop", env=own)
-    assert stopped.returncode == 0, stopped.stderr
+    with separate_airflow(projects, "remote-logs", env) as states:
+        yield states
 
 
 def log_of(states, task_id: str, attempt: int = 1) -> str:
