@@ -63,9 +63,8 @@ def write(folder: Path, name: str) -> None:
         if kind == "flaky":
             (folder / "models" / "fails_once.sql").write_text(FAILS_ONCE)
             (folder / "models" / "child.sql").write_text("select id from {{ ref('fails_once') }}\n")
-        (folder / "dbt_project.yml").write_text(
-            json.dumps(PROJECT | {"name": name, "profile": name})
-        )
+        content = json.dumps(PROJECT | {"name": name, "profile": name})
+        (folder / "dbt_project.yml").write_text(content)
         # The macros that dbt needs on this warehouse.
         shutil.copytree(SAMPLE / "macros", folder / "macros")
     (folder / "profiles.yml").write_text(profiles_yml(name, prod=name))

@@ -116,9 +116,7 @@ def table(header: list[str], cells: list[list[str]]) -> str:
 def picture(results: dict) -> str:
     """Return a bar chart of the sample's later runs as SVG."""
     rows = {n: r for n, r in compared(results["rows"]).items() if n.startswith("sample/")}
-    bars = {
-        label(n): median(row["later_seconds"]) for n, row in rows.items() if row["later_seconds"]
-    }
+    bars = {label(n): median(r["later_seconds"]) for n, r in rows.items() if r["later_seconds"]}
     size = f'width="870" height="{24 * len(bars)}" font-family="sans-serif" font-size="13"'
     white = '<rect width="100%" height="100%" fill="white"/>'
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', white]

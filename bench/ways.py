@@ -24,8 +24,6 @@ DAGS = Path(__file__).parent / "dags"
 WARM_UP = "warm_up"
 # The Dockerfile runs it too.
 IMAGE_BUILD = [sys.executable, "-m", "include.dbt_build"]
-
-
 ENGINE, OTHERS = "shipped.py", "others.py"
 PODS = "bench.executor.NewProcessExecutor"
 
@@ -121,8 +119,7 @@ class Airflow:
     """DAGs of dags/ on an Airflow that is started for them."""
 
     def __init__(self, way: Way, case: Case, project: Project):
-        self.way = way
-        self.project = project
+        self.way, self.project = way, project
         # What each DAG selects.
         self.dags = dict(zip([way.name, f"{way.name}_2"], case.selections, strict=False))
         self.home = SETTINGS.home / "airflow" / case.name / way.name
@@ -168,8 +165,7 @@ class Airflow:
 
     def __exit__(self, *_):
         # Nothing of it is needed any more, and a run can hang.
-        processes = psutil.Process().children(recursive=True)
-        for process in processes:
+        for process in (processes := psutil.Process().children(recursive=True)):
             process.kill()
         psutil.wait_procs(processes)
         airflow.stop(SETTINGS)
@@ -232,9 +228,8 @@ class Airflow:
         """Return what Airflow's database and logs contain about the last run."""
         parsed = "select last_parse_duration from dag where dag_id = any(%s)"
         logs = [log for run in self._runs for log in self.home.glob(f"logs/*/run_id={run}/*/*.log")]
-        loops = re.findall(
-            r"Ran scheduling loop in ([\d.]+)", (SETTINGS.logs / "scheduler.log").read_text()
-        )
+        scheduler_log = (SETTINGS.logs / "scheduler.log").read_text()
+        loops = re.findall(r"Ran scheduling loop in ([\d.]+)", scheduler_log)
         return {
             "tasks": len(self._tasks),
             "dbt_processes": sum(log.read_text().count("Running with dbt=") for log in logs),

@@ -14,6 +14,7 @@ from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, TestIndire
 from include.warehouse import warehouse_profile
 
 PROJECT = Path(os.environ["DBT_PROJECTS_DIR"], os.environ["BENCH_PROJECT"])
+MANIFEST = PROJECT / "target" / "manifest.json"
 PROFILES_YML = ProfileConfig(PROJECT.name, "prod", profiles_yml_filepath=PROJECT / "profiles.yml")
 DBT = shutil.which("dbt")
 NEW_PROCESS = {"dbt_executable_path": DBT, "invocation_mode": InvocationMode.SUBPROCESS}
@@ -28,9 +29,7 @@ COSMOS = {
     },
     # The arguments of shipped.py, with a manifest.
     "cosmos_in_process": {
-        "project_config": ProjectConfig(
-            PROJECT, manifest_path=PROJECT / "target" / "manifest.json"
-        ),
+        "project_config": ProjectConfig(PROJECT, manifest_path=MANIFEST),
         "profile_config": warehouse_profile(PROJECT.name),
         "execution_config": ExecutionConfig(**CAUTIOUS),
     },

@@ -1,7 +1,4 @@
-"""This project's engine, for all of a dbt project or for selections of it.
-
-Everything in bench/ that depends on the engine's API is in this file.
-"""
+"""This project's engine: the only file of bench/ that depends on its API."""
 
 import json
 import os
