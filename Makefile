@@ -26,7 +26,7 @@ run: $(VENV)/installed ## DAG authors, to run some nodes now; SELECT=my_model+ E
 stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the data stays
 	$(LOCAL) stop
 
-clean: $(VENV)/installed ## Everyone, to begin anew: stop everything and remove the data
+clean: $(VENV)/installed ## Everyone, to begin anew: stop everything and remove .local with all data
 	$(LOCAL) clean
 
 warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres only
@@ -66,7 +66,7 @@ lint: $(VENV)/installed ## Everyone, before a pull request: run the hooks of pre
 lock: $(VENV)/installed ## Whoever changes a version: write requirements-dev.txt; ARGS=--upgrade
 	@.ci/lock $(ARGS)
 
-audit: $(VENV)/installed ## CI, each week: look for known weaknesses of what is installed
+audit: $(VENV)/installed ## CI, each week: look for known vulnerabilities of what is installed
 	@mkdir -p .local
 	$(HOOKS) --hook-stage manual sbom
 	$(HOOKS) --hook-stage manual audit

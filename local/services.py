@@ -17,6 +17,7 @@ from local.settings import ROOT, Failure, Settings, shared_env
 
 def start(settings: Settings, deployment: str) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
+    require_target(settings)
     # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
     running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
     port = running or settings.port
@@ -47,10 +48,19 @@ def start(settings: Settings, deployment: str) -> None:
     console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.", soft_wrap=True)
 
 
+def require_target(settings: Settings) -> None:
+    """Raise a Failure if the DAGs would write to prod's schemas of another server by mistake."""
+    if settings.environment.get("WAREHOUSE_URL") and not settings.environment.get("DBT_TARGET"):
+        raise Failure(
+            "WAREHOUSE_URL is set, but DBT_TARGET is not: set DBT_TARGET=dev_<you> for schemas of "
+            "your own, or DBT_TARGET=prod for those of prod."
+        )
+
+
 def stop(settings: Settings) -> None:
     airflow.stop(settings)
     postgres.stop(settings)
-    console.print("Stopped. The data stays; `make clean` removes it.")
+    console.print("Stopped. The data stays; `make clean` removes all of .local.")
 
 
 def clean(settings: Settings) -> None:

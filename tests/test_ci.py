@@ -78,7 +78,7 @@ def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
 
 @pytest.fixture
 def index():
-    """A server of OSV's: its address, and what it knows, as {package: [weakness]}."""
+    """A server of OSV's: its address, and what it knows, as {package: [vulnerability]}."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -98,7 +98,7 @@ def index():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_audit_names_a_weakness_and_fails_without_an_answer(clone, index):
+def test_the_audit_names_a_vulnerability_and_fails_without_an_answer(clone, index):
     """It needs PyPI, as the hooks' other tools do."""
     url, known = index
     # Short locks, because their packages are asked for one by one.

@@ -13,6 +13,7 @@ if not HAS_POSTGRES:
 from local import pipeline, progress
 from local.adopt import remove_group, remove_targets
 from local.pipeline import Api
+from local.services import require_target
 from local.settings import Failure, Settings
 
 LOG = [
@@ -117,6 +118,11 @@ def test_a_warehouse_of_ones_own_is_one_variable():
 def test_a_wrong_address_of_the_warehouse_is_an_error(url):
     with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the address of a Postgres"):
         with_url(url).connection()
+
+
+def test_start_on_a_warehouse_of_ones_own_requires_a_target():
+    with pytest.raises(Failure, match=r"^WAREHOUSE_URL is set, but DBT_TARGET is not"):
+        require_target(with_url("postgresql://ada@db.example.com/analytics"))
 
 
 def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
