@@ -12,7 +12,7 @@ PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadf
 BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
 .DEFAULT_GOAL := help
-.PHONY: help start run stop clean warehouse standalone logs psql dbt backfill report docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
+.PHONY: help start run stop clean warehouse standalone logs psql dbt docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -43,12 +43,6 @@ psql: $(VENV)/installed ## Everyone, to look into the warehouse; ARGS="-c 'selec
 
 dbt: $(VENV)/installed ## dbt developers, while they edit a model; ARGS="build --select my_model" PROJECT=other
 	$(LOCAL) dbt --project "$(PROJECT)" $(ARGS)
-
-backfill: $(VENV)/installed ## DAG authors, for days that are past; FROM=2026-03-01 TO=2026-03-07
-	$(LOCAL) backfill "$(FROM)" "$(TO)"
-
-report: $(VENV)/installed ## dbt developers, when runs get slow: the slowest nodes, what fails most; PROJECT=other
-	$(LOCAL) report --project "$(PROJECT)"
 
 docs: $(VENV)/installed ## Readers of the models, and CI: write the dbt docs to .local/site
 	$(LOCAL) docs

@@ -4,12 +4,9 @@ import argparse
 import os
 import signal
 import sys
-from datetime import date, datetime
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
-from zoneinfo import ZoneInfo
 
-from local import adopt, airflow, ci_dbt, docs, pipeline, postgres, report, services
-from local.backfill import Backfill
+from local import adopt, airflow, ci_dbt, docs, pipeline, postgres, services
 from local.dbt import chosen_project, last_month, profiles_dir, run_dbt
 from local.settings import Failure, Settings
 
@@ -43,27 +40,6 @@ def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: b
     pipeline.follow(api, dag_id, run_id)
 
 
-def backfill(settings: Settings, first: str, last: str) -> None:
-    days = day("FROM", first), day("TO", last)
-    if days[0] > days[1]:
-        raise Failure(f"FROM={first} is after TO={last}.")
-    zone = ZoneInfo(settings.local_toml["timezone"])
-    if days[1] > datetime.now(zone).date():
-        raise Failure(f"TO={last} is in the future.")
-    api = pipeline.Api(airflow.require_running(settings))
-    # The scheduler does not start the runs of a DAG that is paused.
-    pipeline.unpause(api, settings.local_toml["dag"])
-    Backfill(api, settings.local_toml["dag"], *days, zone).run()
-
-
-def day(variable: str, text: str) -> date:
-    try:
-        # date.fromisoformat accepts 20260301 and 2026-W10-1 too.
-        return datetime.strptime(text, "%Y-%m-%d").date()
-    except ValueError:
-        raise Failure(f"{variable}={text} is not a date: write {variable}=YYYY-MM-DD.") from None
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands. The Makefile passes its variables as options."""
     parser = argparse.ArgumentParser(prog="python -m local")
@@ -95,11 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
     add("docs", docs.docs)
-    add("report", report.report, "--project")
     add("run", run, "--dag", "--select", "--exclude", "--full-refresh")
-    days = add("backfill", backfill)
-    days.add_argument("first")
-    days.add_argument("last")
     return parser
 
 

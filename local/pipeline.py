@@ -40,10 +40,6 @@ class Api:
             # Airflow cannot read a run that it is still creating.
             sleep(1)
             answer = self._client.request(method, path, **kwargs)
-        if answer.status_code == httpx.codes.CONFLICT and path.endswith("/dagRuns"):
-            raise Failure(
-                "A run of this DAG has that logical date already: clear that run instead."
-            )
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, local
+from tests.conftest import HAS_POSTGRES, HOME
 
 if HAS_POSTGRES:
     from tests.integration.states import States
@@ -53,20 +53,3 @@ def test_each_try_is_kept_and_green_is_the_newest_successful_build(states):
     # It runs the hooks of the project, and no other node.
     assert [name for name in rerun if not name.startswith("states-on-run")] == ["b"]
     states.broken()
-
-    reported = local("report", "--project", "states", env={"COLUMNS": "160"})
-    assert reported.returncode == 0, reported.stderr
-    newest, _, rest = reported.stdout.partition("Slowest nodes")
-    assert states.dag_id in newest
-    worst = rest.partition("What fails or warns most")[2]
-    [row] = [line for line in worst.splitlines() if "model b " in line]
-    assert "division by zero" in row or "Database Error" in row
-    assert "model b" in (HOME / "report.html").read_text()
-
-
-def test_a_report_of_a_project_without_artifacts_is_an_error(tmp_path):
-    done = local("report", "--project", "states", env={"DBT_ARTIFACTS": f"file://{tmp_path}"})
-    nothing = (
-        f"error: There are no artifacts of states in file://{tmp_path}: run a DAG that builds it.\n"
-    )
-    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, nothing)

@@ -137,9 +137,16 @@ def test_the_run_of_a_future_day_waits_for_the_day(api, yesterday):
 def test_a_backfill_builds_the_marts_and_reports_of_each_day(api, warehouse, yesterday):
     before = len(ended_reporting_runs(api))
     days = [yesterday - timedelta(days=n) for n in (6, 5, 4, 3, 2)]
-    filled = local("backfill", str(days[0]), str(days[-1]))
-    assert filled.returncode == 0, filled.stdout + filled.stderr
-    runs = api.all("/dags/flights_daily/dagRuns", "dag_runs", run_type="backfill")
+    backfill = {"from_date": midnight(days[0]), "to_date": midnight(days[-1])}
+    backfill |= {"dag_id": "flights_daily", "max_active_runs": 1}
+    api("POST", "/backfills", json=backfill)
+    runs = []
+
+    def all_days_ended() -> bool:
+        runs[:] = api.all("/dags/flights_daily/dagRuns", "dag_runs", run_type="backfill")
+        return [run["state"] in ("success", "failed") for run in runs] == [True] * len(days)
+
+    wait_until(all_days_ended)
     assert [(run["logical_date"][:10], run["state"]) for run in runs] == [
         (str(day), "success") for day in days
     ]
