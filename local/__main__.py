@@ -6,6 +6,8 @@ import signal
 import sys
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 
+import httpx
+
 from local import adopt, airflow, ci_dbt, docs, pipeline, postgres, services
 from local.dbt import chosen_project, last_month, profiles_dir, run_dbt
 from local.settings import Failure, Settings
@@ -20,11 +22,6 @@ def dbt(settings: Settings, project: str | None, words: list[str]) -> None:
     run_dbt(folder, {"DBT_PROFILES_DIR": str(profiles_dir(settings, folder)), **env}, *words)
 
 
-def psql(settings: Settings, words: list[str]) -> None:
-    if code := postgres.psql(settings, *words):
-        sys.exit(code)
-
-
 def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: bool) -> None:
     """Run a DAG now, or a part of its dbt nodes."""
     api = pipeline.Api(airflow.require_running(settings))
@@ -33,11 +30,7 @@ def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: b
     chosen = {name: value for name, value in given.items() if value}
     if chosen and "dbt_select" not in api("GET", f"/dags/{dag_id}/details")["params"]:
         raise Failure(f"{dag_id} has no fields for dbt: set run_options=True in its DAG file.")
-    run_id = pipeline.run_last_interval(api, dag_id, chosen)
-    # Unpaused after its run exists: otherwise the scheduler may create the same run at the same
-    # time, and ends with an error.
-    pipeline.unpause(api, dag_id)
-    pipeline.follow(api, dag_id, run_id)
+    pipeline.run(api, dag_id, chosen)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         add(name, getattr(services, name))
     add("warehouse", services.start_warehouse)
     # Its words begin with options of psql, which argparse would take for its own.
-    psql_command = add("psql", psql, prefix_chars="\0", add_help=False)
+    psql_command = add("psql", postgres.psql, prefix_chars="\0", add_help=False)
     psql_command.add_argument("words", nargs=argparse.REMAINDER)
     add("dbt", dbt, "--project").add_argument("words", nargs=argparse.REMAINDER)
     add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
@@ -82,9 +75,13 @@ def main() -> None:
     settings = None
     try:
         settings = Settings.from_environment(os.environ)
+        # Some commands import Airflow, which otherwise creates files in the home folder.
+        os.environ.setdefault("AIRFLOW_HOME", str(settings.home / "airflow"))
         function(settings, **args)
     except Failure as failure:
         sys.exit(f"error: {failure}")
+    except httpx.TransportError as error:
+        sys.exit(f"error: Airflow does not answer: {error}")
     except OSError as error:
         # Errors of this machine: a full disk, or a folder of another user.
         if error.errno not in (ENOSPC, EDQUOT, EROFS, EACCES, EPERM):

@@ -4,7 +4,7 @@ import re
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,7 @@ from local.settings import ROOT, Failure, Settings
 
 TEMPLATE_NAME = "dbt-on-airflow"
 # The files that contain the name of the template.
-NAMED_FILES = (
-    "pyproject.toml",
-    ".astro/config.yaml",
-    "deploy/prod.yaml",
-    "deploy/staging.yaml",
-)
+NAMED_FILES = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
 # The files that `update` leaves as they are.
 FORK_FILES = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
 CI_FILES = {"github": [".github/workflows"], "gitlab": [".gitlab-ci.yml"]}
@@ -94,19 +89,23 @@ def update(settings: Settings, source: str) -> None:
         return
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *left_out]
-    # The fork may have files of its own in the same folders, so only the template's are removed.
-    files = git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()
-    if files:
-        git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files)
-    merge_makefile(before, template.get("make_targets", []))
-    own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
+    base = git("merge-base", before, "FETCH_HEAD")
+    ours, theirs = files_of(before), files_of(base)
+    own = {*FORK_FILES} & ours.keys()
+    # The fork may have files of its own at the same paths, so only the template's are removed.
+    files = {*git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()}
+    own |= {path for path in files & ours.keys() if ours[path] != theirs.get(path)}
+    if files - own:
+        git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files - own)
+    targets = template.get("make_targets", [])
+    merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))
+    merge_file("pyproject.toml", before, base, lambda file: remove_group(file, "template"))
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
     unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
-    kept = {*git("ls-tree", "-r", "--name-only", before).splitlines()}
-    if deleted := unmerged - kept:
+    if deleted := unmerged - ours.keys():
         git("rm", "--quiet", "--force", *deleted)
-    if conflicts := sorted(unmerged & kept):
+    if conflicts := sorted(unmerged & ours.keys()):
         raise Failure(
             f"You and the template have both changed {', '.join(conflicts)}. The merge is in "
             "progress: resolve the conflicts, then `git add` and `git commit`; or undo it with "
@@ -163,17 +162,22 @@ def remove_targets(makefile: Path, names: list[str]) -> None:
     makefile.write_text(text.rstrip("\n") + "\n")
 
 
-def merge_makefile(before: str, targets: list[str]) -> None:
-    """Merge the Makefile without the targets that adopt removes. A conflict stays as it is."""
-    base = git("merge-base", before, "FETCH_HEAD")
+def files_of(revision: str) -> dict[str, str]:
+    """Return the files of a revision, each with its mode and git's name of its content."""
+    lines = git("ls-tree", "-r", revision).splitlines()
+    return {path: entry for entry, path in (line.split("\t", 1) for line in lines)}
+
+
+def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None]) -> None:
+    """Merge a file without what adopt removes from it. A conflict stays as it is."""
     with tempfile.TemporaryDirectory(prefix="update-") as folder:
         files = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
-            file.write_text(git("show", f"{revision}:Makefile") + "\n")
-            remove_targets(file, targets)
+            file.write_text(git("show", f"{revision}:{name}") + "\n")
+            strip(file)
         if subprocess.run(["git", "merge-file", "--quiet", *files]).returncode == 0:
-            (ROOT / "Makefile").write_text(files[0].read_text())
-            git("add", "Makefile")
+            (ROOT / name).write_text(files[0].read_text())
+            git("add", name)
 
 
 def remove_group(pyproject: Path, name: str) -> None:

@@ -12,6 +12,7 @@ import httpx
 import psutil
 
 from local.deployment import celery
+from local.postgres import kill
 from local.progress import step
 from local.settings import BIN, ROOT, Failure, Settings
 
@@ -120,7 +121,7 @@ def stop(settings: Settings) -> None:
         # The workers of a scheduler that was killed keep its database session and its locks. A
         # `dbt build` of one of them must not continue beside its retry.
         while remaining := _marked(settings):
-            _kill(remaining)
+            kill(remaining)
     state_file(settings).unlink(missing_ok=True)
 
 
@@ -129,16 +130,10 @@ def end(components: Iterable[psutil.Process]) -> None:
     components = [*components]
     everything = [p for c in components for p in [*c.children(recursive=True), c]]
     for process in components:
-        process.terminate()
-    _, alive = psutil.wait_procs(everything, timeout=15)
-    _kill(alive)
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
+            process.terminate()
+    _, alive = psutil.wait_procs(everything, timeout=15)
+    kill(alive)
 
 
 def _marked(settings: Settings) -> list[psutil.Process]:
@@ -161,7 +156,8 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
             name = min(ended)
             raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
         try:
-            health = httpx.get(f"http://127.0.0.1:{state['port']}/api/v2/monitor/health").json()
+            url = f"http://127.0.0.1:{state['port']}/api/v2/monitor/health"
+            health = httpx.get(url, trust_env=False).json()
         except (httpx.TransportError, ValueError):
             health = {}
         healthy = {k for k, v in health.items() if (v or {}).get("status") == "healthy"}

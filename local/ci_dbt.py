@@ -23,7 +23,7 @@ from local.settings import Failure, Settings
 TITLE = "### What this pull request changes in dbt"
 SUCCEEDED = ("success", "pass")
 # GitHub refuses comments of more than 65,536 characters.
-MAX_ROWS = 300
+MAX_ROWS, MAX_MESSAGE = 150, 200
 CHANGED = ("--select", "state:modified+")
 # An incremental model and a snapshot are built on a clone of prod's table, as the next run of prod
 # will build them. If columns, configuration or name differ, that table is of no use.
@@ -120,7 +120,6 @@ def prod_state(settings: Settings, source: str, copy: Path) -> Path:
         raise Failure("STATE= is missing: make ci-dbt STATE=<folder of prod's artifacts> PR=123")
     folder = Path(source).expanduser().resolve()
     if "://" in source:
-        os.environ.setdefault("AIRFLOW_HOME", str(settings.home / "airflow"))
         from airflow.sdk import ObjectStoragePath
 
         folder = copy
@@ -193,7 +192,7 @@ def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) ->
         is_test = node.resource_type in ("test", "unit_test")
         name = node.name if is_test else f"{node.schema}.{node.alias}"
         if result.status not in SUCCEEDED:
-            message = " ".join((result.message or "").split()).replace("|", "\\|")[:500]
+            message = " ".join((result.message or "").split()).replace("|", "\\|")[:MAX_MESSAGE]
             failed.append((name, f"**{result.status}** {message}".rstrip()))
         elif is_test:
             passed += 1
@@ -230,17 +229,9 @@ def print_names(heading: str, manifest: dict, unique_ids: Iterable[str]) -> None
 
 def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:
     """Drop the schemas with a prefix, or those of them in a set; return their names."""
-    import psycopg
     from psycopg.sql import SQL, Identifier
 
-    try:
-        connection = postgres.connect(warehouse_env(settings))
-    except psycopg.OperationalError as error:
-        message = " ".join(str(error).split())
-        raise Failure(
-            f"The warehouse cannot be reached: {message}. Set WAREHOUSE_HOST= to use another one."
-        ) from None
-    with connection:
+    with postgres.connect(warehouse_env(settings)) as connection:
         schemas = postgres.schemas(connection, prefix)
         found = [name for name in schemas if among is None or name in among]
         for name in found:

@@ -85,6 +85,8 @@ def has_installed_packages(project: Path) -> bool:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
+    # It is the target of the DAGs, which the profile of a developer may not have.
+    env = {name: value for name, value in env.items() if name != "DBT_TARGET"}
     for command in (words,) if has_installed_packages(project) else (("deps",), words):
         if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:
             raise Failure(f"dbt {command[0]} failed in {project}: see above.")
@@ -104,5 +106,7 @@ def last_month() -> dict[str, str]:
 
 def warehouse_env(settings: Settings) -> dict[str, str]:
     """Return the warehouse of the variables WAREHOUSE_*, by default the local one."""
-    given = settings.environment
-    return {name: given.get(name) or value for name, value in settings.dbt_env().items()}
+    given, defaults = settings.environment, settings.dbt_env()
+    if given.get("WAREHOUSE_HOST"):
+        defaults["WAREHOUSE_PORT"] = "5432"
+    return {name: given.get(name) or value for name, value in defaults.items()}

@@ -27,7 +27,8 @@ def docs(settings: Settings) -> None:
 def page(settings: Settings, project: Path) -> bytes:
     """Return the docs of a project with the names of prod, all in one page."""
     words = ["docs", "generate", "--static"]
-    if not (settings.environment.get("WAREHOUSE_HOST") or postgres.is_running(settings)):
+    given = {name for name, value in settings.environment.items() if value}
+    if not given & {"WAREHOUSE_HOST", "WAREHOUSE_URL"} and not postgres.is_running(settings):
         # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -197,7 +197,8 @@ def _find_sources(
 
 def is_read(source: dict, node: dict) -> bool:
     """Return whether a node reads a source outside of SQL comments, which dbt renders too."""
-    names = rf"['\"]{re.escape(source['source_name'])}['\"]\s*,\s*['\"]{source['name']}['\"]"
+    first, second = re.escape(source["source_name"]), re.escape(source["name"])
+    names = rf"['\"]{first}['\"]\s*,\s*['\"]{second}['\"]"
     call, code = re.compile(rf"source\(\s*{names}\s*\)"), node.get("raw_code") or ""
     # If there is no literal call, a macro calls source().
     return not call.search(code) or bool(call.search(COMMENTS.sub("", code)))
@@ -206,10 +207,11 @@ def is_read(source: dict, node: dict) -> bool:
 def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -> dict:
     """Return those relations that the warehouse has, each with the SQL of its columns."""
     existing = {(schema, name): "" for schema, name in relations if schema in SYSTEM_SCHEMAS}
-    is_local = "WAREHOUSE_URL" not in settings.environment
+    is_local = not settings.environment.get("WAREHOUSE_URL")
     if is_local and not postgres.data_folder(settings).exists():
         return existing
-    with postgres.running(settings), postgres.connect(settings.dbt_env()) as connection:
+    server = postgres.running(settings) if is_local else nullcontext()
+    with server, postgres.connect(settings.dbt_env()) as connection:
         for relation in relations:
             if columns := connection.execute(COLUMNS, relation).fetchone()[0]:
                 existing.setdefault(relation, columns)

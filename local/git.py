@@ -6,13 +6,14 @@ from pathlib import Path
 from local.settings import ROOT, Failure
 
 
-def git(*words: str | Path, at: Path = ROOT) -> str:
+def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
     """Run a git command; return what it prints.
 
     Raises:
         Failure: git failed. The message is git's own.
     """
-    done = subprocess.run(["git", *map(str, words)], cwd=at, capture_output=True, text=True)
+    command = ["git", *map(str, words)]
+    done = subprocess.run(command, cwd=at, input=input, capture_output=True, text=True)
     if done.returncode:
         raise Failure(f"git {words[0]} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
@@ -100,27 +101,29 @@ def running(settings: Settings):
         stop(settings)
 
 
-def psql(settings: Settings, *args: str) -> int:
-    """Run psql in the warehouse with dbt's role; return its exit code."""
+def psql(settings: Settings, words: list[str]) -> None:
+    """Run psql in the warehouse with dbt's role, and end with its exit code."""
     known = settings.dbt_env()
     login = {f"PG{x}": known[f"WAREHOUSE_{x}"] for x in ("HOST", "PORT", "USER", "PASSWORD")}
-    login["PGDATABASE"] = known["WAREHOUSE_DB"]
-    return subprocess.run([BIN / "psql", *args], env={**settings.environment, **login}).returncode
+    env = {**settings.environment, **login, "PGDATABASE": known["WAREHOUSE_DB"]}
+    sys.exit(subprocess.run([BIN / "psql", *words], env=env).returncode)
 
 
 def connect(warehouse: Mapping[str, str]):
-    """Connect to the warehouse that dbt's variables name. Each statement is a transaction."""
+    """Connect to the warehouse that dbt's variables name. Each statement is a transaction.
+
+    Raises:
+        Failure: the warehouse cannot be reached.
+    """
     import psycopg
 
-    login = {
-        name: warehouse[f"WAREHOUSE_{variable}"]
-        for name, variable in zip(
-            ("host", "port", "user", "password", "dbname"),
-            ("HOST", "PORT", "USER", "PASSWORD", "DB"),
-            strict=True,
-        )
-    }
-    return psycopg.connect(**login, autocommit=True, connect_timeout=30)
+    login = {x: warehouse[f"WAREHOUSE_{x.upper()}"] for x in ("host", "port", "user", "password")}
+    login["dbname"] = warehouse["WAREHOUSE_DB"]
+    try:
+        return psycopg.connect(**login, autocommit=True, connect_timeout=30)
+    except psycopg.OperationalError as error:
+        message = " ".join(str(error).split())
+        raise Failure(f"The warehouse cannot be reached: {message}.") from None
 
 
 def schemas(connection, prefix: str) -> list[str]:
@@ -177,11 +180,14 @@ def _processes(settings: Settings) -> list[psutil.Process]:
 
 def _kill_orphans(settings: Settings) -> None:
     """Kill what remains of a server that was killed. No other server starts beside it."""
-    orphans = _processes(settings)
-    for process in orphans:
+    kill(_processes(settings))
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(orphans, timeout=5)
+    psutil.wait_procs(processes, timeout=5)
 
 
 def _allow_user(data: Path) -> None:

@@ -19,9 +19,9 @@ from local.settings import Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
-# Files that tools generate, and the git folder of the project.
-IGNORED = {".git", ".user.yml", "target", "logs", "dbt_modules", ".DS_Store", "__pycache__"}
-IGNORED |= {".venv", "venv", "env", ".env"}
+# Files that tools generate: anywhere, and in the folder of the project only.
+IGNORED = {".git", ".DS_Store", "__pycache__"}
+IGNORED_ON_TOP = {".user.yml", "target", "logs", "dbt_modules", ".venv", "venv", "env", ".env"}
 PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
 
 
@@ -109,8 +109,9 @@ def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = No
     copied = []
     for file in files:
         origin = source / file
+        is_ignored = IGNORED & {*file.parts} or file.parts[0] in IGNORED_ON_TOP
         outside = without and origin.is_relative_to(without)
-        if outside or IGNORED & {*file.parts} or file.suffix in (".pyc", ".duckdb"):
+        if outside or is_ignored or file.suffix in (".pyc", ".duckdb"):
             continue
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():
@@ -118,14 +119,8 @@ def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = No
         elif origin.is_file():
             shutil.copy(origin, folder / file)
         copied += [str(folder / file)] if (folder / file).exists() else []
-    files = "\0".join(copied)
-    subprocess.run(
-        ["git", "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"],
-        cwd=tree,
-        input=files,
-        text=True,
-        check=True,
-    )
+    words = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+    git("add", *words, at=tree, input="\0".join(copied))
 
 
 def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
@@ -195,7 +190,7 @@ def exclude_from_lint(tree: Path, folder: Path) -> None:
     config = tree / ".pre-commit-config.yaml"
     before, start, after = config.read_text().partition("\n  (?x)^(\n")
     line = f"    {re.escape(str(folder.relative_to(tree)))}/.*|\n"
-    if line not in after:
+    if start and line not in after:
         config.write_text(f"{before}{start}{line}{after}")
 
 

@@ -43,7 +43,9 @@ def start(settings: Settings, deployment: str) -> None:
             airflow.stop(settings)
             raise
     api = pipeline.Api(port)
-    pipeline.run(api, settings.local_toml["dag"], settings.local_toml["then"])
+    dag_id, then = settings.local_toml["dag"], settings.local_toml["then"]
+    pipeline.wait_for_dags(api, dag_id, *then)
+    pipeline.run(api, dag_id, then=then)
     show(settings, airflow.target(settings))
     console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.", soft_wrap=True)
 
@@ -88,16 +90,8 @@ def prepare_projects(settings: Settings) -> None:
 
     A project that dbt cannot parse only stops its own DAGs.
     """
-    env = {
-        **shared_env(),
-        **settings.environment,
-        **settings.machine_env(),
-        "PATH": settings.path,
-        "AIRFLOW_HOME": str(settings.home / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        # The Dockerfile sets it too: there is no database yet.
-        "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
-    }
+    # The Dockerfile sets this variable too: there is no database yet.
+    env = {**settings.airflow_env(), "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False"}
     with step("Parsing the dbt projects"):
         command = [sys.executable, "-m", "include.dbt_build"]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)

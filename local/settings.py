@@ -67,11 +67,6 @@ class Settings:
     def logs(self) -> Path:
         return self.home / "logs"
 
-    @property
-    def path(self) -> str:
-        """Return PATH with the virtual environment first, where Cosmos looks for dbt."""
-        return f"{BIN}{os.pathsep}{self.environment['PATH']}"
-
     @cached_property
     def local_toml(self) -> dict:
         return tomllib.loads((ROOT / "local.toml").read_text())
@@ -101,15 +96,20 @@ class Settings:
     @staticmethod
     def _connection_from(url: str) -> dict:
         parts = urlsplit(url)
-        if not (parts.scheme in ("postgres", "postgresql") and parts.hostname and parts.username):
+        try:
+            port = parts.port or 5432
+        except ValueError:
+            port = None
+        is_postgres = parts.scheme in ("postgres", "postgresql") and port and not parts.query
+        if not (is_postgres and parts.hostname and parts.username):
             raise Failure(
-                "WAREHOUSE_URL is not the address of a Postgres: write "
+                "WAREHOUSE_URL is not the URL of a Postgres, or has options: write "
                 "WAREHOUSE_URL=postgresql://<user>:<password>@<host>:5432/<database>"
             )
         return {
             "conn_type": "postgres",
             "conn_host": parts.hostname,
-            "conn_port": parts.port or 5432,
+            "conn_port": port,
             "conn_login": unquote(parts.username),
             "conn_password": unquote(parts.password or ""),
             "conn_schema": parts.path.lstrip("/") or unquote(parts.username),
@@ -122,8 +122,11 @@ class Settings:
             self.home.mkdir(parents=True, exist_ok=True)
             new = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
             new["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(new, file)
+            # Written whole or not at all, because a disk can be full.
+            part = path.with_name("secrets.part")
+            part.touch(mode=0o600)
+            part.write_text(json.dumps(new))
+            part.rename(path)
         return json.loads(path.read_text())
 
     def dbt_env(self) -> dict[str, str]:
@@ -178,11 +181,17 @@ class Settings:
         secret = self.secrets()
         url = f"http://127.0.0.1:{port or self.port}"
         metadata = f"airflow:{secret['metadata']}@127.0.0.1:{self.warehouse_port}/airflow"
+        # A proxy of the network cannot reach this machine.
+        no_proxy = self.environment.get("no_proxy") or self.environment.get("NO_PROXY")
+        no_proxy = f"{no_proxy},127.0.0.1" if no_proxy else "127.0.0.1"
         return {
             **shared_env(),
             **self.environment,
             **self.machine_env(),
-            "PATH": self.path,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            # The virtual environment comes first, where Cosmos looks for dbt.
+            "PATH": f"{BIN}{os.pathsep}{self.environment['PATH']}",
             "PYTHONPATH": str(ROOT),
             "AIRFLOW_HOME": str(self.home / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),

@@ -84,7 +84,8 @@ def main() -> None:
         errors = api("GET", "/importErrors")["import_errors"]
         expect(errors == [], "no import error")
         check_image()
-        pipeline.run(api, OWN["dag"], OWN["then"])
+        pipeline.wait_for_dags(api, OWN["dag"], *OWN["then"])
+        pipeline.run(api, OWN["dag"], then=OWN["then"])
         with connect(SETTINGS.dbt_env()) as warehouse:
             # The image's DBT_TARGET is prod.
             postgres.look_in(warehouse, target_schema(OWN["project"], "prod"))

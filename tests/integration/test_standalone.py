@@ -157,7 +157,8 @@ def test_the_runs_of_the_dags_succeed(standalone, shell):
     from local import pipeline, postgres
 
     toml = SETTINGS.local_toml
-    pipeline.run(standalone.api, toml["dag"], toml["then"])
+    pipeline.wait_for_dags(standalone.api, toml["dag"], *toml["then"])
+    pipeline.run(standalone.api, toml["dag"], then=toml["then"])
     assert standalone.api("GET", "/importErrors")["import_errors"] == []
     with connect({**SETTINGS.dbt_env(), **shell}) as warehouse:
         postgres.look_in(warehouse, target_schema(toml["project"], "prod"))

@@ -215,7 +215,8 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     assert run(clone, "adopt", "--name=acme", "--ci=github", "--parse-only").returncode == 0
     commit(clone, "Adopt")
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
-    write(clone, {"tests/nyc_flights/test_ours.py": ""})
+    # adopt has removed the template's file at the second path.
+    write(clone, {"tests/nyc_flights/test_ours.py": "", ".editorconfig": "# ours\n"})
     commit(clone, "What a fork edits")
 
     def append(name: str, text: str) -> None:
@@ -226,6 +227,8 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     append("Makefile", "\n# newer\n")
     pyproject = (template / "pyproject.toml").read_text()
     newer = re.sub('\nversion = ".*"', '\nversion = "99.0.0"', pyproject)
+    # The fork does not have this dependency group.
+    newer = newer.replace('"playwright==', '"playwright==99.')
     (template / "pyproject.toml").write_text(newer)
     append("README.md", "\nnewer\n")
     append("local.toml", "\n# newer\n")
@@ -241,6 +244,8 @@ def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
     pyproject = (clone / "pyproject.toml").read_text()
     assert 'name = "acme"' in pyproject
     assert 'version = "99.0.0"' in pyproject
+    assert "playwright" not in pyproject
+    assert (clone / ".editorconfig").read_text() == "# ours\n"
     assert "newer" not in (clone / "README.md").read_text()
     assert (clone / "local.toml").read_text().endswith("# ours\n")
     assert not (clone / "include" / "nyc_flights").exists()

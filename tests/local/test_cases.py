@@ -67,8 +67,10 @@ def test_files_that_the_project_ignores_are_committed_or_not_needed(
     bring_in, clone, settings, tmp_path
 ):
     ignored = "profiles.yml\npackage-lock.yml\nmacros/\n"
-    bring_in({".gitignore": ignored, "models/a.sql": "select 1 as id"})
+    model = "select 1 as id"
+    bring_in({".gitignore": ignored, "models/a.sql": model, "models/logs/b.sql": model})
     commit(clone, "Add a project")
+    assert git(clone, "ls-files", "dbt/shop/models/logs")
     assert "postgres__create_schema.sql" in git(clone, "ls-files", "dbt/shop/macros")
     git(tmp_path, "clone", "--quiet", clone, tmp_path / "colleague")
     done = run_in(tmp_path / "colleague", settings, "dbt", "--project=shop", "parse")

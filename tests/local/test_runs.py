@@ -114,10 +114,18 @@ def test_a_warehouse_of_ones_own_is_one_variable():
     assert settings.local_connection()["conn_host"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("url", ["mysql://ada@db/x", "postgresql://db/x", "db.example.com"])
-def test_a_wrong_address_of_the_warehouse_is_an_error(url):
-    with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the address of a Postgres"):
+WRONG_URLS = ["mysql://ada@db/x", "postgresql://db/x", "db.example.com", "postgresql://a@db:x/x"]
+
+
+@pytest.mark.parametrize("url", [*WRONG_URLS, "postgresql://ada@db/x?sslmode=require"])
+def test_a_wrong_url_of_the_warehouse_is_an_error(url):
+    with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the URL of a Postgres"):
         with_url(url).connection()
+
+
+def test_nothing_on_this_machine_goes_through_a_proxy_of_the_network():
+    env = replace(SETTINGS, environment={**SETTINGS.environment, "NO_PROXY": "corp"}).airflow_env()
+    assert env["NO_PROXY"] == env["no_proxy"] == "corp,127.0.0.1"
 
 
 def test_start_on_a_warehouse_of_ones_own_requires_a_target():
