@@ -33,6 +33,8 @@ from include.dbt_build.protocol import MAX_AGE_SECONDS, Answer, Report, Times, s
 BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
 # States that let the teardown succeed.
 DONE = (State.SUCCESS, State.SKIPPED)
+# States of tasks whose nodes dbt has run.
+BY_DBT = (State.SUCCESS, State.SCHEDULED)
 # The longest body of a request: the report of a build with 50,000 tasks.
 MAX_BYTES = 32 * 2**20
 # How much the clocks of two machines may differ.
@@ -161,14 +163,16 @@ def _apply(
     # The teardown last: it depends on the others.
     for task_id, state, times in sorted(changes, key=lambda change: change[0] in tasks.teardowns):
         ti = by_id.get(task_id)
-        # A state that somebody set in the meantime stays, as does a task that has begun.
-        if ti is None or ti.state is not None:
+        # A state that somebody set in the meantime stays, as does a task that has begun. The
+        # scheduler sets a task to upstream_failed before it knows that dbt builds its node.
+        free = [None, State.UPSTREAM_FAILED] if state in BY_DBT else [None]
+        if ti is None or ti.state not in free:
             continue
         if task_id in tasks.teardowns:
             session.flush()
-            states = of_run.with_only_columns(TaskInstance.task_id, TaskInstance.state)
-            nodes = states.where(TaskInstance.task_id.in_(tasks.nodes)).order_by(None)
-            if any(state not in DONE for _, state in session.execute(nodes)):
+            nodes = of_run.where(TaskInstance.task_id.in_(tasks.nodes))
+            states = session.scalars(nodes.with_only_columns(TaskInstance.state))
+            if any(state not in DONE for state in states):
                 continue
         _set_state(ti, state, times, build)
         session.add(
@@ -186,7 +190,7 @@ def _apply(
 
 def _set_state(ti: TaskInstance, state: State, times: Times | None, build: TaskInstance) -> None:
     ti.state = state
-    if state in (State.SUCCESS, State.SCHEDULED):
+    if state in BY_DBT:
         ti.try_number = next_try(ti)
     if state == State.SCHEDULED:
         ti.scheduled_dttm = datetime.now(UTC)

@@ -4,7 +4,7 @@ docs/how-it-works.md has the whole list as a table.
 """
 
 import inspect
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -272,11 +272,7 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
                 f"RenderConfig({name}={getattr(config, name)})",
                 reasons.get(name, "dbt decides which nodes are built"),
             )
-    defaults = {
-        one.name: one.default_factory() if one.default is MISSING else one.default
-        for one in fields(config)
-        if one.default is not MISSING or one.default_factory is not MISSING
-    }
+    default = RenderConfig()
     for name in (
         "node_converters",
         "dbt_ls_path",
@@ -284,7 +280,7 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
         "airflow_vars_to_purge_dbt_ls_cache",
         "airflow_vars_to_purge_dbt_yaml_selectors_cache",
     ):
-        if getattr(config, name) != defaults[name]:
+        if getattr(config, name) != getattr(default, name):
             raise UnsupportedArgumentError(
                 f"RenderConfig({name}=...)", "tasks are made from dbt ls"
             )

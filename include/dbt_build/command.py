@@ -133,7 +133,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if end and end > start and datetime.now(UTC) - end > end - start:
             self.results.pass_sources(sources, f"Not checked, because the run is for {start}.")
             return
-        self.base_cmd, self.sources = ["source", "freshness"], sources
+        # Options of `dbt build`, such as an event time range, are none of this command.
+        self.base_cmd, self.sources, self.dbt_cmd_flags = ["source", "freshness"], sources, []
         self.definitions = [
             {"method": "source", "value": source.removeprefix("source.")} for source in sources
         ]

@@ -109,10 +109,10 @@ class DbtBuildOperator(DbtCommandOperator):
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
             elif nodes is None or nodes:
-                self.build(context, self._definitions(nodes))
-            failed = self._failed_without_task(pending)
+                self.build(context, None if nodes is None else self.group.definitions(nodes))
+            failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed
-        is_whole = chosen is None and not self.run_options.vars
+        is_whole = nodes is None and not self.run_options.vars
         is_green = is_whole and not self.results.failed()
         artifacts.finish(self.profile_config, ti, succeeded=is_green)
         if failed:
@@ -130,6 +130,8 @@ class DbtBuildOperator(DbtCommandOperator):
         # A retry keeps the selection of the first try, because `state:` may mean others by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
         if stored is not None:
+            # Airflow deletes the XComs of a task that starts, so that node tasks read this one.
+            ti.xcom_push(key=CHOSEN_NODES, value=stored)
             return {*stored}
         try:
             # Another command of this operator, whose templates are rendered.
@@ -154,10 +156,8 @@ class DbtBuildOperator(DbtCommandOperator):
             if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
                 chosen |= {*task.nodes}
         set_xcom(ti, self.group.teardown_id, CHOSEN_NODES, sorted(chosen))
+        ti.xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
         return chosen
-
-    def _definitions(self, nodes: set[str] | None) -> list[dict] | None:
-        return None if nodes is None else self.group.definitions(nodes)
 
     def _built_nodes(self, ti, *, is_new: bool) -> set[str]:
         """Return the nodes that an earlier try of the build task built.
@@ -214,13 +214,11 @@ class DbtBuildOperator(DbtCommandOperator):
         """Build everything but the tests, then the tests if nothing failed."""
         chosen = self.group.slim["selectors_of_nodes"].keys() if nodes is None else nodes
         tests = {node for node in chosen if node.startswith("test.")}
+        # Two commands of this operator: the first one changes its arguments.
         if others := chosen - tests:
-            self.build(context, self.group.definitions(others))
+            copy(self).build(context, self.group.definitions(others))
         if tests and not self.results.failed():
-            self.build(context, self.group.definitions(tests))
-
-    def _failed_without_task(self, pending: list["DbtNodeOperator"]) -> set[str]:
-        return self.results.failed() - {node for task in pending for node in task.nodes}
+            copy(self).build(context, self.group.definitions(tests))
 
     def _fail(self, failed: set[str]) -> None:
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
@@ -303,9 +301,9 @@ class DbtNodeOperator(BaseOperator):
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
-        chosen = context["ti"].xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
+        chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
         nodes = self.chosen(None if chosen is None else {*chosen})
-        if self.nodes and not nodes:
+        if not nodes:
             return StoredResult(
                 outcome="left_out", message="", sql="", try_number=context["ti"].try_number
             )

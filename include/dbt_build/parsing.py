@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 # Cosmos's value for what a profile takes from the Airflow connection.
 MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
+JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # What a project can know of its profile without the connection.
 SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
-# Jinja that uses a value of the connection in another way than to print or to assign it.
-PRINTED = re.compile(r"\{[{%]-?\s*(?:set\s+\w+\s*=\s*)?target\.\w+\s*-?[}%]\}")
+# Jinja that prints a value of the connection, and Jinja that uses one in any way.
+PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
 CONNECTION_USED = re.compile(
-    rf"\{{[{{%][^{{}}%]*\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()[^{{}}]*?[}}%]\}}"
+    rf"\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%"
 )
 # Whatever DBT_LOG_LEVEL or DBT_TARGET_PATH say: what a DAG file's parse prints is not read.
 QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none")
@@ -150,10 +151,10 @@ def environment_variables_of(project: DbtProject) -> set[str]:
 def uses_connection(project: DbtProject) -> bool:
     """Return whether a parse can depend on the connection in another way than by its values."""
     return any(
-        not PRINTED.fullmatch(tag)
-        for pattern in ("**/*.sql", "**/*.yml")
+        CONNECTION_USED.search(tag) and not PRINTED.fullmatch(tag)
+        for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")
         for file in project.path.glob(pattern)
-        for tag in CONNECTION_USED.findall(file.read_text(errors="ignore"))
+        for tag in JINJA.findall(file.read_text(errors="ignore"))
     )
 
 

@@ -116,7 +116,7 @@ class Rendering:
             if runs_tests and not is_test:
                 given |= self._kwargs_of_tests.get(node.unique_id, {})
         common = {"task_id": task_id, "task_group": task_group, "dag": dag, **given}
-        if not nodes and self.arguments.render_config.ephemeral_models_as_empty_operator:
+        if not nodes:
             task = EmptyOperator(**common)
         else:
             task = DbtNodeOperator(group=self.group, nodes=nodes, **common)
@@ -223,8 +223,10 @@ class Rendering:
 
 
 def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
-    """Refuse arguments of all tasks, as in default_args, that dbt's order of nodes rules out."""
+    """Refuse what all tasks have, as by default_args, and what one build cannot have."""
     for task in tasks:
+        if task.get_closest_mapped_task_group():
+            raise UnsupportedArgumentError("expand() of a task group", "one build has no index")
         for name in ("wait_for_downstream", "depends_on_past"):
             if getattr(task, name):
                 raise UnsupportedArgumentError(name, "dbt decides when a node is built")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from threading import Event, Thread
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.xcom import BaseXCom
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # A report costs the API server one request.
 POLL_SECONDS = 1
 # After a report that failed, the time until the next one doubles up to this.
-MAX_POLL_SECONDS = 30
+MAX_RETRY_SECONDS = 30
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class ResultReporter:
         self._stored: dict[str, StoredResult] = {}
         self._built: set[str] = set()
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
-        self._poll_seconds = POLL_SECONDS
+        # Seconds until the next report after one that failed, and the time of that report.
+        self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
         self._stop, self._error, self._is_interrupted = Event(), None, False
         self._thread = Thread(target=self._run, name="dbt-results")
 
@@ -95,10 +97,11 @@ class ResultReporter:
     def _run(self) -> None:
         with self._client:
             self._send_unsent()
-            while not self._stop.wait(self._poll_seconds):
+            while not self._stop.wait(POLL_SECONDS):
                 try:
                     self._collect()
-                    self._send_unsent()
+                    if monotonic() > self._next_report:
+                        self._send_unsent()
                     self._store_built()
                 except Exception as error:
                     log.warning("The results could not be passed to Airflow yet: %s", error)
@@ -109,6 +112,8 @@ class ResultReporter:
                 elif self._is_cleared():
                     # Airflow does not count the next try as a first one. It has to build all nodes.
                     set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
+                else:
+                    self._store_built()
             except Exception as error:
                 self._error = error
 
@@ -136,8 +141,8 @@ class ResultReporter:
         return None if self._is_left_out(task_id) else self.results.outcome(self.nodes[task_id])
 
     def _is_left_out(self, task_id: str) -> bool:
-        """Return whether the run selects none of a task's nodes. An ephemeral model has none."""
-        return bool(self.tasks[task_id].nodes) and not self.nodes[task_id]
+        """Return whether the run selects none of a task's nodes."""
+        return not self.nodes[task_id]
 
     def _set(self, task_id: str, outcome: Outcome) -> None:
         self.outcomes[task_id] = self.unsent[task_id] = outcome
@@ -151,8 +156,13 @@ class ResultReporter:
                 self._set(task_id, self._last_outcome(task_id))
         self._send_unsent(has_ended=self.has_ended_well)
         self._store_built()
-        if self.has_ended_well and self.unsent:
-            self._store(self.unsent)
+        if self.has_ended_well:
+            # Airflow shows these as upstream_failed. One that is cleared later runs dbt.
+            shown = self.outcomes.keys() - self.unsent.keys()
+            not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
+            self.outcomes |= dict.fromkeys(not_run, "skipped")
+            if stored := [*self.unsent, *not_run]:
+                self._store(stored)
 
     def _last_outcome(self, task_id: str) -> Outcome:
         if self._outcome(task_id) == "success":
@@ -190,11 +200,12 @@ class ResultReporter:
         try:
             answer = self._client.send(report)
         except ReportError as error:
-            if self._poll_seconds == POLL_SECONDS:
+            if self._retry_seconds == POLL_SECONDS:
                 log.warning("Airflow shows the results later, when dbt has ended: %s", error)
-            self._poll_seconds = min(2 * self._poll_seconds, MAX_POLL_SECONDS)
+            self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
+            self._next_report = monotonic() + self._retry_seconds
             return
-        self._poll_seconds = POLL_SECONDS
+        self._retry_seconds = POLL_SECONDS
         self.next_tries |= answer.next_tries
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":

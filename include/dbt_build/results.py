@@ -95,6 +95,10 @@ class BuildResults:
                 node.lines.append(f"The failing rows are in {stored}.")
             node.sql = node.sql or self._sql(info)
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
+        # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed or
+        # was cancelled is only in run_results.json.
+        if result.status not in SUCCEEDED | SKIPPED and _fails_fast() and self.failed():
+            return
         # The reporting thread reads a node once it has a status, so the status is set last.
         node.status = result.status
 
@@ -210,6 +214,13 @@ class BuildResults:
         if self.dbt_error:
             found.append(Problem(node=None, status="error", message=self.dbt_error, failures=None))
         return found
+
+
+def _fails_fast() -> bool:
+    # Imported here, because a DAG file needs no dbt.
+    from dbt.flags import get_flags
+
+    return bool(get_flags().FAIL_FAST)
 
 
 def clean_message(message: str | None) -> str | None:

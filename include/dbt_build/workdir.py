@@ -8,7 +8,6 @@ processes that need it at once, one makes it and the others wait.
 import fcntl
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -246,7 +245,7 @@ def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> No
         file = package / name
         known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
         for nested in known.get("packages") or []:
-            if not re.match(r"\.", str(nested.get("local", ""))):
+            if not str(nested.get("local", "")).startswith("."):
                 continue
             source = (project.path / nested["local"]).resolve()
             link = Path(os.path.normpath(project.workdir / nested["local"]))

@@ -43,6 +43,10 @@ def test_each_try_is_kept_and_green_is_the_newest_successful_build(states):
     assert (kept(states)["dbt.dbt_build.1"] / "run_results.json").read_text() == green
     assert "model.states.a" in json.loads((FOLDER / "green" / "manifest.json").read_text())["nodes"]
 
+    states.clear("dbt.g_run", downstream=False)
+    assert states.end() == "success"
+    assert (FOLDER / "green" / "run_results.json").read_text() == green
+
     states.broken("b")
     assert states.run() == "failed"
     assert (FOLDER / "green" / "run_results.json").read_text() == green

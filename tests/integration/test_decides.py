@@ -40,7 +40,12 @@ def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of)
     # The table of an earlier run.
     assert states.run() == "success"
     states.broken("continues")
-    assert states.run() == "failed"
+    # Long enough for the scheduler to set the task to upstream_failed while dbt builds the node.
+    slow = "insert into raw_states.broken values ('after_continues', false, 12)"
+    states.warehouse.execute(slow)
+    states.trigger()
+    states.wait_for_state("after_continues_run", "upstream_failed")
+    assert states.end() == "failed"
     found = states.states()
     assert (found["continues_run"], found["after_continues_run"]) == ("failed", "success")
     assert states.built() == {"after_continues": 1}
@@ -60,6 +65,13 @@ def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
         # dbt may have had the statement run to its end.
         assert found[f"{node}_run"] != "success" or states.built()[node] == 1
         assert states.tasks()[f"{node}_run"]["pid"] is None
+
+    # Cleared without the build task, each of them runs dbt for its own node.
+    states.broken()
+    states.clear(*found.keys() - {"dbt_build", "dbt_build_done"}, only_failed=True)
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert "stored no result" not in states.log("independent_3_run")
 
 
 @pytest.mark.slow

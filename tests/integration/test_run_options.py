@@ -77,6 +77,17 @@ def test_a_failed_node_succeeds_in_its_retry_and_downstream_nodes_follow(states)
     assert states.states()["dbt.b.run"] == "skipped"
 
 
+def test_a_clear_of_failed_tasks_only_stays_within_the_selection(states):
+    states.broken("a")
+    assert states.run(dbt_select="a", dbt_exclude="test_name:unique") == "failed"
+    states.broken()
+    states.clear("dbt.a.run", only_failed=True)
+    assert states.end() == "success"
+    log = "".join(states.log("dbt.a.test", attempt) for attempt in (1, 2))
+    assert "breaks_with_a" in log
+    assert "unique_a_id" not in log
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -99,7 +110,8 @@ def test_options_of_dbt_hold_for_the_run_only(states):
     assert before
     states.warehouse.execute("update states.by_day set n = -1")
     days = {"dbt_event_time_start": "2026-01-02", "dbt_event_time_end": "2026-01-03"}
-    assert states.run(dbt_select="by_day", **days, dbt_vars={"any": 1}) == "success"
+    # The age of the source of `c` is checked, by a command without an event time range.
+    assert states.run(dbt_select="by_day c", **days, dbt_vars={"any": 1}) == "success"
     changed = "select distinct day::text from states.by_day where n > 0"
     assert states.warehouse.execute(changed).fetchall() == [("2026-01-02",)]
     # dbt parsed with other variables, and the parse of the working directory is the same.

@@ -6,11 +6,12 @@ from datetime import datetime
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import DAG, TaskGroup, task_group
 from cosmos import ProjectConfig, RenderConfig
 from cosmos.constants import TestBehavior
 
 from include.dbt_build import DbtTaskGroup
+from include.dbt_build.arguments import UnsupportedArgumentError
 from tests.include.dbt_build.conftest import (
     FILES,
     arguments,
@@ -50,6 +51,17 @@ def test_each_group_has_a_build_task_as_setup_and_a_teardown(dag, name):
     assert {k for k in node_tasks(dag) if k.startswith(f"{name}.")} == set(inside) - {
         "dbt.part_run"
     }
+
+
+def test_a_group_in_a_mapped_task_group_is_refused(unchanged):
+    with DAG("mapped", start_date=datetime(2026, 1, 1)):
+
+        @task_group
+        def each(day):
+            DbtTaskGroup("dbt", **arguments(unchanged))
+
+        with pytest.raises(UnsupportedArgumentError, match=r"^expand\(\) of a task group is not"):
+            each.expand(day=[1, 2])
 
 
 def test_each_group_builds_its_own_selection(dag):
