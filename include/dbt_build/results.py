@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from airflow.sdk.log import redact
+
 from include.dbt_build.protocol import Outcome, Problem
 
 SUCCEEDED = {"success", "pass", "warn", "no-op", "reused"}
@@ -189,15 +191,15 @@ class BuildResults:
         }
 
     def message(self, nodes: Iterable[str]) -> str:
-        """Return what dbt logged about some nodes, failed ones first."""
+        """Return what dbt logged about some nodes, failed ones first, without Airflow's secrets."""
         found = [self.nodes[node] for node in nodes if node in self.nodes]
         found.sort(key=lambda node: not node.has_failed)
-        return "\n".join(line for node in found for line in node.lines)
+        return redact("\n".join(line for node in found for line in node.lines))
 
     def sql(self, nodes: Iterable[str]) -> str:
-        """Return the SQL of those nodes that failed."""
+        """Return the SQL of those nodes that failed, without Airflow's secrets."""
         found = [self.nodes[node] for node in nodes if node in self.nodes]
-        return "\n\n".join(node.sql.strip() for node in found if node.sql)[:SQL_CHARACTERS]
+        return redact("\n\n".join(node.sql.strip() for node in found if node.sql))[:SQL_CHARACTERS]
 
     def problems(self) -> list[Problem]:
         """Return every node that failed or warned, and what stopped dbt outside of its nodes."""
@@ -205,14 +207,15 @@ class BuildResults:
             Problem(
                 node=unique_id,
                 status=node.status,
-                message=node.message or "",
+                message=redact(node.message or ""),
                 failures=node.failures,
             )
             for unique_id, node in [*self.nodes.items()]
             if node.status == "warn" or node.has_failed
         ]
         if self.dbt_error:
-            found.append(Problem(node=None, status="error", message=self.dbt_error, failures=None))
+            message = redact(self.dbt_error)
+            found.append(Problem(node=None, status="error", message=message, failures=None))
         return found
 
 
@@ -220,7 +223,7 @@ def _fails_fast() -> bool:
     # Imported here, because a DAG file needs no dbt.
     from dbt.flags import get_flags
 
-    return bool(get_flags().FAIL_FAST)
+    return bool(getattr(get_flags(), "FAIL_FAST", False))
 
 
 def clean_message(message: str | None) -> str | None:

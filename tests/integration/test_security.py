@@ -47,7 +47,7 @@ def run(api) -> Iterator[SimpleNamespace]:
     """Return a run in which one model fails, and the arguments of all processes during the run.
 
     dbt builds in Airflow's own database, whose password is a unique text that can be searched for.
-    The password of the warehouse is a common word.
+    That of the warehouse stands in committed files.
     """
     role = {"user": "airflow", "dbname": "airflow", "password": SETTINGS.secrets()["metadata"]}
     address = {"host": "127.0.0.1", "port": int(os.environ["WAREHOUSE_PORT"]), "schema": "airflow"}

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from airflow.sdk.log import mask_secret
 from dbt.events.types import LogTestResult, NodeFinished, NodeStart
 from dbt_common.events.base_types import EventLevel, msg_from_base_event
 
@@ -205,3 +206,12 @@ def test_a_message_does_not_name_a_folder_that_is_removed():
     message = "Database Error in model a\n  no\n  compiled code at target/run/p/models/a.sql"
     assert clean_message(message) == "Database Error in model a\n  no"
     assert clean_message(None) is None
+
+
+def test_a_secret_that_airflow_masks_is_in_no_message_and_no_sql():
+    mask_secret("a-secret-of-a-connection")
+    results = received(start(), finish("error", "no a-secret-of-a-connection"))
+    results.nodes[NODE].sql = "select 'a-secret-of-a-connection'"
+    assert results.message([NODE]) == "no ***"
+    assert results.sql([NODE]) == "select '***'"
+    assert results.problems()[0]["message"] == "no ***"
