@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from local import airflow
 from local.pipeline import Api, unpause, wait_for_dags
-from local.settings import Settings
+from local.settings import BIN, Settings
 from tests.conftest import HOME, SETTINGS, connect, free_port, local, wait_until
 
 TABLES = """
@@ -47,8 +47,23 @@ def connection(api: Api, conn_id: str, **values) -> Iterator[None]:
 
 
 @contextmanager
-def separate_airflow(projects: Path, name: str, env: dict[str, str]) -> Iterator[States]:
-    """Run the test projects on an Airflow and a Postgres of their own, with other settings."""
+def separate_airflow(
+    projects: Path,
+    name: str,
+    env: dict[str, str],
+    *,
+    prefix: str = "",
+    servers: Mapping[str, list] | None = None,
+) -> Iterator[States]:
+    """Run the test projects on an Airflow and a Postgres of their own, with other settings.
+
+    Args:
+        projects: the folder of the test projects.
+        name: the name of the folder of this Airflow.
+        env: settings that differ from those of `make start`.
+        prefix: the path prefix of the API server.
+        servers: more processes of Airflow, as arguments of its command, by name.
+    """
     folder = HOME / name
     shutil.copytree(projects, folder / "dbt")
     own = {
@@ -58,9 +73,13 @@ def separate_airflow(projects: Path, name: str, env: dict[str, str]) -> Iterator
         **{port: free_port() for port in ("PORT", "WAREHOUSE_PORT")},
     }
     settings = Settings.from_environment(os.environ | own)
+    env = settings.airflow_env() | env
+    env["AIRFLOW__API__BASE_URL"] += prefix
     assert local("warehouse", env=own).returncode == 0
     try:
-        airflow.start(settings, settings.port, settings.airflow_env() | env)
+        airflow.start(settings, settings.port, env)
+        for server, words in (servers or {}).items():
+            airflow.launch(settings, server, [BIN / "airflow", *words], env)
         with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
             yield States(Api(settings.port), warehouse, home=folder)
     finally:

@@ -3,23 +3,17 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from include.dbt_build.channel import PluginClient, ReportError
 from include.dbt_build.protocol import Answer, Report
 from tests.conftest import free_port
+from tests.include.dbt_build.certificates import write_certificate
 
 TI = SimpleNamespace(id="0199c0de-0000-7000-8000-000000000000")
 PAGE = "<html>Log in</html>"
@@ -124,22 +118,7 @@ def test_the_base_url_with_its_prefix_is_tried_if_the_execution_api_has_no_plugi
 
 @pytest.fixture
 def certificate(tmp_path) -> Path:
-    """A certificate for 127.0.0.1 that no public authority has signed."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), True)
-        .sign(key, SHA256())
-    )
-    no_password = NoEncryption()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, no_password)
-    file = tmp_path / "server.pem"
-    file.write_bytes(signed.public_bytes(Encoding.PEM))
-    file.with_suffix(".key").write_bytes(private)
-    return file
+    return write_certificate(tmp_path)
 
 
 @pytest.mark.parametrize("setting", ["ssl_cert", "ssl_ca_file"])
