@@ -71,6 +71,7 @@ def has_usable_profile(settings: Settings, project: Path, target: str | None = N
     profile = content.get(profile_name(project)) or {}
     output = profile.get("outputs", {}).get(target or profile.get("target", "default")) or {}
     known = settings.environment.keys() | settings.dbt_env().keys() | {"PR"}
+    known -= {"DBT_TARGET"}
     return output.get("type") == "postgres" and known >= {
         *REQUIRED_VARIABLE.findall(yaml.safe_dump(output, width=1000).replace("''", "'"))
     }
@@ -85,7 +86,7 @@ def has_installed_packages(project: Path) -> bool:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
-    # It is the target of the DAGs, which the profile of a developer may not have.
+    # dbt would take it as its target, but it is that of the DAGs.
     env = {name: value for name, value in env.items() if name != "DBT_TARGET"}
     for command in (words,) if has_installed_packages(project) else (("deps",), words):
         if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:

@@ -20,8 +20,8 @@ from local.settings import Failure
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
 # Files that tools generate: anywhere, and in the folder of the project only.
-IGNORED = {".git", ".DS_Store", "__pycache__"}
-IGNORED_ON_TOP = {".user.yml", "target", "logs", "dbt_modules", ".venv", "venv", "env", ".env"}
+IGNORED = {".git", ".DS_Store", "__pycache__", ".env", ".venv", "venv", ".user.yml"}
+IGNORED_ON_TOP = {"target", "logs", "dbt_modules", "env"}
 PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
 
 

@@ -17,7 +17,9 @@ from local.settings import ROOT, Failure, Settings, shared_env
 
 def start(settings: Settings, deployment: str) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
-    require_target(settings)
+    # A deployment file names a target.
+    if not deployment:
+        require_target(settings)
     # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
     running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
     port = running or settings.port

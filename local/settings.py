@@ -123,7 +123,7 @@ class Settings:
             new = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
             new["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
             # Written whole or not at all, because a disk can be full.
-            part = path.with_name("secrets.part")
+            part = path.with_name(f"secrets.{os.getpid()}")
             part.touch(mode=0o600)
             part.write_text(json.dumps(new))
             part.rename(path)
@@ -183,7 +183,8 @@ class Settings:
         metadata = f"airflow:{secret['metadata']}@127.0.0.1:{self.warehouse_port}/airflow"
         # A proxy of the network cannot reach this machine.
         no_proxy = self.environment.get("no_proxy") or self.environment.get("NO_PROXY")
-        no_proxy = f"{no_proxy},127.0.0.1" if no_proxy else "127.0.0.1"
+        if no_proxy != "*":
+            no_proxy = f"{no_proxy},127.0.0.1" if no_proxy else "127.0.0.1"
         return {
             **shared_env(),
             **self.environment,

@@ -33,8 +33,6 @@ from include.dbt_build.protocol import MAX_AGE_SECONDS, Answer, Report, Times, s
 BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
 # States that let the teardown succeed.
 DONE = (State.SUCCESS, State.SKIPPED)
-# States of tasks whose nodes dbt has run.
-BY_DBT = (State.SUCCESS, State.SCHEDULED)
 # The longest body of a request: the report of a build with 50,000 tasks.
 MAX_BYTES = 32 * 2**20
 # How much the clocks of two machines may differ.
@@ -165,7 +163,7 @@ def _apply(
         ti = by_id.get(task_id)
         # A state that somebody set in the meantime stays, as does a task that has begun. The
         # scheduler sets a task to upstream_failed before it knows that dbt builds its node.
-        free = [None, State.UPSTREAM_FAILED] if state in BY_DBT else [None]
+        free = [None] if state == State.SKIPPED else [None, State.UPSTREAM_FAILED]
         if ti is None or ti.state not in free:
             continue
         if task_id in tasks.teardowns:
@@ -190,7 +188,7 @@ def _apply(
 
 def _set_state(ti: TaskInstance, state: State, times: Times | None, build: TaskInstance) -> None:
     ti.state = state
-    if state in BY_DBT:
+    if state in (State.SUCCESS, State.SCHEDULED):
         ti.try_number = next_try(ti)
     if state == State.SCHEDULED:
         ti.scheduled_dttm = datetime.now(UTC)

@@ -72,6 +72,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             emit_datasets=False,
             **kwargs,
         )
+        # Each command sets partial_parse again.
+        self.may_use_parse = self.partial_parse
 
     def build(self, context, definitions: list[dict] | None = None) -> None:
         """Run `dbt build`.
@@ -161,7 +163,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.connection = connection_values(self.project)
         self.manifest = None
         if (
-            self.partial_parse
+            self.may_use_parse
             # An interceptor may change variables and environment later.
             and not self.interceptors
             and self.project.executable is None
@@ -170,8 +172,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             and is_parse_valid(self.project, environment)
         ):
             self.manifest = load_manifest(self.project, self.connection)
-            # Cosmos would copy the file of the parse that dbt does not need.
-            self.partial_parse = self.manifest is None
+        # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
+        self.partial_parse = self.may_use_parse and self.manifest is None
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and the results as a callback."""

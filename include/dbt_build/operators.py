@@ -130,7 +130,6 @@ class DbtBuildOperator(DbtCommandOperator):
         # A retry keeps the selection of the first try, because `state:` may mean others by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
         if stored is not None:
-            # Airflow deletes the XComs of a task that starts, so that node tasks read this one.
             ti.xcom_push(key=CHOSEN_NODES, value=stored)
             return {*stored}
         try:
@@ -214,11 +213,10 @@ class DbtBuildOperator(DbtCommandOperator):
         """Build everything but the tests, then the tests if nothing failed."""
         chosen = self.group.slim["selectors_of_nodes"].keys() if nodes is None else nodes
         tests = {node for node in chosen if node.startswith("test.")}
-        # Two commands of this operator: the first one changes its arguments.
         if others := chosen - tests:
-            copy(self).build(context, self.group.definitions(others))
+            self.build(context, self.group.definitions(others))
         if tests and not self.results.failed():
-            copy(self).build(context, self.group.definitions(tests))
+            self.build(context, self.group.definitions(tests))
 
     def _fail(self, failed: set[str]) -> None:
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
@@ -275,7 +273,8 @@ class DbtNodeOperator(BaseOperator):
                 # A retry of the build task may have built the nodes in the meantime.
                 result = self._stored_result(ti) or self._run_dbt(context)
         elif result["outcome"] == "skipped":
-            # This task is due, so the task that failed upstream has succeeded in a later try.
+            # This task is due: the task that failed upstream has succeeded in a later try, or
+            # somebody has cleared this one.
             with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
                 result = self._run_dbt(context)
         self._end(result)

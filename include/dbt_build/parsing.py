@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 # Cosmos's value for what a profile takes from the Airflow connection.
 MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
-JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+# An expression can contain dicts.
+JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # What a project can know of its profile without the connection.
 SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
 # Jinja that prints a value of the connection, and Jinja that uses one in any way.

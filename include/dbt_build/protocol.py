@@ -12,10 +12,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
-# XCom of the teardown task, which a retry of the build task does not delete: the unique IDs of the
-# nodes and sources that the run selects, if it selects a part of the DAG.
+# XCom of the build task and of the teardown: the unique IDs of the nodes and sources that the run
+# selects, if it selects a part of the DAG. A task that starts loses its own XComs: a retry of the
+# build task reads that of the teardown, a node task that of the build task.
 CHOSEN_NODES = "dbt_chosen_nodes"
-# XCom of the teardown task too: the unique IDs of the nodes that dbt built and whose tasks are not
+# XCom of the teardown: the unique IDs of the nodes that dbt built and whose tasks are not
 # successful yet.
 BUILT_NODES = "dbt_built_nodes"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
@@ -25,8 +26,8 @@ PROBLEMS = "dbt_problems"
 # success  dbt built all of them.
 # fail     a test failed. Another try would not change that.
 # error    a node failed in another way.
-# skipped  dbt skipped a node because of a failed task upstream. If that task succeeds in a later
-#          try, this one builds its nodes.
+# skipped  dbt skipped a node. If its task starts later, because the task that failed upstream has
+#          succeeded in a later try, or because it was cleared, it builds its nodes.
 # not_run  dbt did not run a node for another reason, as with fail_fast.
 # left_out dbt did not run a node although nothing failed, as one that the run does not select.
 Outcome = Literal["success", "fail", "error", "skipped", "not_run", "left_out"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def separate_airflow(
         name: the name of the folder of this Airflow.
         env: settings that differ from those of `make start`.
         prefix: the path prefix of the API server.
-        servers: more processes of Airflow, as arguments of its command, by name.
+        servers: more API servers: the arguments of each, by port.
     """
     folder = HOME / name
     shutil.copytree(projects, folder / "dbt")
@@ -78,13 +79,20 @@ def separate_airflow(
     assert local("warehouse", env=own).returncode == 0
     try:
         airflow.start(settings, settings.port, env)
-        for server, words in (servers or {}).items():
-            airflow.launch(settings, server, [BIN / "airflow", *words], env)
+        for port, words in (servers or {}).items():
+            command = [BIN / "airflow", "api-server", "--port", port, *words]
+            airflow.launch(settings, f"api-server-{port}", command, env)
+            wait_until(lambda port=port: is_open(port))
         with connect({**SETTINGS.dbt_env(), **settings.dbt_env()}) as warehouse:
-            yield States(Api(settings.port), warehouse, home=folder)
+            yield States(Api(settings.port + prefix), warehouse, home=folder)
     finally:
         stopped = local("stop", env=own)
     assert stopped.returncode == 0, stopped.stderr
+
+
+def is_open(port: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 class States:

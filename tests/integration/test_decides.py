@@ -41,7 +41,7 @@ def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of)
     assert states.run() == "success"
     states.broken("continues")
     # Long enough for the scheduler to set the task to upstream_failed while dbt builds the node.
-    slow = "insert into raw_states.broken values ('after_continues', false, 12)"
+    slow = "insert into raw_states.broken values ('after_continues', false, 30)"
     states.warehouse.execute(slow)
     states.trigger()
     states.wait_for_state("after_continues_run", "upstream_failed")

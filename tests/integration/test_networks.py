@@ -22,11 +22,10 @@ def states(projects, tmp_path):
         "AIRFLOW__API__WORKERS": "2",
         "AIRFLOW__API__SSL_CA_FILE": str(certificate),
         # It loads no plugins, so the build task has to find the other server.
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"https://127.0.0.1:{port}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"https://127.0.0.1:{port}/team/execution/",
     }
     tls = ["--ssl-cert", certificate, "--ssl-key", certificate.with_suffix(".key")]
-    execution = ["api-server", "--apps", "execution", "--port", port, *tls]
-    servers = {"execution-api": execution}
+    servers = {port: ["--apps", "execution", *tls]}
     with separate_airflow(projects, "networks", env, prefix="/team", servers=servers) as states:
         yield states
 

@@ -124,13 +124,18 @@ def test_a_wrong_url_of_the_warehouse_is_an_error(url):
 
 
 def test_nothing_on_this_machine_goes_through_a_proxy_of_the_network():
-    env = replace(SETTINGS, environment={**SETTINGS.environment, "NO_PROXY": "corp"}).airflow_env()
-    assert env["NO_PROXY"] == env["no_proxy"] == "corp,127.0.0.1"
+    for given, expected in (("corp", "corp,127.0.0.1"), ("", "127.0.0.1"), ("*", "*")):
+        own = {"NO_PROXY": given, "no_proxy": ""}
+        env = replace(SETTINGS, environment={**SETTINGS.environment, **own}).airflow_env()
+        assert env["NO_PROXY"] == env["no_proxy"] == expected
 
 
 def test_start_on_a_warehouse_of_ones_own_requires_a_target():
+    settings = with_url("postgresql://ada@db.example.com/analytics")
+    require_target(settings)
+    environment = {**settings.environment, "DBT_TARGET": ""}
     with pytest.raises(Failure, match=r"^WAREHOUSE_URL is set, but DBT_TARGET is not"):
-        require_target(with_url("postgresql://ada@db.example.com/analytics"))
+        require_target(replace(settings, environment=environment))
 
 
 def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):

@@ -146,7 +146,7 @@ def test_a_backfill_builds_the_marts_and_reports_of_each_day(api, warehouse, yes
         runs[:] = api.all("/dags/flights_daily/dagRuns", "dag_runs", run_type="backfill")
         return [run["state"] in ("success", "failed") for run in runs] == [True] * len(days)
 
-    wait_until(all_days_ended)
+    wait_until(all_days_ended, seconds=480)
     assert [(run["logical_date"][:10], run["state"]) for run in runs] == [
         (str(day), "success") for day in days
     ]

@@ -93,6 +93,7 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("{% set db = target.dbname %} {{ config(enabled=(db == 'prod')) }} select 1 as id", True),
         ("{% set t = target %} {{ config(enabled=(t.dbname == 'prod')) }} select 1 as id", True),
         ("{{ config(meta={'a': 1}, enabled=(target.dbname == 'prod')) }} select 1 as id", True),
+        ("{{ config(meta={'a': {}}, enabled=(target.dbname == 'prod')) }} select 1 as id", True),
         ("{% if target.dbname == 'prod' %} select 1 as id {% endif %}", True),
         ("select '{{ target.dbname | upper }}' as id", True),
         ("select '{{ target['host'] }}' as id", True),
