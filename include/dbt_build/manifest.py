@@ -166,6 +166,20 @@ def slim_manifest(
     }
 
 
+def nodes_downstream_of(slim: SlimManifest, sources: Iterable[str]) -> set[str]:
+    """Return the nodes that depend on some sources, and the tests that read one of these."""
+    checks = [check for check in slim["freshness"] if {*sources} & {*check["nodes"]}]
+    found = {key for check in checks for key in check["downstream"]}
+    reads = {key: {*node["depends_on"]["nodes"]} for key, node in slim["nodes"].items()}
+    while more := {key for key, read in reads.items() if key not in found and read & found}:
+        found |= more
+    nodes = {node for key in found for node in slim["run"].get(key, ())}
+    for key, tests in slim["test"].items():
+        if found & {key, *slim["test_upstream"].get(key, ())}:
+            nodes |= {*tests}
+    return nodes | {n for t in slim["other_tests"] if found & {*t["upstream"]} for n in t["nodes"]}
+
+
 def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
     """Return the name of each node in task IDs: Cosmos's, unless Airflow refuses it.
 

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import (
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import SlimManifest
+from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
 from include.dbt_build.protocol import (
     BUILT_NODES,
     CHOSEN_NODES,
@@ -177,14 +177,14 @@ class DbtBuildOperator(DbtCommandOperator):
         return {node for task in tasks for node in task.nodes}
 
     def _check_sources(self, context, pending: list["DbtNodeOperator"]) -> set[str]:
-        """Check the sources among the pending tasks; return the tasks downstream of stale ones."""
+        """Check the sources among the pending tasks; return the nodes downstream of stale ones."""
         checks = [task for task in pending if task.checks_freshness]
         if checks:
             sources = [source for task in checks for source in task.nodes]
             # Another command of this operator, whose templates are rendered.
             copy(self).check_freshness(context, sources)
         stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
-        return {name for task in stale for name in task.get_flat_relative_ids(upstream=False)}
+        return nodes_downstream_of(self.group.slim, {n for task in stale for n in task.nodes})
 
     def _pending_nodes(
         self,
@@ -195,11 +195,8 @@ class DbtBuildOperator(DbtCommandOperator):
     ) -> set[str]:
         """Return the nodes to build, those without a task included."""
         wanted = {
-            node
-            for task in pending
-            if not task.checks_freshness and task.task_id not in stale
-            for node in task.chosen(chosen)
-        }
+            node for task in pending if not task.checks_freshness for node in task.chosen(chosen)
+        } - stale
         without_task = self.group.slim["selectors_of_nodes"].keys() - self._nodes_with_task()
         if chosen is not None:
             without_task &= chosen

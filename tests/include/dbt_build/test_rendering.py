@@ -12,6 +12,7 @@ from cosmos.constants import TestBehavior
 
 from include.dbt_build import DbtTaskGroup
 from include.dbt_build.arguments import UnsupportedArgumentError
+from include.dbt_build.manifest import nodes_downstream_of
 from tests.include.dbt_build.conftest import (
     FILES,
     arguments,
@@ -82,6 +83,40 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(dag):
     assert check.nodes == ("source.states.raw_states.events",)
     assert check.downstream_task_ids == {"dbt.c_run"}
     assert "outer.part.raw_states_events_freshness" not in dag.task_ids
+
+
+def test_a_stale_source_stops_only_what_depends_on_it(small):
+    """The test of `orders` is not run, because it reads `late`. What reads `orders` is built."""
+    path = small(
+        {
+            "models/m.yml": """
+                sources:
+                  - name: raw
+                    tables:
+                      - name: events
+                        config:
+                          loaded_at_field: at
+                          freshness: {error_after: {count: 1, period: day}}
+                models:
+                  - name: orders
+                    columns:
+                      - name: id
+                        data_tests: [relationships: {arguments: {to: ref('late'), field: id}}]
+            """
+        },
+        late="select id from {{ source('raw', 'events') }}",
+        later="select id from {{ ref('late') }}",
+        base="select 1 as id",
+        orders="select id from {{ ref('base') }}",
+        after_orders="select id from {{ ref('orders') }}",
+    )
+    dag = render(path, source_freshness=True)
+    assert ("orders.test", "after_orders_run") in edges(dag)
+    group = dag.get_task("dbt_build").group
+    (check,) = group.slim["freshness"]
+    found = {node.split(".")[2] for node in nodes_downstream_of(group.slim, check["nodes"])}
+    assert {name for name in found if "relationships" not in name} == {"late", "later"}
+    assert len(found) == 3
 
 
 def test_a_test_that_reads_nothing_has_a_task(dag):
