@@ -27,8 +27,8 @@ from local.settings import ROOT, Failure
 
 def measured() -> dict:
     """Return what is measured: the version of this project, its engine, and the machine."""
-    engine, plugins = ROOT / "include" / "dbt_build", ROOT / "plugins"
-    files = sorted([*engine.rglob("*.py"), *plugins.rglob("*.py")])
+    folders = (ROOT / "include" / "dbt_build", ROOT / "plugins")
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     content = b"".join(bytes(path.relative_to(ROOT)) + path.read_bytes() for path in files)
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     gb = round(psutil.virtual_memory().total / 2**30)
@@ -97,7 +97,6 @@ def measure(row: Row, limit: float, warehouse, server: psutil.Process) -> dict:
 def services() -> Iterator:
     """Yield a connection to a Postgres with the sample's raw data, and the server's process."""
     SETTINGS.logs.mkdir(parents=True, exist_ok=True)
-    # An interrupted comparison can have left them.
     airflow.stop(SETTINGS)
     postgres.stop(SETTINGS)
     data = postgres.data_folder(SETTINGS)

@@ -42,7 +42,6 @@ CLEAR = Case("clear_200", "20 of 200 models cleared with their children", "model
 HALVES = ("path:models/half_1", "path:models/half_2")
 TWO_DAGS = Case("two_dags_200", "Two DAGs at once, 100 models each", "halves_200", HALVES)
 
-# The large projects and the slow ways decide how long all of it takes: under two hours.
 PLAN = [
     *(Row(SAMPLE, way, 5, 1) for way in ("dbt", "shipped")),
     *(Row(SAMPLE, way, 3, 1) for way in ("celery", "pods", "bash")),

@@ -73,7 +73,6 @@ def deploy(project: Project, folder: Path) -> Path:
 class Dbt:
     """`dbt build` by itself, each time in a new process."""
 
-    # Nothing more is known about a run.
     figures = dict
 
     def __init__(self, way: Way, case: Case, project: Project):

@@ -227,6 +227,7 @@ def test_table_has_the_ratios_and_the_failures(results):
 
     page = report.page(results)
     assert "version 9.8.7, engine `0123456789ab`" in page
+    assert "The files of the engine have changed since then." in page
     lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     assert [line[:5] for line in lines[2:]] == [
         ["dbt build in a new process", "4.0", "2.0", "2.0", "1.0"],
