@@ -17,7 +17,7 @@ from local.settings import ROOT, Failure, Settings
 
 TEMPLATE_NAME = "dbt-on-airflow"
 # The files that contain the name of the template.
-NAMED_FILES = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml", "deploy/staging.yaml")
+NAMED_FILES = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml")
 # The files that `update` leaves as they are.
 FORK_FILES = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
 CI_FILES = {"github": [".github/workflows"], "gitlab": [".gitlab-ci.yml"]}

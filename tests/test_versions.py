@@ -22,7 +22,6 @@ FILES = [
     ".astro/config.yaml",
     "Dockerfile",
     "deploy/prod.yaml",
-    "deploy/staging.yaml",
     "docker-compose.override.yml",
     "pyproject.toml",
     "requirements.txt",
@@ -40,9 +39,8 @@ def check_runtime(root: Path):
 
 def check_deployment(root: Path):
     runtime = re.search(r"^FROM \S+:(\S+)-python-", read(root, "Dockerfile"), re.MULTILINE)[1]
-    for file in ("deploy/prod.yaml", "deploy/staging.yaml"):
-        deployment = yaml.safe_load(read(root, file))["deployment"]
-        assert deployment["configuration"]["runtime_version"] == runtime, file
+    deployment = yaml.safe_load(read(root, "deploy/prod.yaml"))["deployment"]
+    assert deployment["configuration"]["runtime_version"] == runtime
 
 
 def check_image(root: Path):
