@@ -86,6 +86,6 @@ def test_an_external_dbt_gives_the_same_states(projects, older_dbt):
         assert states.not_successful() == {}
         assert states.built() == {"d": 1, "e": 1}
         # The DAGs with dbt of Airflow's environment have a working directory of their own.
-        manifests = folder.glob("cosmos/dbt_projects/*/*/dbt/states/target/manifest.json")
+        manifests = folder.glob("cosmos/dbt_projects/*/**/states/target/manifest.json")
         versions = [json.loads(file.read_text())["metadata"]["dbt_version"] for file in manifests]
         assert versions.count("1.11.16") == 1
