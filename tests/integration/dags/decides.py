@@ -26,7 +26,7 @@ def dbt_args(*select: str, **operator_args) -> dict:
 
 
 decides_chain = DbtDag(dag_id="decides_chain", **ARGS, **dbt_args("tag:chain"))
-# Without a retry, so that the scheduler sets what is downstream to upstream_failed at once.
+# No task is retried, so that the scheduler sets what is downstream to upstream_failed at once.
 NO_RETRY = {**ARGS, "default_args": {"owner": "tests"}}
 decides_continue = DbtDag(dag_id="decides_continue", **NO_RETRY, **dbt_args("continues+"))
 decides_fail_fast = DbtDag(
