@@ -26,7 +26,7 @@ SUCCEEDED = ("success", "pass")
 MAX_ROWS, MAX_MESSAGE = 150, 200
 CHANGED = ("--select", "state:modified+")
 # An incremental model and a snapshot are built on a clone of prod's table, as the next run of prod
-# will build them. If columns, configuration or name differ, that table is of no use.
+# will build them. If contract, configuration or name differ, that table is of no use.
 CLONED_KINDS = ("incremental", "snapshot")
 CLONED = (
     *("--select", *(f"state:modified+,config.materialized:{k},state:old" for k in CLONED_KINDS)),
