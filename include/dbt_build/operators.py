@@ -91,7 +91,8 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowException: a node without a task failed, or a hook.
         """
         ti = context["ti"]
-        chosen = self._chosen_nodes(context)
+        if (chosen := self._chosen_nodes(context)) is not None:
+            ti.xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
         states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
         pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
@@ -130,7 +131,6 @@ class DbtBuildOperator(DbtCommandOperator):
         # A retry keeps the selection of the first try, because `state:` may mean others by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
         if stored is not None:
-            ti.xcom_push(key=CHOSEN_NODES, value=stored)
             return {*stored}
         try:
             # Another command of this operator, whose templates are rendered.
@@ -155,7 +155,6 @@ class DbtBuildOperator(DbtCommandOperator):
             if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
                 chosen |= {*task.nodes}
         set_xcom(ti, self.group.teardown_id, CHOSEN_NODES, sorted(chosen))
-        ti.xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
         return chosen
 
     def _built_nodes(self, ti, *, is_new: bool) -> set[str]:

@@ -89,6 +89,7 @@ class BuildResults:
 
     def _finish(self, node: NodeResult, info, result) -> None:
         node.message, node.failures = clean_message(result.message), result.num_failures
+        node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in SUCCEEDED | SKIPPED:
             # The message begins the log, before the lines that dbt logged on its way to it.
             node.lines.insert(0, node.message or result.status)
@@ -96,11 +97,10 @@ class BuildResults:
             if result.status == "fail" and (stored := info.node_relation.relation_name):
                 node.lines.append(f"The failing rows are in {stored}.")
             node.sql = node.sql or self._sql(info)
-        node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
-        # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed or
-        # was cancelled is only in run_results.json.
-        if result.status not in SUCCEEDED | SKIPPED and _fails_fast() and self.failed():
-            return
+            # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed
+            # or was cancelled is only in run_results.json.
+            if _fails_fast() and self.failed():
+                return
         # The reporting thread reads a node once it has a status, so the status is set last.
         node.status = result.status
 
