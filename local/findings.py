@@ -264,17 +264,20 @@ def _build(
             build("--select", "resource_type:seed")
         results = build("--empty")
         if failed := [k for k, r in results.items() if r["status"] == "error"]:
-            # --empty adds an alias to each ref(). A model that has its own alias there fails, so it
-            # is built again without --empty.
+            # --empty adds an alias to each ref(), which fails beside an alias of the model itself,
+            # and a macro that reads rows of a seed finds none. So what failed is built again, with
+            # what it reads, without --empty.
             names = [manifest["nodes"][k]["name"] for k in failed if k in manifest["nodes"]]
-            results |= build("--select", *(f"{name}+" for name in names))
+            results |= build("--select", *(f"+{name}+" for name in names))
     unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():
         relation = MISSING_RELATION.search(result["message"] or "")
         is_source = relation and relation[1].split(".")[-1].strip('"') in unknown
         if result["status"] == "error" and not is_source:
             name = unique_id.split(".", 2)[2]
-            findings.postgres_errors[name] = " ".join(result["message"].split())
+            # The compiled code is deleted with the check.
+            message, _, _ = result["message"].partition("compiled code at")
+            findings.postgres_errors[name] = " ".join(message.split())
     built = {k for k, result in results.items() if result["status"] in ("success", "error")}
     wanted = {k for k, node in manifest["nodes"].items() if node["resource_type"] in BUILT}
     count = len({k for k in wanted - built if not _is_ephemeral(manifest["nodes"][k])})
