@@ -4,13 +4,11 @@ import json
 import logging
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 
 import certifi
 import httpx
 from airflow.sdk.configuration import conf
-from airflow.sdk.log import load_remote_log_handler
+from airflow.sdk.log import init_log_file, load_remote_log_handler
 from jinja2 import Template
 
 from include.dbt_build.protocol import Answer, Report, sign, signing_key
@@ -31,15 +29,7 @@ class PluginClient:
         self.build_id = str(ti.id)
         self.key = signing_key(conf)
         self.urls = plugin_urls(self.build_id)
-        self._http = httpx.Client(
-            timeout=TIMEOUT_SECONDS, verify=ssl_context(), cert=_client_cert()
-        )
-
-    def __enter__(self) -> "PluginClient":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._http.close()
+        self._ssl = ssl_context()
 
     def send(self, report: Report) -> Answer:
         """Send a report and return the answer of the plugin.
@@ -55,16 +45,17 @@ class PluginClient:
             "x-dbt-build-signature": sign(self.key, self.build_id, body),
         }
         errors = []
-        for url in [*self.urls]:
+        for url in self.urls:
             try:
-                response = self._http.post(url, content=body, headers=headers)
-                if response.status_code != 200:
-                    raise ReportError(f"status {response.status_code}")
+                response = httpx.post(
+                    url, content=body, headers=headers, verify=self._ssl, timeout=TIMEOUT_SECONDS
+                )
                 # A proxy can answer 200 with a page of its own.
-                answer = Answer.model_validate_json(response.content)
-            except (httpx.HTTPError, ReportError, ValueError) as error:
-                reason = str(error) if isinstance(error, ReportError) else type(error).__name__
-                errors.append(f"{url}: {reason}")
+                answer = Answer.model_validate_json(response.raise_for_status().content)
+            except httpx.HTTPStatusError as error:
+                errors.append(f"{url}: status {error.response.status_code}")
+            except (httpx.HTTPError, ValueError) as error:
+                errors.append(f"{url}: {type(error).__name__}")
             else:
                 self.urls = [url]
                 return answer
@@ -83,18 +74,15 @@ def plugin_urls(build_id: str) -> list[str]:
 
 
 def ssl_context() -> ssl.SSLContext:
-    """Return the certificates that Airflow's SDK trusts."""
+    """Return the TLS settings of the client in Airflow's SDK."""
     context = ssl.create_default_context(cafile=conf.get("api", "ssl_ca_file", fallback=None))
     if conf.getboolean("api", "client_use_public_certs", fallback=True):
         context.load_verify_locations(certifi.where())
     if certificate := conf.get("api", "ssl_cert", fallback=None):
         context.load_verify_locations(certificate)
+    if certificate := conf.get("api", "client_ssl_cert", fallback=None):
+        context.load_cert_chain(certificate, conf.get("api", "client_ssl_key"))
     return context
-
-
-def _client_cert() -> tuple[str, str] | None:
-    certificate = conf.get("api", "client_ssl_cert", fallback=None)
-    return (certificate, conf.get("api", "client_ssl_key")) if certificate else None
 
 
 class TaskLogs:
@@ -102,7 +90,6 @@ class TaskLogs:
 
     def __init__(self, ti):
         self.ti = ti
-        self.folder = Path(conf.get("logging", "base_log_folder"))
         self.template = Template(conf.get("logging", "log_filename_template"))
         self._remote = load_remote_log_handler()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dbt-logs")
@@ -114,22 +101,14 @@ class TaskLogs:
         self._executor.shutdown()
 
     def _write(self, task_id: str, try_number: int, message: str, time: str) -> None:
-        ti = SimpleNamespace(
-            dag_id=self.ti.dag_id,
-            run_id=self.ti.run_id,
-            task_id=task_id,
-            map_index=-1,
-            try_number=try_number,
-        )
-        name = self.template.render(ti=ti, try_number=try_number)
-        file = self.folder / name
         lines = [
             json.dumps({"timestamp": time, "level": "info", "event": line})
             for line in message.splitlines()
         ]
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{line}\n" for line in lines))
+            ti = self.ti.model_copy(update={"task_id": task_id, "try_number": try_number})
+            name = self.template.render(ti=ti, try_number=try_number)
+            init_log_file(name).write_text("".join(f"{line}\n" for line in lines))
             if self._remote:
                 self._remote.upload(name, ti)
         except Exception as error:

@@ -95,27 +95,26 @@ class ResultReporter:
             raise self._error
 
     def _run(self) -> None:
-        with self._client:
-            self._send_unsent()
-            while not self._stop.wait(POLL_SECONDS):
-                try:
-                    self._collect()
-                    if monotonic() > self._next_report:
-                        self._send_unsent()
-                    self._store_built()
-                except Exception as error:
-                    log.warning("The results could not be passed to Airflow yet: %s", error)
+        self._send_unsent()
+        while not self._stop.wait(POLL_SECONDS):
             try:
-                if not self._is_interrupted:
-                    self._end()
-                # Airflow has ended the task, so it accepts no states from it.
-                elif self._is_cleared():
-                    # Airflow does not count the next try as a first one. It has to build all nodes.
-                    set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
-                else:
-                    self._store_built()
+                self._collect()
+                if monotonic() > self._next_report:
+                    self._send_unsent()
+                self._store_built()
             except Exception as error:
-                self._error = error
+                log.warning("The results could not be passed to Airflow yet: %s", error)
+        try:
+            if not self._is_interrupted:
+                self._end()
+            # Airflow has ended the task, so it accepts no states from it.
+            elif self._is_cleared():
+                # Airflow does not count the next try as a first one. It has to build all nodes.
+                set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
+            else:
+                self._store_built()
+        except Exception as error:
+            self._error = error
 
     def _is_cleared(self) -> bool:
         """Return whether the build task was cleared while dbt works."""

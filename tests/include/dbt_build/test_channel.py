@@ -71,8 +71,7 @@ def settings(monkeypatch):
 
 
 def send() -> Answer:
-    with PluginClient(TI) as client:
-        return client.send(Report(pending=["a.run"]))
+    return PluginClient(TI).send(Report(pending=["a.run"]))
 
 
 def test_the_answer_of_the_plugin_is_read(settings):
@@ -108,9 +107,9 @@ def test_a_server_that_cannot_be_reached_is_named(settings):
 def test_the_base_url_with_its_prefix_is_tried_if_the_execution_api_has_no_plugins(settings):
     with server(404, PAGE) as execution, server(200, ANSWER) as core:
         settings(f"{core.url}/team/airflow", f"{execution.url}/execution/")
-        with PluginClient(TI) as client:
-            assert client.send(Report()).applied == {"a.run": 1}
-            client.send(Report())
+        client = PluginClient(TI)
+        assert client.send(Report()).applied == {"a.run": 1}
+        client.send(Report())
         # The address that has answered is kept.
         assert len(execution.received) == 1
         assert [path for path, _ in core.received] == [f"/team/airflow/dbt_build/{TI.id}"] * 2
