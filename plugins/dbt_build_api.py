@@ -13,7 +13,7 @@ import hmac
 import json
 import logging
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from threading import Lock
 from uuid import UUID
 
 from airflow.configuration import conf
@@ -23,19 +23,20 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.plugins_manager import AirflowPlugin
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState as State
+from cachetools import LRUCache, cached
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from include.dbt_build.protocol import MAX_AGE_SECONDS, Answer, Report, Times, sign, signing_key
+from include.dbt_build.protocol import Answer, Report, Times, sign, signing_key
 
 BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
 # States that let the teardown succeed.
 DONE = (State.SUCCESS, State.SKIPPED)
 # The longest body of a request: the report of a build with 50,000 tasks.
 MAX_BYTES = 32 * 2**20
-# How much the clocks of two machines may differ.
+# How much the clocks of two machines may differ, and how old a report may be.
 SKEW = timedelta(minutes=5)
 
 log = logging.getLogger(__name__)
@@ -69,11 +70,8 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
         if build is None or build.state != State.RUNNING or build.operator != BUILD:
             raise HTTPException(409, "no such build task is running")
         tasks = _tasks_of(session, build)
-        named = {
-            *(*report.pending, *report.succeeded, *report.failed),
-            *(*report.upstream_failed, *report.skipped),
-        }
-        if unknown := sorted(named - tasks.nodes - tasks.teardowns):
+        named = {*report.pending, *report.succeeded, *report.others}
+        if unknown := sorted(named - tasks.nodes - {tasks.teardown}):
             raise HTTPException(422, f"not a task of this build: {unknown[0]}")
         _check_times(report, build)
         return _apply(session, build, report, tasks, named)
@@ -88,9 +86,9 @@ def _verified(build_id: str, body: bytes, signature: str) -> Report:
     try:
         report = Report.model_validate_json(body)
     except ValidationError as error:
-        details = json.loads(error.json(include_url=False, include_input=False))
+        details = error.errors(include_url=False, include_context=False, include_input=False)
         raise HTTPException(422, details) from None
-    if abs(datetime.now(UTC) - report.sent_at) > timedelta(seconds=MAX_AGE_SECONDS):
+    if abs(datetime.now(UTC) - report.sent_at) > SKEW:
         raise HTTPException(403, "the report is too old")
     return report
 
@@ -100,15 +98,10 @@ class BuildTasks:
 
     def __init__(self, dag, build_id: str):
         build = dag.get_task(build_id)
-        self.teardowns = {
-            task.task_id for task in build.downstream_list if task.task_type == TEARDOWN
-        }
-        upstream = {
-            name
-            for teardown in self.teardowns
-            for name in dag.get_task(teardown).get_flat_relative_ids(upstream=True)
-        }
+        (teardown,) = (task for task in build.downstream_list if task.task_type == TEARDOWN)
+        self.teardown = teardown.task_id
         # What follows the group is downstream of the build task too, but not before its teardown.
+        upstream = teardown.get_flat_relative_ids(upstream=True)
         self.nodes = {
             name
             for name in build.get_flat_relative_ids(upstream=False) & upstream
@@ -116,18 +109,11 @@ class BuildTasks:
         }
 
 
+# A DAG of thousands of tasks is slow to read.
+@cached(LRUCache(64), key=lambda _, build: (build.dag_version_id, build.task_id), lock=Lock())
 def _tasks_of(session, build: TaskInstance) -> BuildTasks:
-    version = str(build.dag_version_id)
-    if (tasks := _known(version, build.task_id)[0]) is None:
-        dag = session.get(DagVersion, build.dag_version_id).serialized_dag.dag
-        _known(version, build.task_id)[0] = tasks = BuildTasks(dag, build.task_id)
-    return tasks
-
-
-@lru_cache(maxsize=64)
-def _known(version: str, build_id: str) -> list[BuildTasks | None]:
-    """Return a cell for the tasks of a build: a DAG of thousands of tasks is slow to read."""
-    return [None]
+    dag = session.get(DagVersion, build.dag_version_id).serialized_dag.dag
+    return BuildTasks(dag, build.task_id)
 
 
 def _check_times(report: Report, build: TaskInstance) -> None:
@@ -152,27 +138,23 @@ def _apply(
     for task_id in report.pending:
         if task_id in by_id:
             answer.next_tries[task_id] = next_try(by_id[task_id])
-    changes = [
-        *((task_id, State.SUCCESS, times) for task_id, times in report.succeeded.items()),
-        *((task_id, State.SCHEDULED, None) for task_id in report.failed),
-        *((task_id, State.UPSTREAM_FAILED, None) for task_id in report.upstream_failed),
-        *((task_id, State.SKIPPED, None) for task_id in report.skipped),
-    ]
+    changes = dict.fromkeys(report.succeeded, State.SUCCESS)
+    changes |= {task_id: State(state) for task_id, state in report.others.items()}
     # The teardown last: it depends on the others.
-    for task_id, state, times in sorted(changes, key=lambda change: change[0] in tasks.teardowns):
-        ti = by_id.get(task_id)
+    for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
+        ti, state = by_id.get(task_id), changes[task_id]
         # A state that somebody set in the meantime stays, as does a task that has begun. The
         # scheduler sets a task to upstream_failed before it knows that dbt builds its node.
         free = [None] if state == State.SKIPPED else [None, State.UPSTREAM_FAILED]
         if ti is None or ti.state not in free:
             continue
-        if task_id in tasks.teardowns:
+        if task_id == tasks.teardown:
             session.flush()
             nodes = of_run.where(TaskInstance.task_id.in_(tasks.nodes))
             states = session.scalars(nodes.with_only_columns(TaskInstance.state))
             if any(state not in DONE for state in states):
                 continue
-        _set_state(ti, state, times, build)
+        _set_state(ti, state, report.succeeded.get(task_id), build)
         session.add(
             Log(
                 event=state.value,

@@ -52,9 +52,9 @@ class Problem(TypedDict):
 
 
 TaskId = Annotated[str, Field(min_length=1, max_length=250)]
-# Far more tasks than a DAG can have, and the longest time that clocks or a network may differ.
+OtherState = Literal["scheduled", "upstream_failed", "skipped"]
+# Far more tasks than a DAG can have.
 MAX_TASKS = 50_000
-MAX_AGE_SECONDS = 300
 
 
 class Times(BaseModel):
@@ -74,9 +74,8 @@ class Report(BaseModel):
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     pending: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
     succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
-    failed: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
-    upstream_failed: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
-    skipped: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
+    # A scheduled task starts, and fails with dbt's message.
+    others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
 
 
 class Answer(BaseModel):

@@ -181,18 +181,18 @@ class ResultReporter:
         report = Report(pending=[] if self.next_tries else [*self.pending])
         for task_id, outcome in self.unsent.items():
             if outcome in ("fail", "error"):
-                report.failed.append(task_id)
+                report.others[task_id] = "scheduled"
             elif outcome == "success" and not self.tasks[task_id].needs_process:
                 report.succeeded[task_id] = self._times(task_id)
             elif outcome == "not_run":
-                report.upstream_failed.append(task_id)
+                report.others[task_id] = "upstream_failed"
             # What is downstream of a failed task has to wait for that task's retry.
             elif outcome == "left_out" and task_id not in self.blocked:
-                report.skipped.append(task_id)
+                report.others[task_id] = "skipped"
         if has_ended and {*self.outcomes.values()} <= {"success", "left_out"}:
             now = datetime.now(UTC)
             report.succeeded[self.teardown_id] = Times(start=now, end=now)
-        if report != Report(sent_at=report.sent_at):
+        if report.pending or report.succeeded or report.others:
             self._send(report)
 
     def _send(self, report: Report) -> None:

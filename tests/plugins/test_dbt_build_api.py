@@ -106,7 +106,7 @@ MALFORMED = {
     "no list": body(pending="a"),
     "empty ID": body(pending=[""]),
     "long ID": body(pending=["x" * 251]),
-    "number as ID": body(failed=[1]),
+    "number as ID": body(pending=[1]),
     "no time zone": body(succeeded={"a": {"start": TIME, "end": f"{TIME}Z"}}),
     "no end": body(succeeded={"a": {"start": f"{TIME}Z"}}),
     "no time": body(sent_at="never"),
@@ -184,7 +184,7 @@ def test_a_build_may_set_the_states_of_its_own_tasks_only(serialized, group):
     dag, read = serialized
     tasks = dbt_build_api.BuildTasks(read, f"{group}.dbt_build")
     assert tasks.nodes == {name for name in node_tasks(dag) if name.startswith(group)}
-    assert tasks.teardowns == {f"{group}.dbt_build_done"}
+    assert tasks.teardown == f"{group}.dbt_build_done"
 
 
 def test_times_outside_of_the_try_are_unprocessable():
