@@ -137,11 +137,8 @@ class ResultReporter:
             self._store(failed)
 
     def _outcome(self, task_id: str) -> Outcome | None:
-        return None if self._is_left_out(task_id) else self.results.outcome(self.nodes[task_id])
-
-    def _is_left_out(self, task_id: str) -> bool:
-        """Return whether the run selects none of a task's nodes."""
-        return not self.nodes[task_id]
+        # The run may select none of a task's nodes.
+        return self.results.outcome(self.nodes[task_id]) if self.nodes[task_id] else None
 
     def _set(self, task_id: str, outcome: Outcome) -> None:
         self.outcomes[task_id] = self.unsent[task_id] = outcome
@@ -170,7 +167,7 @@ class ResultReporter:
         for name in self.tasks[task_id].upstream_node_tasks:
             if name in self.blocked or self.outcomes.get(name) in ("fail", "error"):
                 self.blocked.add(task_id)
-        if self._is_left_out(task_id):
+        if not self.nodes[task_id]:
             return "left_out"
         if task_id in self.blocked:
             return "skipped"
