@@ -1,6 +1,5 @@
 """One dbt command of a task: run by Cosmos's operator, with the results of its nodes."""
 
-import gc
 import json
 import logging
 import os
@@ -15,12 +14,17 @@ from cosmos.dataset import (
     get_dataset_alias_name,
     get_dataset_namespace,
 )
-from cosmos.dbt.project import change_working_directory, environ
+from cosmos.dbt.project import change_working_directory
 from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
-from include.dbt_build.parsing import connection_values, load_manifest, write_manifest_json
+from include.dbt_build.parsing import (
+    connection_values,
+    invoke_dbt,
+    load_manifest,
+    write_manifest_json,
+)
 from include.dbt_build.project import DbtProject
 from include.dbt_build.results import BuildResults
 from include.dbt_build.run_options import RunOptions
@@ -36,7 +40,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         project: the project. Its working directory is up to date, as the DAG file was just parsed.
         selecting_options: options of the DAG's selection beside select, exclude and selector.
         has_run_options: whether the trigger form has fields for dbt.
-        results: filled while dbt runs.
         kwargs: Cosmos's arguments of a DbtBuildLocalOperator.
     """
 
@@ -61,7 +64,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.definitions: list[dict] | None = None
         self.sources: list[str] = []
         self.manifest = None
-        self.connection: dict[str, str] = {}
         super().__init__(
             project_dir=str(project.workdir),
             # A parse with other variables must not replace the one of the working directory.
@@ -160,7 +162,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def _load_manifest(self, environment) -> None:
         """Load the parsed manifest, if dbt would come to the same one in this run."""
-        self.connection = connection_values(self.project)
         self.manifest = None
         if (
             self.may_use_parse
@@ -171,47 +172,33 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             and (self.vars or {}) == self.project.variables
             and is_parse_valid(self.project, environment)
         ):
-            self.manifest = load_manifest(self.project, self.connection)
+            self.manifest = load_manifest(self.project, connection_values(self.project))
         # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
         self.partial_parse = self.may_use_parse and self.manifest is None
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and the results as a callback."""
-        from dbt.adapters.factory import reset_adapters
-        from dbt.cli.main import dbtRunner
-
-        self._prepare_run(Path(cwd))
+        words = [*command[1:], *self._prepare_run(Path(cwd))]
         manifest, self.manifest = self.manifest, None
-        runner = dbtRunner(
-            manifest=manifest, callbacks=[self.results.receive, *self.runner_callbacks]
-        )
-        try:
-            with change_working_directory(cwd), environ(env):
-                result = runner.invoke([*command[1:], *self._paths(cwd)])
-            if manifest is not None:
-                # dbt writes the file only when it parses.
-                file = Path(cwd, "target", "manifest.json")
-                write_manifest_json(self.project, self.connection, file)
-        finally:
-            # Adapters and manifests hold semaphores, which Python reports if they are left.
-            del runner, manifest
-            reset_adapters()
-            gc.collect()
+        callbacks = [self.results.receive, *self.runner_callbacks]
+        with change_working_directory(cwd):
+            result = invoke_dbt(words, env, manifest, callbacks)
+        if manifest is not None:
+            # dbt writes the file only when it parses.
+            file = Path(cwd, "target", "manifest.json")
+            write_manifest_json(self.project, connection_values(self.project), file)
         return result
 
     def run_subprocess(self, command, env, cwd, **kwargs):
-        self._prepare_run(Path(cwd))
-        return super().run_subprocess([*command, *self._paths(cwd)], env, cwd, **kwargs)
+        paths = self._prepare_run(Path(cwd))
+        return super().run_subprocess([*command, *paths], env, cwd, **kwargs)
 
-    def _prepare_run(self, folder: Path) -> None:
+    def _prepare_run(self, folder: Path) -> list[str]:
+        """Write the selectors; return dbt's options for where it writes."""
         self.results.target = folder / "target"
         if self.definitions is not None:
             write_selectors(folder, self.definitions)
-
-    @staticmethod
-    def _paths(folder) -> list[str]:
-        """Return the options for where dbt writes, whatever the project's settings are."""
-        return ["--target-path", str(Path(folder, "target")), "--log-path", str(folder)]
+        return ["--target-path", str(self.results.target), "--log-path", str(folder)]
 
     def _read_results(self, project_dir: str, context, **_) -> None:
         """Read dbt's artifacts before Cosmos removes the folder of the run."""

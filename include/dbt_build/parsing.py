@@ -81,22 +81,28 @@ def _run_external(executable: str, words, environment) -> tuple[list[str], str |
 
 
 def _run_in_process(words, environment, manifest) -> tuple[list[str], str | None]:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        done = invoke_dbt(words, environment, manifest)
+    if not done.success:
+        return [], str(done.exception or printed.getvalue())
+    return done.result if isinstance(done.result, list) else [], None
+
+
+def invoke_dbt(words: list[str], environment: Mapping[str, str], manifest=None, callbacks=None):
+    """Run dbt in this process; return its dbtRunnerResult."""
     # Imported here, because a DAG file whose project has not changed needs no dbt.
     from dbt.adapters.factory import reset_adapters
     from dbt.cli.main import dbtRunner
 
-    printed = io.StringIO()
     try:
-        with environ(environment), redirect_stdout(printed):
-            done = dbtRunner(manifest=manifest).invoke([*words])
+        with environ(environment):
+            return dbtRunner(manifest, callbacks).invoke(words)
     finally:
         # dbt keeps an adapter for each type, with the settings of the last project. Its semaphores
         # are reported by Python if they are left at its end.
         reset_adapters()
         gc.collect()
-    if not done.success:
-        return [], str(done.exception or printed.getvalue())
-    return done.result if isinstance(done.result, list) else [], None
 
 
 @contextmanager
