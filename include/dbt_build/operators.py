@@ -99,7 +99,9 @@ class DbtBuildOperator(DbtCommandOperator):
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
         built = self._built_nodes(ti, is_new=is_new)
-        self.results.add_built_before(built)
+        self.results.add_succeeded(
+            built, "An earlier try of the build task built it: see the log of that try."
+        )
         with ResultReporter(ti, pending, self.results, self.group.teardown_id, chosen) as reporter:
             stale = self._check_sources(context, [task for task in pending if task.chosen(chosen)])
             # None stands for the selection of the DAG.
@@ -117,7 +119,7 @@ class DbtBuildOperator(DbtCommandOperator):
         is_green = is_whole and not self.results.failed()
         artifacts.finish(self.profile_config, ti, succeeded=is_green)
         if failed:
-            self._fail(failed)
+            self._fail(failed, built)
 
     def _chosen_nodes(self, context) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
@@ -214,10 +216,10 @@ class DbtBuildOperator(DbtCommandOperator):
         if tests and not self.results.failed():
             self.build(context, self.group.definitions(tests))
 
-    def _fail(self, failed: set[str]) -> None:
+    def _fail(self, failed: set[str], built_before: set[str]) -> None:
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
         self.log.error("%s\n%s", message, self.results.message(failed))
-        if self.results.succeeded() - self.results.built_before:
+        if self.results.succeeded() - built_before:
             # A retry would build again what was built, and add rows to a model without a key.
             raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
         raise AirflowException(message)

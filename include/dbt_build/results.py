@@ -50,15 +50,11 @@ class BuildResults:
         # The message of what stopped dbt outside of its nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
-        # Nodes that an earlier try of the build task built.
-        self.built_before: set[str] = set()
 
-    def add_built_before(self, nodes: Iterable[str]) -> None:
-        """Set nodes to successful that an earlier try of the build task built."""
+    def add_succeeded(self, nodes: Iterable[str], line: str) -> None:
+        """Set nodes to successful without dbt. The line is their log, and gives the reason."""
         now = datetime.now(UTC).isoformat()
         for node in nodes:
-            self.built_before.add(node)
-            line = "An earlier try of the build task built it: see the log of that try."
             self.nodes[node] = NodeResult("success", now, now, [line])
 
     def receive(self, event) -> None:
@@ -162,12 +158,6 @@ class BuildResults:
         node.started_at = result["timing"][0]["started_at"]
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
-
-    def pass_sources(self, sources: Iterable[str], line: str) -> None:
-        """Set sources to fresh without a check."""
-        now = datetime.now(UTC).isoformat()
-        for source in sources:
-            self.nodes[source] = NodeResult("pass", now, now, [line])
 
     def outcome(self, nodes: Iterable[str]) -> Outcome | None:
         """Return the common outcome of some nodes, or None while one of them is pending."""
