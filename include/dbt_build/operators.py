@@ -28,7 +28,6 @@ from include.dbt_build.protocol import (
 )
 from include.dbt_build.reporting import ResultReporter, set_xcom
 from include.dbt_build.results import BuildResults
-from include.dbt_build.timeouts import DbtInterruptedError
 
 # States of a node task whose nodes the build task leaves alone.
 DONE = ("success", "skipped")
@@ -137,8 +136,6 @@ class DbtBuildOperator(DbtCommandOperator):
         try:
             # Another command of this operator, whose templates are rendered.
             listed = copy(self).list_nodes(context, select, exclude)
-        except DbtInterruptedError:
-            raise
         except AirflowException as error:
             # A retry would get the same answer.
             raise AirflowFailException(str(error)) from None

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from airflow.sdk.exceptions import AirflowException
-
 REASONS = {
     signal.SIGALRM: "its execution_timeout has passed",
     signal.SIGTERM: "Airflow ended it, because its run was ended or it was cleared",
@@ -30,21 +28,8 @@ def interrupt_dbt() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-class DbtInterruptedError(AirflowException):
+class DbtInterruptedError(Exception):
     """Airflow ended dbt."""
-
-
-class _Output:
-    """An output stream that can be muted."""
-
-    def __init__(self, stream):
-        self.stream, self.is_muted = stream, False
-
-    def write(self, text: str) -> int:
-        return len(text) if self.is_muted else self.stream.write(text)
-
-    def __getattr__(self, name: str):
-        return getattr(self.stream, name)
 
 
 @contextmanager
@@ -55,18 +40,17 @@ def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
         DbtInterruptedError: one of the signals came.
     """
     received = []
-    output = _Output(sys.stdout)
 
     def interrupt(number, _):
         # A second signal must not disturb dbt while it cancels its statements.
         if not received:
             received.append(number)
-            # dbt would log the traceback of the KeyboardInterrupt.
-            output.is_muted = True
+            # dbt would log the traceback of the KeyboardInterrupt. An external dbt has no module.
+            if events := sys.modules.get("dbt_common.events.event_manager_client"):
+                events.get_event_manager().loggers.clear()
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in REASONS}
-    sys.stdout = output
     try:
         yield
     except BaseException:
@@ -75,6 +59,5 @@ def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
         end_subprocess()
         raise DbtInterruptedError(f"dbt was interrupted: {REASONS[received[0]]}.") from None
     finally:
-        sys.stdout = output.stream
         for number, handler in before.items():
             signal.signal(number, handler)
