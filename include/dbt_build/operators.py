@@ -259,19 +259,17 @@ class DbtNodeOperator(BaseOperator):
     def execute(self, context) -> None:
         ti = context["ti"]
         result = self._stored_result(ti)
-        if result is None:
-            if ti.try_number == 1:
-                raise AirflowException(
-                    f"The build task stored no result for {', '.join(self.nodes)}: see its log."
-                )
+        if result is None and ti.try_number == 1:
+            raise AirflowException(
+                f"The build task stored no result for {', '.join(self.nodes)}: see its log."
+            )
+        # The task of a skipped node is due: the task that failed upstream has succeeded in a later
+        # try, or somebody has cleared this one.
+        if result is None or result["outcome"] == "skipped":
             with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
                 # A retry of the build task may have built the nodes in the meantime.
-                result = self._stored_result(ti) or self._run_dbt(context)
-        elif result["outcome"] == "skipped":
-            # This task is due: the task that failed upstream has succeeded in a later try, or
-            # somebody has cleared this one.
-            with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
-                result = self._run_dbt(context)
+                stored = self._stored_result(ti) if result is None else None
+                result = stored or self._run_dbt(context)
         self._end(result)
 
     def _stored_result(self, ti) -> StoredResult | None:
@@ -298,9 +296,7 @@ class DbtNodeOperator(BaseOperator):
         chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
         nodes = self.chosen(None if chosen is None else {*chosen})
         if not nodes:
-            return StoredResult(
-                outcome="left_out", message="", sql="", try_number=context["ti"].try_number
-            )
+            raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         with stored_problems(command, context):
             if self.checks_freshness:
                 command.check_freshness(context, [*self.nodes])
