@@ -13,7 +13,7 @@ vacuum.
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from threading import Event, Thread
 
@@ -80,7 +80,8 @@ class _Lock:
     def __init__(self, conn_id: str, schema: str, ti, exclusive: bool):
         self.hook, self.schema = PostgresHook(conn_id), schema
         connection = self.hook.connection
-        connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson})
+        # The connection can ask for cursors that return dictionaries.
+        connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson, "cursor": None})
         self.name = f"{ti.dag_id} {ti.run_id}"
         kind = "" if exclusive else "_shared"
         self.query = f"select pg_try_advisory_xact_lock{kind}({KEY}), pg_backend_pid()"
@@ -141,6 +142,4 @@ class _Lock:
     def _row(self, query: str, *values) -> tuple:
         with closing(self.connection.cursor()) as cursor:
             cursor.execute(query, values)
-            row = cursor.fetchone()
-        # The connection can ask for cursors that return dictionaries.
-        return tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
+            return cursor.fetchone()
