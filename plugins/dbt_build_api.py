@@ -70,7 +70,7 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
         if build is None or build.state != State.RUNNING or build.operator != BUILD:
             raise HTTPException(409, "no such build task is running")
         tasks = _tasks_of(session, build)
-        named = {*report.pending, *report.succeeded, *report.others}
+        named = {*report.succeeded, *report.others}
         if unknown := sorted(named - tasks.nodes - {tasks.teardown}):
             raise HTTPException(422, f"not a task of this build: {unknown[0]}")
         _check_times(report, build)
@@ -134,10 +134,7 @@ def _apply(
         .with_for_update(of=TaskInstance)
     ).all()
     by_id = {ti.task_id: ti for ti in found}
-    answer = Answer(applied={}, next_tries={})
-    for task_id in report.pending:
-        if task_id in by_id:
-            answer.next_tries[task_id] = next_try(by_id[task_id])
+    answer = Answer(applied={})
     changes = dict.fromkeys(report.succeeded, State.SUCCESS)
     changes |= {task_id: State(state) for task_id, state in report.others.items()}
     # The teardown last: it depends on the others.

@@ -273,20 +273,15 @@ class DbtNodeOperator(BaseOperator):
         self._end(result)
 
     def _stored_result(self, ti) -> StoredResult | None:
-        """Return the result that the build task stored for this try."""
+        """Return the result that the build task stored, unless an earlier try has read it."""
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
-        result = results.get(self.task_id)
-        if result is None:
+        if (result := results.get(self.task_id)) is None:
             return None
-        try_number = result["try_number"]
-        if try_number is None:
-            # The build task did not know the number. The first try that reads the result is meant.
-            key = f"{NODE_RESULTS}_read_{self.task_id}"
-            try_number = ti.xcom_pull(task_ids=self.group.build_id, key=key)
-            if try_number is None:
-                try_number = ti.try_number
-                set_xcom(ti, self.group.build_id, key, try_number)
-        return result if try_number == ti.try_number else None
+        key = f"{NODE_RESULTS}_read_{self.task_id}"
+        reader = ti.xcom_pull(task_ids=self.group.build_id, key=key)
+        if reader is None:
+            set_xcom(ti, self.group.build_id, key, ti.try_number)
+        return result if reader in (None, ti.try_number) else None
 
     def _run_dbt(self, context) -> StoredResult:
         """Run dbt for the nodes of this task."""
@@ -308,7 +303,6 @@ class DbtNodeOperator(BaseOperator):
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
-            try_number=context["ti"].try_number,
         )
 
     def _end(self, result: StoredResult) -> None:

@@ -34,12 +34,11 @@ Outcome = Literal["success", "fail", "error", "skipped", "not_run", "left_out"]
 
 
 class StoredResult(TypedDict):
-    """The result of a node task's nodes. `try_number` is the try that it is meant for, if known."""
+    """The result of a node task's nodes."""
 
     outcome: Outcome
     message: str
     sql: str
-    try_number: int | None
 
 
 class Problem(TypedDict):
@@ -67,24 +66,22 @@ class Times(BaseModel):
 
 
 class Report(BaseModel):
-    """New states of the node tasks of one build. The answer names the next try of `pending`."""
+    """New states of the node tasks of one build."""
 
     model_config = ConfigDict(extra="forbid")
 
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-    pending: list[TaskId] = Field(default=[], max_length=MAX_TASKS)
     succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
     # A scheduled task starts, and fails with dbt's message.
     others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
 
 
 class Answer(BaseModel):
-    """The try number of each task whose state was set, and the next one of each pending task."""
+    """The try number of each task whose state was set."""
 
     model_config = ConfigDict(extra="forbid")
 
     applied: dict[TaskId, int]
-    next_tries: dict[TaskId, int]
 
 
 def signing_key(conf) -> bytes | None:

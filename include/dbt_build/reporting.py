@@ -72,7 +72,6 @@ class ResultReporter:
         self.blocked: set[str] = set()
         # Outcomes that the plugin has not confirmed.
         self.unsent: dict[str, Outcome] = {}
-        self.next_tries: dict[str, int] = {}
         self.has_ended_well = False
         self._stored: dict[str, StoredResult] = {}
         self._built: set[str] = set()
@@ -95,7 +94,6 @@ class ResultReporter:
             raise self._error
 
     def _run(self) -> None:
-        self._send_unsent()
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._collect()
@@ -174,8 +172,7 @@ class ResultReporter:
         return "not_run" if self.results.failed() else "left_out"
 
     def _send_unsent(self, *, has_ended: bool = False) -> None:
-        # Every report asks for the next tries until the plugin has answered once.
-        report = Report(pending=[] if self.next_tries else [*self.pending])
+        report = Report()
         for task_id, outcome in self.unsent.items():
             if outcome in ("fail", "error"):
                 report.others[task_id] = "scheduled"
@@ -189,7 +186,7 @@ class ResultReporter:
         if has_ended and {*self.outcomes.values()} <= {"success", "left_out"}:
             now = datetime.now(UTC)
             report.succeeded[self.teardown_id] = Times(start=now, end=now)
-        if report.pending or report.succeeded or report.others:
+        if report.succeeded or report.others:
             self._send(report)
 
     def _send(self, report: Report) -> None:
@@ -202,7 +199,6 @@ class ResultReporter:
             self._next_report = monotonic() + self._retry_seconds
             return
         self._retry_seconds = POLL_SECONDS
-        self.next_tries |= answer.next_tries
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":
                 message = self.results.message(self.nodes[task_id])
@@ -226,7 +222,6 @@ class ResultReporter:
                 outcome=self.outcomes[task_id],
                 message=self.results.message(nodes),
                 sql=self.results.sql(nodes),
-                try_number=self.next_tries.get(task_id),
             )
         self.ti.xcom_push(key=NODE_RESULTS, value=self._stored)
         # A build task that is killed stores nothing at its end.

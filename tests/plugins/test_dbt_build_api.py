@@ -37,7 +37,7 @@ def applied(monkeypatch) -> list[Report]:
     def apply(build_id, report: Report) -> Answer:
         assert str(build_id) == BUILD_ID
         reports.append(report)
-        return Answer(applied={}, next_tries={})
+        return Answer(applied={})
 
     def no_session():
         raise AssertionError("a session was opened")
@@ -61,13 +61,14 @@ def post(client: TestClient, body: bytes, *, build_id: str = BUILD_ID, key: byte
 
 
 def body(**changes) -> bytes:
-    return json.dumps({**json.loads(Report(pending=["a"]).model_dump_json()), **changes}).encode()
+    report = Report(others={"a": "skipped"})
+    return json.dumps({**json.loads(report.model_dump_json()), **changes}).encode()
 
 
 def test_a_signed_report_is_applied(client, applied):
     answer = post(client, body())
-    assert (answer.status_code, answer.json()) == (200, {"applied": {}, "next_tries": {}})
-    assert [report.pending for report in applied] == [["a"]]
+    assert (answer.status_code, answer.json()) == (200, {"applied": {}})
+    assert [report.others for report in applied] == [{"a": "skipped"}]
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,10 @@ MALFORMED = {
     "no UTF-8": b"\xff",
     "deep": b"[" * 10_000,
     "unknown field": body(nonsense=1),
-    "no list": body(pending="a"),
-    "empty ID": body(pending=[""]),
-    "long ID": body(pending=["x" * 251]),
-    "number as ID": body(pending=[1]),
+    "no dictionary": body(others="a"),
+    "empty ID": body(others={"": "skipped"}),
+    "long ID": body(others={"x" * 251: "skipped"}),
+    "unknown state": body(others={"a": "success"}),
     "no time zone": body(succeeded={"a": {"start": TIME, "end": f"{TIME}Z"}}),
     "no end": body(succeeded={"a": {"start": f"{TIME}Z"}}),
     "no time": body(sent_at="never"),
@@ -126,7 +127,7 @@ def test_a_malformed_report_is_unprocessable(client, applied, content):
 
 def test_a_report_that_is_too_long_is_refused_before_it_is_read(client, applied, monkeypatch):
     monkeypatch.setattr(dbt_build_api, "MAX_BYTES", 100)
-    assert post(client, body(pending=["a" * 100])).status_code == 413
+    assert post(client, body(others={"a" * 100: "skipped"})).status_code == 413
     # A body in chunks has no length, and an HTTP server refuses these lengths.
     assert client.post(f"/{BUILD_ID}", content=iter([b"a"])).status_code == 413
     for length in ("x", "-1", "1.5"):

@@ -17,7 +17,7 @@ from tests.include.dbt_build.certificates import write_certificate
 
 TI = SimpleNamespace(id="0199c0de-0000-7000-8000-000000000000")
 PAGE = "<html>Log in</html>"
-ANSWER = Answer(applied={"a.run": 1}, next_tries={}).model_dump_json()
+ANSWER = Answer(applied={"a.run": 1}).model_dump_json()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,7 +71,7 @@ def settings(monkeypatch):
 
 
 def send() -> Answer:
-    return PluginClient(TI).send(Report(pending=["a.run"]))
+    return PluginClient(TI).send(Report(others={"a.run": "scheduled"}))
 
 
 def test_the_answer_of_the_plugin_is_read(settings):
