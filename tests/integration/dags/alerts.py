@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 
+from airflow.providers.apprise.notifications.apprise import AppriseNotifier
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, task
 
-from include.dbt_build.alerts import deadline_passed
 from include.defaults import DAG_DEFAULTS
 
 ARGS = {
@@ -14,11 +14,21 @@ ARGS = {
     "start_date": datetime(2026, 1, 1),
 }
 
+# As in docs/operations.md.
+LATE = {
+    "apprise_conn_id": "alerts",
+    "notify_type": "warning",
+    "title": "{{ dag_run.dag_id }} is late",
+    "body": "Run {{ dag_run.dag_run_id }}\nIts state is {{ dag_run.state }}.",
+}
+
 with DAG(
     "late",
     **ARGS,
     deadline=DeadlineAlert(
-        DeadlineReference.DAGRUN_QUEUED_AT, timedelta(seconds=1), AsyncCallback(deadline_passed)
+        DeadlineReference.DAGRUN_QUEUED_AT,
+        timedelta(seconds=1),
+        AsyncCallback(AppriseNotifier, kwargs=LATE),
     ),
 ):
 
