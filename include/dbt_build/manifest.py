@@ -4,11 +4,10 @@ It holds exactly the nodes that `dbt build` runs, so Cosmos renders it without a
 that lead through nodes without a task are drawn between the nodes with a task.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Set
+from graphlib import TopologicalSorter
 from hashlib import sha256
 from pathlib import Path
 from typing import TypedDict
@@ -84,21 +83,18 @@ def slim_manifest(
         detach_tests: whether a test that reads several nodes gets a task of its own.
     """
     nodes = all_nodes(manifest)
-    selected = set(selected) & nodes.keys()
+    parents, selected = _parents(nodes), {*selected}
     rendered = {k: nodes[k] for k in nodes if k in selected and k.split(".")[0] in RENDERED}
-    parents_of = _parents(nodes)
     # dbt runs the unit tests of a model before the model, and not without it.
-    selected = {
-        k for k in selected if not k.startswith("unit_test.") or parents_of(k)[0] in rendered
-    }
+    selected = {k for k in selected if not k.startswith("unit_test.") or parents[k][0] in rendered}
     root = manifest["metadata"].get("project_name")
     names = task_names(rendered, root)
     key = {
         unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
         for unique_id, node in rendered.items()
     }
-    depth = _depths(parents_of)
-    reads = _nearest(parents_of, rendered.keys())
+    depth = _depths(parents)
+    reads = _reads(parents, rendered.keys())
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
@@ -106,63 +102,59 @@ def slim_manifest(
     other = defaultdict(list)
     detached = {}
     for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
-        parents = parents_of(unique_id)
-        attached = [parent for parent in parents if parent in rendered]
-        read = reads(unique_id)["rendered"]
+        attached = [parent for parent in parents[unique_id] if parent in rendered]
+        read = reads[unique_id] & rendered.keys()
         if unique_id.startswith("unit_test."):
-            run[parents[0]].append(unique_id)
+            run[attached[0]].append(unique_id)
         elif detach_tests and len(attached) > 1:
             detached[unique_id] = sorted(read)
         elif attached:
             # A test that reads several nodes is shown at the one furthest downstream, which can be
             # read over a node without a task. The name decides between equal ones, so that every
             # parse gives the same DAG.
-            test[max(read, key=lambda k: (depth(k), k))].append(unique_id)
+            test[max(read, key=lambda k: (depth[k], k))].append(unique_id)
         else:
-            other[min(parents, default=unique_id), tuple(sorted(read))].append(unique_id)
+            tested = min(parents[unique_id], default=unique_id)
+            other[tested, tuple(sorted(read))].append(unique_id)
     for unique_id, node in rendered.items():
-        used = reads(unique_id)["functions"] & selected
+        used = [k for k in reads[unique_id] & selected if k.startswith("function.")]
         # An ephemeral model is a part of the models that read it, so dbt does not run it.
         if node["config"].get("materialized") != "ephemeral":
             # A function is built with each model that uses it.
-            run[unique_id] = [*sorted(used, key=depth), *run[unique_id], unique_id]
+            used.sort(key=lambda k: (depth[k], k))
+            run[unique_id] = [*used, *run[unique_id], unique_id]
 
-    if test_behavior == TestBehavior.BUILD:
-        for unique_id, tests in test.items():
-            run[unique_id] += tests
+    def others(unique_id: str) -> set[str]:
+        """Return the nodes beside this one that its tests read."""
+        read = {k for name in test.get(unique_id, ()) for k in reads[name]}
+        return (read & rendered.keys()) - {unique_id}
+
+    is_build = test_behavior == TestBehavior.BUILD
     slim_nodes = {}
     for unique_id, node in rendered.items():
-        upstream = reads(unique_id)["rendered"]
-        if test_behavior == TestBehavior.BUILD:
-            upstream = upstream | _others(test[unique_id], unique_id, reads)
-        slim_nodes[key[unique_id]] = _node(node, sorted(key[parent] for parent in upstream))
-    if test_behavior == TestBehavior.AFTER_EACH:
-        for unique_id, tests in test.items():
-            for name in tests:
-                slim_nodes[_test_key(name, nodes, root)] = _node(nodes[name], [key[unique_id]])
-    for name, attached in detached.items():
-        slim_nodes[_test_key(name, nodes, root)] = _node(nodes[name], [key[k] for k in attached])
-
-    after_each = test_behavior == TestBehavior.AFTER_EACH
+        upstream = reads[unique_id] & rendered.keys()
+        if is_build:
+            run[unique_id] += test.get(unique_id, ())
+            upstream |= others(unique_id)
+        slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))
+    attached_to = {name: unique_id for unique_id, tests in test.items() for name in tests}
+    is_after_each = test_behavior == TestBehavior.AFTER_EACH
+    rendered_tests = {k: [node] for k, node in attached_to.items() if is_after_each} | detached
+    for name, read in rendered_tests.items():
+        slim_nodes[_test_key(nodes[name], root)] = _node(nodes[name], [key[k] for k in read])
     return {
         "metadata": manifest["metadata"],
         "nodes": slim_nodes,
         "sources": {},
         "selectors": {},
         "run": {key[k]: v for k, v in run.items()},
-        "test": {
-            **{key[k]: v for k, v in test.items() if v},
-            **{_test_key(name, nodes, root): [name] for name in detached},
-        },
-        "test_upstream": {
-            key[k]: sorted(key[n] for n in _others(v, k, reads))
-            for k, v in test.items()
-            if v and after_each
-        },
-        "other_tests": _other_tests(other, nodes, rendered, parents_of, reads, key),
-        "freshness": _freshness(manifest["sources"], rendered, reads, key),
+        "test": {key[k]: v for k, v in test.items()}
+        | {_test_key(nodes[name], root): [name] for name in detached},
+        "test_upstream": {key[k]: sorted(key[n] for n in others(k)) for k in test if is_after_each},
+        "other_tests": _other_tests(other, nodes, parents, reads, key),
+        "freshness": _freshness(manifest["sources"], reads, key),
         "selectors_of_nodes": selectors_of_nodes(nodes, selected),
-        "owners": _owners(manifest, {t: k for k, tests in test.items() for t in tests}),
+        "owners": _owners(manifest, attached_to),
     }
 
 
@@ -224,106 +216,53 @@ def _node(node: dict, depends_on: list[str]) -> dict:
     }
 
 
-def _parents(nodes: dict[str, dict]) -> Callable[[str], list[str]]:
-    def parents(unique_id: str) -> list[str]:
-        # A seed depends on nothing and has no list of nodes.
-        return (nodes.get(unique_id, {}).get("depends_on") or {}).get("nodes") or []
-
-    return parents
-
-
-def _in_order(parents_of: Callable[[str], list[str]], start: str, known: dict) -> Iterable[str]:
-    """Yield the ancestors of a node that are not known yet, each after its parents, then itself.
-
-    Without recursion, because a chain of models can be longer than Python's stack.
-    """
-    stack = [(start, False)]
-    while stack:
-        unique_id, has_parents = stack.pop()
-        if unique_id in known:
-            continue
-        if has_parents:
-            yield unique_id
-        else:
-            stack.append((unique_id, True))
-            stack += [(parent, False) for parent in parents_of(unique_id) if parent not in known]
+def _parents(nodes: dict[str, dict]) -> dict[str, list[str]]:
+    """Return what each node depends on. In this dict each node comes after its parents."""
+    # A seed depends on nothing and has no list of nodes.
+    found = {k: (node.get("depends_on") or {}).get("nodes") or [] for k, node in nodes.items()}
+    return {k: found.get(k, []) for k in TopologicalSorter(found).static_order()}
 
 
-def _depths(parents_of: Callable[[str], list[str]]) -> Callable[[str], int]:
-    """Return a function for the length of the longest path that leads to a node."""
-    known: dict[str, int] = {}
-
-    def depth(unique_id: str) -> int:
-        for node in _in_order(parents_of, unique_id, known):
-            known[node] = 1 + max((known[parent] for parent in parents_of(node)), default=0)
-        return known[unique_id]
-
+def _depths(parents: dict[str, list[str]]) -> dict[str, int]:
+    """Return the length of the longest path that leads to each node."""
+    depth = {}
+    for node, above in parents.items():
+        depth[node] = 1 + max((depth[parent] for parent in above), default=0)
     return depth
 
 
-class Reads(TypedDict):
-    """What a node reads, directly or through nodes without a task."""
+def _reads(parents: dict[str, list[str]], rendered: Set[str]) -> dict[str, set[str]]:
+    """Return what each node reads, directly or through nodes without a task.
 
-    rendered: frozenset[str]
-    sources: frozenset[str]
-    functions: frozenset[str]
-
-
-def _nearest(
-    parents_of: Callable[[str], list[str]], rendered: Iterable[str]
-) -> Callable[[str], Reads]:
-    known: dict[str, Reads] = {}
-    names = ("rendered", "sources", "functions")
-
-    def reads(unique_id: str) -> Reads:
-        for node in _in_order(parents_of, unique_id, known):
-            found = {name: set() for name in names}
-            for parent in parents_of(node):
-                if parent in rendered:
-                    found["rendered"].add(parent)
-                    continue
-                if parent.startswith("source."):
-                    found["sources"].add(parent)
-                elif parent.startswith("function."):
-                    found["functions"].add(parent)
-                for name in names:
-                    found[name] |= known[parent][name]
-            known[node] = {name: frozenset(found[name]) for name in names}
-        return known[unique_id]
-
+    These are nodes with a task, sources and functions.
+    """
+    reads = {}
+    for node, above in parents.items():
+        reads[node] = {k for k in above if k in rendered or k.startswith(("source.", "function."))}
+        reads[node].update(*(reads[parent] for parent in above if parent not in rendered))
     return reads
 
 
-def _others(tests: list[str], unique_id: str, reads: Callable[[str], Reads]) -> set[str]:
-    """Return the nodes beside the one that tests are attached to which they read."""
-    return {node for test in tests for node in reads(test)["rendered"]} - {unique_id}
-
-
 def _other_tests(
-    other: dict[tuple[str, tuple[str, ...]], list[str]], nodes, rendered, parents_of, reads, key
+    other: dict[tuple[str, tuple[str, ...]], list[str]], nodes, parents, reads, key
 ) -> list[TaskNodes]:
     """Return a task for each group of tests that is attached to no node with a task.
 
     As in dbt, a node waits for such a test if it descends from all that the test reads.
     """
-    tested = {parent for tests in other.values() for test in tests for parent in parents_of(test)}
-    known: dict[str, frozenset[str]] = {}
-    for unique_id in rendered:
-        for node in _in_order(parents_of, unique_id, known):
-            parents = parents_of(node)
-            above = {parent for parent in parents if parent in tested}
-            known[node] = frozenset(above.union(*(known[parent] for parent in parents)))
+    tested = {parent for tests in other.values() for test in tests for parent in parents[test]}
+    # The tested nodes from which each node descends.
+    descends: dict[str, set[str]] = {}
+    for node, above in parents.items():
+        descends[node] = tested.intersection(above).union(*(descends[k] for k in above))
     names = Counter(_test_name(attached, nodes) for attached, _ in other)
     found = []
     for (attached, read), tests in other.items():
         name = _test_name(attached, nodes)
         after = {
             unique_id
-            for unique_id in rendered
-            if any(
-                (parents := parents_of(test)) and known[unique_id].issuperset(parents)
-                for test in tests
-            )
+            for unique_id in key
+            if any(parents[k] and descends[unique_id].issuperset(parents[k]) for k in tests)
         }
         found.append(
             TaskNodes(
@@ -331,18 +270,17 @@ def _other_tests(
                 nodes=tests,
                 upstream=sorted(key[k] for k in read),
                 # The others wait for these.
-                downstream=sorted(key[k] for k in after if not reads(k)["rendered"] & after),
+                downstream=sorted(key[k] for k in after if not reads[k] & after),
             )
         )
     return found
 
 
-def _test_key(unique_id: str, nodes: dict[str, dict], root: str | None) -> str:
-    node = nodes[unique_id]
+def _test_key(node: dict, root: str | None) -> str:
     package = node["package_name"]
     # Cosmos makes the task ID of a detached test from its name.
     name = safe_name(node["name"] if package == root else f"{package}__{node['name']}")
-    return f"test.{package}.{name}.{_digest(unique_id)}"
+    return f"test.{package}.{name}.{_digest(node['unique_id'])}"
 
 
 def _test_name(attached: str, nodes: dict[str, dict]) -> str:
@@ -353,10 +291,10 @@ def _test_name(attached: str, nodes: dict[str, dict]) -> str:
     return safe_name("_".join(names))
 
 
-def _freshness(sources: dict[str, dict], rendered, reads, key) -> list[TaskNodes]:
+def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
     readers = defaultdict(list)
-    for unique_id in rendered:
-        for source in reads(unique_id)["sources"]:
+    for unique_id in key:
+        for source in reads[unique_id]:
             readers[source].append(key[unique_id])
     return [
         TaskNodes(
