@@ -28,7 +28,7 @@ from include.dbt_build.parsing import (
 from include.dbt_build.project import DbtProject
 from include.dbt_build.results import BuildResults
 from include.dbt_build.run_options import RunOptions
-from include.dbt_build.selection import GENERATED_SELECTOR, not_built_options, write_selectors
+from include.dbt_build.selection import SELECT_STATE, not_built_options, write_state
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
@@ -60,9 +60,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
-        # Set for a command: how a selectors.yml names its nodes, and dbt's manifest.
-        self.definitions: list[dict] | None = None
-        self.sources: list[str] = []
+        # Set for a command: the nodes or sources to run, if they are chosen, and dbt's manifest.
+        self.selected_nodes: list[str] | None = None
         self.manifest = None
         super().__init__(
             project_dir=str(project.workdir),
@@ -77,23 +76,21 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         # Each command sets partial_parse again.
         self.may_use_parse = self.partial_parse
 
-    def build(self, context, definitions: list[dict] | None = None) -> None:
+    def build(self, context, nodes: Iterable[str] | None = None) -> None:
         """Run `dbt build`.
 
         Args:
             context: Airflow's context of the task instance.
-            definitions: how a selectors.yml names the nodes to build, by default the selection of
-                the DAG.
+            nodes: the unique IDs of the nodes to build, by default the selection of the DAG.
 
         Raises:
             AirflowException: dbt failed outside of its nodes.
         """
-        self.definitions = definitions
         flags = self.add_cmd_flags()
-        if definitions is None:
+        if nodes is None:
             flags += self.selecting_options
         else:
-            self._select_generated()
+            self._select_nodes(nodes)
         try:
             self.build_and_run_cmd(context, cmd_flags=flags)
         finally:
@@ -138,19 +135,14 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # Options of `dbt build`, such as an event time range, are none of this command.
-        self.base_cmd, self.sources, self.dbt_cmd_flags = ["source", "freshness"], sources, []
-        self.definitions = [
-            {"method": "source", "value": source.removeprefix("source.")} for source in sources
-        ]
-        # dbt splits the name of a source at its dots, so a source with one is checked with all.
-        if any(source.count(".") != 3 for source in sources):
-            self.definitions = [{"method": "source", "value": "*"}]
-        self._select_generated()
+        self.base_cmd, self.dbt_cmd_flags = ["source", "freshness"], []
+        self._select_nodes(sources)
         self.build_and_run_cmd(context)
 
-    def _select_generated(self) -> None:
-        self.select, self.exclude, self.selector = None, None, GENERATED_SELECTOR
-        self.models, self.indirect_selection = None, None
+    def _select_nodes(self, nodes: Iterable[str]) -> None:
+        self.selected_nodes = [*nodes]
+        self.select, self.indirect_selection = SELECT_STATE, "empty"
+        self.exclude, self.selector, self.models = None, None, None
 
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         self._load_manifest({**os.environ, **self.get_env(context)})
@@ -190,22 +182,24 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         return result
 
     def run_subprocess(self, command, env, cwd, **kwargs):
-        paths = self._prepare_run(Path(cwd))
-        return super().run_subprocess([*command, *paths], env, cwd, **kwargs)
+        options = self._prepare_run(Path(cwd))
+        return super().run_subprocess([*command, *options], env, cwd, **kwargs)
 
     def _prepare_run(self, folder: Path) -> list[str]:
-        """Write the selectors; return dbt's options for where it writes."""
+        """Return the options for where dbt reads and writes, whatever the project's settings."""
         self.results.target = folder / "target"
-        if self.definitions is not None:
-            write_selectors(folder, self.definitions)
-        return ["--target-path", str(self.results.target), "--log-path", str(folder)]
+        options = ["--target-path", str(self.results.target), "--log-path", str(folder)]
+        if self.selected_nodes is not None:
+            write_state(folder / ".dbt_build", self.selected_nodes)
+            options += ["--state", str(folder / ".dbt_build")]
+        return options
 
     def _read_results(self, project_dir: str, context, **_) -> None:
         """Read dbt's artifacts before Cosmos removes the folder of the run."""
         if self.base_cmd == ["build"]:
             self.results.read_run_results(project_dir)
         else:
-            self.results.read_sources(project_dir, self.sources)
+            self.results.read_sources(project_dir, self.selected_nodes)
         artifacts.keep(project_dir, self.profile_config, context["ti"])
         if self.emits_assets and self.base_cmd == ["build"]:
             self._emit_assets(project_dir, context)

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from graphlib import TopologicalSorter
 from hashlib import sha256
-from pathlib import Path
 from typing import TypedDict
 
 from cosmos.constants import TestBehavior
@@ -20,7 +19,7 @@ TESTS = ("test", "unit_test")
 # What dbt calls the parts of a manifest that `dbt build` runs.
 BUILT_PARTS = ("nodes", "unit_tests", "functions", "saved_queries", "exposures")
 # Resource types that dbt counts in a build, without anything to run.
-NOTHING_TO_RUN = ("exposure", "saved_query")
+NOTHING_TO_RUN = ("exposure.", "saved_query.")
 # What Cosmos reads of a node's config.
 CONFIG = ("materialized", "meta", "tags")
 # Airflow accepts IDs of 250 characters, in which the names of the groups around a task count.
@@ -59,8 +58,8 @@ class SlimManifest(TypedDict):
     other_tests: list[TaskNodes]
     # Sources whose freshness can be checked.
     freshness: list[TaskNodes]
-    # How a selectors.yml names each selected node, by unique ID.
-    selectors_of_nodes: dict[str, dict]
+    # The unique IDs of all nodes that dbt runs.
+    nodes_to_run: list[str]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
 
@@ -153,7 +152,7 @@ def slim_manifest(
         "test_upstream": {key[k]: sorted(key[n] for n in others(k)) for k in test if is_after_each},
         "other_tests": _other_tests(other, nodes, parents, reads, key),
         "freshness": _freshness(manifest["sources"], reads, key),
-        "selectors_of_nodes": selectors_of_nodes(nodes, selected),
+        "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
         "owners": _owners(manifest, attached_to),
     }
 
@@ -311,58 +310,6 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
 def _has_thresholds(freshness: dict) -> bool:
     limits = (freshness.get("warn_after"), freshness.get("error_after"))
     return any(limit and limit["count"] is not None for limit in limits)
-
-
-def selectors_of_nodes(nodes: dict[str, dict], selected: Iterable[str]) -> dict[str, dict]:
-    """Return how a selectors.yml names each selected node, and nothing but this node.
-
-    dbt splits the values of `--select` at spaces and commas, but not those of a selectors.yml. The
-    fqn is enough where no other node's fqn begins with it. Otherwise the resource type and the
-    file are needed too, which makes dbt's search three times as long.
-    """
-    flat = {
-        unique_id: [part for segment in node["fqn"] for part in segment.split(".")]
-        for unique_id, node in nodes.items()
-        if "fqn" in node
-    }
-    begun = Counter()
-    for parts in flat.values():
-        # dbt also finds a node by its fqn without the name of the package.
-        for start in (0, 1):
-            begun.update(tuple(parts[start:end]) for end in range(start + 1, len(parts) + 1))
-
-    def glob_free(value: str) -> str:
-        return re.sub(r"([*?[])", r"[\1]", value)
-
-    found = {}
-    for unique_id in sorted(set(selected) & flat.keys()):
-        node = nodes[unique_id]
-        if node["resource_type"] in NOTHING_TO_RUN:
-            continue
-        fqn = {"method": "fqn", "value": glob_free(".".join(node["fqn"]))}
-        if begun[tuple(flat[unique_id])] == 1 and not node.get("version"):
-            found[unique_id] = fqn
-            continue
-        file = glob_free(Path(node["original_file_path"]).name)
-        found[unique_id] = {
-            "intersection": [
-                fqn,
-                {"method": "resource_type", "value": node["resource_type"]},
-                {"method": "package", "value": glob_free(node["package_name"])},
-                {"method": "file", "value": file},
-                *_versions_of_model(node, nodes),
-            ]
-        }
-    return found
-
-
-def _versions_of_model(node: dict, nodes: dict[str, dict]) -> list[dict]:
-    """Return what else names a unit test of a versioned model: dbt makes one for each version."""
-    if node["resource_type"] != "unit_test":
-        return []
-    model = nodes[node["depends_on"]["nodes"][0]]
-    value = ".".join(model["fqn"])
-    return [{"method": "fqn", "value": value, "children": True, "children_depth": 1}]
 
 
 def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:

@@ -55,11 +55,6 @@ class BuildGroup:
     def slim(self) -> SlimManifest:
         return json.loads(self.slim_file.read_text())
 
-    def definitions(self, nodes: Iterable[str]) -> list[dict]:
-        """Return how a selectors.yml names some nodes."""
-        known = self.slim["selectors_of_nodes"]
-        return [known[node] for node in sorted(nodes) if node in known]
-
 
 class DbtBuildOperator(DbtCommandOperator):
     """Runs one `dbt build` and reports the result of each node to Airflow while dbt works.
@@ -111,7 +106,7 @@ class DbtBuildOperator(DbtCommandOperator):
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
             elif nodes is None or nodes:
-                self.build(context, None if nodes is None else self.group.definitions(nodes))
+                self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed
         is_whole = nodes is None and not self.run_options.vars
@@ -128,7 +123,7 @@ class DbtBuildOperator(DbtCommandOperator):
         if not self.run_options.is_partial:
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
-        ti, known = context["ti"], self.group.slim["selectors_of_nodes"].keys()
+        ti, known = context["ti"], {*self.group.slim["nodes_to_run"]}
         # A retry keeps the selection of the first try, because `state:` may mean others by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
         if stored is not None:
@@ -195,7 +190,7 @@ class DbtBuildOperator(DbtCommandOperator):
         wanted = {
             node for task in pending if not task.checks_freshness for node in task.chosen(chosen)
         } - stale
-        without_task = self.group.slim["selectors_of_nodes"].keys() - self._nodes_with_task()
+        without_task = {*self.group.slim["nodes_to_run"]} - self._nodes_with_task()
         if chosen is not None:
             without_task &= chosen
         missing = (wanted | without_task) - built
@@ -206,12 +201,12 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""
-        chosen = self.group.slim["selectors_of_nodes"].keys() if nodes is None else nodes
+        chosen = {*self.group.slim["nodes_to_run"]} if nodes is None else nodes
         tests = {node for node in chosen if node.startswith("test.")}
         if others := chosen - tests:
-            self.build(context, self.group.definitions(others))
+            self.build(context, others)
         if tests and not self.results.failed():
-            self.build(context, self.group.definitions(tests))
+            self.build(context, tests)
 
     def _fail(self, failed: set[str], built_before: set[str]) -> None:
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
@@ -296,7 +291,7 @@ class DbtNodeOperator(BaseOperator):
             if self.checks_freshness:
                 command.check_freshness(context, [*self.nodes])
             else:
-                command.build(context, self.group.definitions(nodes))
+                command.build(context, nodes)
         # A hook that failed is among the failed nodes.
         nodes = [*nodes, *sorted(command.results.failed() - {*nodes})]
         return StoredResult(

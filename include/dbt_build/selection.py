@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import yaml
 from cosmos.constants import TestBehavior
 
 from include.dbt_build.manifest import BUILT_PARTS, SlimManifest, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
-# The selector with which a run names single nodes.
-GENERATED_SELECTOR = "dbt_build_nodes"
+# What selects the nodes of `write_state`, and the format of its file since dbt 1.8.
+SELECT_STATE = "result:error"
+RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
 # Options of `dbt build` that decide which nodes it runs, with their short forms.
 SELECTING_OPTIONS = {
     "--select": "--select",
@@ -146,27 +146,24 @@ def _is_empty(node: dict) -> bool:
     )
 
 
-def write_selectors(folder: Path, definitions: list[dict]) -> None:
-    """Write a selectors.yml with the project's selectors and one more for single nodes.
+def write_state(folder: Path, nodes: Iterable[str]) -> None:
+    """Write a run_results.json with some nodes, which `--select result:error` then selects.
+
+    The method `result` finds nodes by their unique IDs. The other methods of `--select` cannot name
+    every node, because dbt splits their values at spaces and commas.
 
     Args:
-        folder: the project folder of one run of dbt.
-        definitions: what the generated selector selects, in the terms of a selectors.yml.
+        folder: what dbt gets as `--state`.
+        nodes: the unique IDs of nodes and sources.
     """
-    file = folder / "selectors.yml"
-    known = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
-    generated = {
-        "name": GENERATED_SELECTOR,
-        "definition": {"union": [_without_tests(definition) for definition in definitions]},
+    result = {"status": "error", "timing": [], "thread_id": "", "execution_time": 0}
+    result |= {"adapter_response": {}, "message": None, "failures": None}
+    result |= {"compiled": None, "compiled_code": None, "relation_name": None}
+    state = {
+        "metadata": {"dbt_schema_version": RUN_RESULTS_SCHEMA},
+        "results": [{**result, "unique_id": unique_id} for unique_id in sorted(nodes)],
+        "elapsed_time": 0,
+        "args": {},
     }
-    selectors = [*(known.get("selectors") or []), generated]
-    # The file is a link into the project.
-    file.unlink(missing_ok=True)
-    file.write_text(yaml.safe_dump({**known, "selectors": selectors}))
-
-
-def _without_tests(definition: dict) -> dict:
-    """Return a definition that does not select the tests of its nodes too."""
-    if "intersection" in definition:
-        return {"intersection": [_without_tests(one) for one in definition["intersection"]]}
-    return {**definition, "indirect_selection": "empty"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run_results.json").write_text(json.dumps(state))

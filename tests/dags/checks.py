@@ -46,7 +46,7 @@ def built_twice(dags: Iterable[DAG]) -> Iterator[str]:
     for dag in dags:
         for build in (task for task in dag.tasks if isinstance(task, DbtBuildOperator)):
             manifest = json.loads((build.project.target / "manifest.json").read_text())
-            for node in build.group.slim["selectors_of_nodes"]:
+            for node in build.group.slim["nodes_to_run"]:
                 relation = manifest["nodes"].get(node, {}).get("relation_name") or ""
                 # Without the database, which is that of the connection.
                 _, _, name = relation.partition(".")

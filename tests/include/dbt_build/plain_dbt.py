@@ -106,7 +106,7 @@ class PlainDbt:
 def differences(dag, selected: Selected) -> Iterator[str]:
     """Yield a line for each difference between the tasks of a DAG and what dbt runs."""
     with_task = nodes_with_task(dag)
-    known = set(dag.get_task("dbt_build").group.slim["selectors_of_nodes"])
+    known = set(dag.get_task("dbt_build").group.slim["nodes_to_run"])
     for node in sorted(with_task - selected.nodes):
         yield f"{node} has a task, but dbt does not run it"
     for node in sorted(selected.nodes - with_task):

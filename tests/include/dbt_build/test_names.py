@@ -9,7 +9,7 @@ from airflow.sdk import DAG, TaskGroup
 from include.dbt_build import DbtTaskGroup
 from include.dbt_build.manifest import safe_name, task_names
 from include.dbt_build.parsing import load_manifest, run_dbt
-from include.dbt_build.selection import GENERATED_SELECTOR, write_selectors
+from include.dbt_build.selection import SELECT_STATE, write_state
 from include.dbt_build.workdir import prepare
 from tests.include.dbt_build.conftest import (
     arguments,
@@ -105,36 +105,20 @@ def difficult(tmp_path_factory):
     return write(tmp_path_factory.mktemp("difficult") / "small", DIFFICULT)
 
 
-@pytest.mark.slow
-def test_a_run_can_name_each_node_and_nothing_but_it(difficult, tmp_path, cache):
-    dag = render(difficult)
-    slim = dag.get_task("dbt_build").group.slim
+def test_a_run_can_name_nodes_and_nothing_but_these(difficult, tmp_path, cache):
+    slim = render(difficult).get_task("dbt_build").group.slim
     project = dbt_project(difficult)
     manifest = json.loads((project.target / "manifest.json").read_text())
     parts = ("nodes", "unit_tests", "functions")
-    assert slim["selectors_of_nodes"].keys() == {k for part in parts for k in manifest[part]}
-    loaded, found = load_manifest(project), {}
-    for unique_id, definition in slim["selectors_of_nodes"].items():
-        write_selectors(project.workdir, [definition])
-        listed = run_dbt(
-            project,
-            "ls",
-            *("--selector", GENERATED_SELECTOR, "--output", "json"),
-            *("--output-keys", "unique_id"),
-            manifest=loaded,
-        )
-        found[unique_id] = [json.loads(line)["unique_id"] for line in listed]
-    assert {k: v for k, v in found.items() if v != [k]} == {}
-
-
-def test_a_run_can_name_several_nodes_at_once(difficult, cache):
-    slim = render(difficult).get_task("dbt_build").group.slim
-    project = dbt_project(difficult)
-    chosen = sorted(slim["selectors_of_nodes"])[::2]
-    write_selectors(project.workdir, [slim["selectors_of_nodes"][node] for node in chosen])
-    words = ["--selector", GENERATED_SELECTOR, "--output", "json", "--output-keys", "unique_id"]
-    listed = run_dbt(project, "ls", *words, manifest=load_manifest(project))
-    assert sorted(json.loads(line)["unique_id"] for line in listed) == chosen
+    assert slim["nodes_to_run"] == sorted(k for part in parts for k in manifest[part])
+    loaded = load_manifest(project)
+    for chosen in (slim["nodes_to_run"][::2], slim["nodes_to_run"][1::2]):
+        write_state(tmp_path / "state", chosen)
+        words = ["--select", SELECT_STATE, "--indirect-selection", "empty"]
+        words += ["--state", str(tmp_path / "state")]
+        words += ["--output", "json", "--output-keys", "unique_id"]
+        listed = run_dbt(project, "ls", *words, manifest=loaded)
+        assert sorted(json.loads(line)["unique_id"] for line in listed) == chosen
 
 
 def test_difficult_names_have_readable_tasks(difficult, tmp_path, cache):
