@@ -14,13 +14,10 @@ from cosmos.constants import (
     ExecutionMode,
     InvocationMode,
     LoadMode,
-    SeedRenderingBehavior,
-    SourceRenderingBehavior,
     TestBehavior,
     TestIndirectSelection,
 )
-from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
-from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
+from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build.project import DbtProject
 from include.dbt_build.selection import Selection, split_options
@@ -41,6 +38,21 @@ REFUSED_OPERATOR_ARGS = {
     **dict.fromkeys(
         ("depends_on_past", "wait_for_downstream", "ignore_first_depends_on_past", "trigger_rule"),
         "dbt decides when a node is built",
+    ),
+}
+# Arguments of RenderConfig that can only have their default.
+REFUSED_RENDER_ARGS = {
+    # One dbt selects the nodes and builds them, so the value of ExecutionConfig is accepted too.
+    **dict.fromkeys(("invocation_mode", "dbt_executable_path"), "ExecutionConfig has it"),
+    "source_rendering_behavior": "source_freshness=True renders checks of sources",
+    "seed_rendering_behavior": "dbt decides which nodes are built",
+    **dict.fromkeys(
+        (
+            *("node_converters", "dbt_ls_path", "source_pruning"),
+            "airflow_vars_to_purge_dbt_ls_cache",
+            "airflow_vars_to_purge_dbt_yaml_selectors_cache",
+        ),
+        "tasks are made from dbt ls",
     ),
 }
 # Arguments of an operator that are honoured before a task runs dbt.
@@ -98,11 +110,8 @@ class Arguments:
 
     @property
     def project(self) -> DbtProject:
-        project, execution, render = (
-            self.project_config,
-            self.execution_config,
-            self.render_config,
-        )
+        project, execution = self.project_config, self.execution_config
+        render = self.render_config
         paths = {
             Path(path).absolute()
             for path in (project.dbt_project_path, execution.project_path, render.project_path)
@@ -163,8 +172,7 @@ class Arguments:
         if indirect:
             options = ["--indirect-selection", indirect, *options]
         if render.test_behavior == TestBehavior.NONE:
-            for resource_type in ("test", "unit_test"):
-                options += ["--exclude-resource-type", resource_type]
+            options += ["--exclude-resource-type", "test", "unit_test"]
         return Selection(
             select=tuple(render.select or ()),
             exclude=tuple(render.exclude or ()),
@@ -251,50 +259,22 @@ def _check_execution(config: ExecutionConfig) -> None:
 
 
 def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
-    # One dbt selects the nodes and builds them.
-    for name, default in (
-        ("invocation_mode", InvocationMode.DBT_RUNNER),
-        ("dbt_executable_path", RenderConfig().dbt_executable_path),
-    ):
-        if getattr(config, name) not in (default, getattr(execution, name)):
-            raise UnsupportedArgumentError(
-                f"RenderConfig({name}={getattr(config, name)})", "ExecutionConfig has it"
-            )
-    known = {
-        "load_method": (LoadMode.AUTOMATIC, LoadMode.DBT_LS, LoadMode.DBT_MANIFEST),
-        "source_rendering_behavior": (SourceRenderingBehavior.NONE,),
-        "seed_rendering_behavior": (SeedRenderingBehavior.ALWAYS,),
-    }
-    reasons = {"source_rendering_behavior": "source_freshness=True renders checks of sources"}
-    for name, values in known.items():
-        if getattr(config, name) not in values:
-            raise UnsupportedArgumentError(
-                f"RenderConfig({name}={getattr(config, name)})",
-                reasons.get(name, "dbt decides which nodes are built"),
-            )
+    if config.load_method in (LoadMode.DBT_LS_FILE, LoadMode.CUSTOM):
+        raise UnsupportedArgumentError(
+            f"RenderConfig(load_method={config.load_method})", "tasks are made from dbt ls"
+        )
     default = RenderConfig()
-    for name in (
-        "node_converters",
-        "dbt_ls_path",
-        "source_pruning",
-        "airflow_vars_to_purge_dbt_ls_cache",
-        "airflow_vars_to_purge_dbt_yaml_selectors_cache",
-    ):
-        if getattr(config, name) != getattr(default, name):
-            raise UnsupportedArgumentError(
-                f"RenderConfig({name}=...)", "tasks are made from dbt ls"
-            )
+    for name, reason in REFUSED_RENDER_ARGS.items():
+        value = getattr(config, name)
+        if value not in (getattr(default, name), getattr(execution, name, None)):
+            raise UnsupportedArgumentError(f"RenderConfig({name}={value})", reason)
 
 
 def _check_operator_args(given: dict) -> None:
     known = {
-        *OPERATOR_ARGS,
-        *(
-            name
-            for owner in (AbstractDbtBase, AbstractDbtLocalBase, DbtBuildMixin)
-            for name in inspect.signature(owner.__init__).parameters
-        ),
-        *inspect.signature(DbtBuildLocalOperator.__init__).parameters,
+        name
+        for owner in DbtBuildLocalOperator.__mro__
+        for name in inspect.signature(owner.__init__).parameters
     }
     for name in given:
         if name in REFUSED_OPERATOR_ARGS:

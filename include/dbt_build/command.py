@@ -28,7 +28,7 @@ from include.dbt_build.parsing import (
 from include.dbt_build.project import DbtProject
 from include.dbt_build.results import BuildResults
 from include.dbt_build.run_options import RunOptions
-from include.dbt_build.selection import SELECT_STATE, not_built_options, write_state
+from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
@@ -119,7 +119,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.base_cmd, self.select, self.exclude = ["ls"], select, exclude
         self.selector, self.models, self.dbt_cmd_flags = None, None, []
         flags = ["--output", "json", "--output-keys", "unique_id", *self.selecting_options]
-        result = self.build_and_run_cmd(context, cmd_flags=[*flags, *not_built_options()])
+        result = self.build_and_run_cmd(context, cmd_flags=[*flags, *NOT_BUILT])
         lines = result.full_output if self.project.executable else result.result
         return {json.loads(line)["unique_id"] for line in lines if line.startswith("{")}
 

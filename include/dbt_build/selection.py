@@ -9,31 +9,22 @@ from pathlib import Path
 
 from cosmos.constants import TestBehavior
 
-from include.dbt_build.manifest import BUILT_PARTS, SlimManifest, slim_manifest
+from include.dbt_build.manifest import SlimManifest, all_nodes, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
 # What selects the nodes of `write_state`, and the format of its file since dbt 1.8.
 SELECT_STATE = "result:error"
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
-# Options of `dbt build` that decide which nodes it runs, with their short forms.
-SELECTING_OPTIONS = {
-    "--select": "--select",
-    "-s": "--select",
-    "--models": "--select",
-    "--model": "--select",
-    "-m": "--select",
-    "--exclude": "--exclude",
-    "--selector": "--selector",
-    "--indirect-selection": "--indirect-selection",
-    "--resource-type": "--resource-type",
-    "--resource-types": "--resource-type",
-    "--exclude-resource-type": "--exclude-resource-type",
-    "--exclude-resource-types": "--exclude-resource-type",
-    "--state": "--state",
-}
-# Resource types that `dbt ls` lists although `dbt build` does not run them.
-NOT_BUILT = ("source", "metric", "semantic_model", "analysis")
+# Options of `dbt build` that decide which nodes it runs.
+SELECTING_OPTIONS = (
+    *("-s", "--select", "-m", "--model", "--models", "--exclude", "--selector"),
+    *("--resource-type", "--resource-types", "--exclude-resource-type"),
+    *("--exclude-resource-types", "--indirect-selection", "--state"),
+)
+# Leaves out what `dbt ls` lists although `dbt build` does not run it. With a source in the list,
+# `--select selector:x+` would select what reads the source.
+NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "analysis")
 
 
 @dataclass(frozen=True)
@@ -63,15 +54,10 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     """Return the options that select nodes, and all other words, of a list for dbt."""
     selecting, others = [], []
     target = others
-    for word in words:
-        name, has_value, value = str(word).partition("=")
-        if str(word).startswith("-"):
-            target = selecting if name in SELECTING_OPTIONS else others
-            if target is selecting:
-                target.append(SELECTING_OPTIONS[name])
-                target += [value] if has_value else []
-                continue
-        target.append(str(word))
+    for word in map(str, words):
+        if word.startswith("-"):
+            target = selecting if word.partition("=")[0] in SELECTING_OPTIONS else others
+        target.append(word)
     return selecting, others
 
 
@@ -99,8 +85,9 @@ def _digest(project: DbtProject, selection: Selection) -> str:
         # The code that makes the file.
         max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py")),
     ]
-    for option, value in zip(selection.options, selection.options[1:], strict=False):
-        if option == "--state" and (state := Path(value, "manifest.json")).exists():
+    for word in selection.options:
+        # An option and its value are two words, or one.
+        if (state := Path(word.removeprefix("--state="), "manifest.json")).exists():
             inputs.append(state.stat().st_mtime)
     return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -108,17 +95,15 @@ def _digest(project: DbtProject, selection: Selection) -> str:
 def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     file = project.manifest or project.target / "manifest.json"
     manifest = json.loads(file.read_text())
-    words = ["--output", "json", "--output-keys", "unique_id", *selection.words]
-    words += not_built_options()
-    if "--exclude-resource-type" not in selection.options:
+    words = ["--output", "json", "--output-keys", "unique_id", *selection.words, *NOT_BUILT]
+    if not any(word.startswith("--exclude-resource-type") for word in selection.options):
         # An option on the command line replaces the variable.
-        excluded = project.parse_environment.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
-        words += _exclude_resource_types(excluded)
+        words += project.parse_environment.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
-    built = {k: node for part in BUILT_PARTS for k, node in manifest.get(part, {}).items()}
-    selected = [k for k in listed if k in built and not _is_empty(built[k])]
+    nodes = all_nodes(manifest)
+    selected = [k for k in listed if k in nodes and not _is_empty(nodes[k])]
     return slim_manifest(
         manifest,
         selected,
@@ -127,23 +112,9 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     )
 
 
-def not_built_options() -> list[str]:
-    """Return the options that leave out what `dbt build` does not run.
-
-    `dbt ls` lists sources too. Then `--select selector:x+` would select what reads the sources.
-    """
-    return _exclude_resource_types(NOT_BUILT)
-
-
-def _exclude_resource_types(names: Iterable[str]) -> list[str]:
-    return [word for name in names for word in ("--exclude-resource-type", name)]
-
-
 def _is_empty(node: dict) -> bool:
     """Return whether dbt leaves out a node because its file has no SQL."""
-    return node["resource_type"] not in ("seed", "unit_test", "saved_query", "exposure") and not (
-        node.get("raw_code", "x").strip()
-    )
+    return node["resource_type"] != "seed" and not node.get("raw_code", "x").strip()
 
 
 def write_state(folder: Path, nodes: Iterable[str]) -> None:

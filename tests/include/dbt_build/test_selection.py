@@ -346,12 +346,12 @@ def test_a_changed_state_changes_the_selection(small, tmp_path):
     ("words", "selecting", "others"),
     [
         (["--full-refresh"], [], ["--full-refresh"]),
-        (["-s", "a", "b", "--empty"], ["--select", "a", "b"], ["--empty"]),
-        (["--models=a", "--threads", "2"], ["--select", "a"], ["--threads", "2"]),
+        (["-s", "a", "b", "--empty"], ["-s", "a", "b"], ["--empty"]),
+        (["--models=a", "--threads", "2"], ["--models=a"], ["--threads", "2"]),
         (["--threads", 2, "--state", Path("x")], ["--state", "x"], ["--threads", "2"]),
         (
             ["--exclude-resource-types", "test", "--resource-type=model", "--defer"],
-            ["--exclude-resource-type", "test", "--resource-type", "model"],
+            ["--exclude-resource-types", "test", "--resource-type=model"],
             ["--defer"],
         ),
     ],
