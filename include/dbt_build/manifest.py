@@ -47,8 +47,6 @@ class SlimManifest(TypedDict):
 
     metadata: dict
     nodes: dict[str, dict]
-    sources: dict[str, dict]
-    selectors: dict
     # The unique IDs that the task of a node, and the task of its tests, run; by key of `nodes`.
     run: dict[str, list[str]]
     test: dict[str, list[str]]
@@ -144,8 +142,6 @@ def slim_manifest(
     return {
         "metadata": manifest["metadata"],
         "nodes": slim_nodes,
-        "sources": {},
-        "selectors": {},
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()}
         | {_test_key(nodes[name], root): [name] for name in detached},

@@ -172,12 +172,10 @@ def load_manifest(project: DbtProject, values: Mapping[str, str] | None = None):
         project: a project whose working directory is up to date.
         values: the value of each placeholder; None leaves the placeholders where they are.
     """
-    from dbt.contracts.graph.manifest import Manifest
+    from dbt.contracts.graph.manifest import Manifest, WritableManifest
     from dbt.parser.manifest import extended_mashumuro_decoder
 
     if project.manifest is not None:
-        from dbt.contracts.graph.manifest import WritableManifest
-
         content = json.loads(project.manifest.read_text())
         return Manifest.from_writable_manifest(WritableManifest.from_dict(content))
     content = (project.target / "partial_parse.msgpack").read_bytes()

@@ -3,13 +3,12 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from airflow.sdk.configuration import conf
+from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
 from cosmos import ProfileConfig, settings
 
 # Options of `dbt build` that differ from run to run. dbt parses with these values, so that DAGs
@@ -92,8 +91,7 @@ def check_bundle(project: Path) -> None:
     Raises:
         ValueError: the bundle has a project of that name, and the DAG builds another one.
     """
-    storage = conf.get("dag_processor", "dag_bundle_storage_path", fallback=None)
-    bundles = Path(storage or Path(tempfile.gettempdir(), "airflow", "dag_bundles"))
+    bundles = get_bundle_storage_root_path()
     if project.is_relative_to(bundles):
         return
     name = Path(*project.parts[-2:])

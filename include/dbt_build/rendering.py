@@ -9,6 +9,7 @@ from graphlib import TopologicalSorter
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import BaseOperator, TaskGroup, TriggerRule
 from cosmos import ProjectConfig
+from cosmos.airflow.graph import calculate_detached_node_name
 from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 
 from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
@@ -65,10 +66,7 @@ class Rendering:
             select=[],
             exclude=[],
             selector=None,
-            env_vars=None,
-            dbt_deps=None,
             project_path=None,
-            emit_datasets=False,
             node_converters={DbtResourceType(kind): convert for kind in (*RENDERED, "test")},
             # Cosmos keeps its groups and task IDs, and only makes other operators.
             node_conversion_by_task_group=False,
@@ -84,48 +82,40 @@ class Rendering:
                 install_dbt_deps=False,
             ),
             "render_config": render,
-            "execution_config": _copy(
-                arguments.execution_config, project_path=None, install_dbt_deps=None
-            ),
+            "execution_config": _copy(arguments.execution_config, project_path=None),
             "operator_args": {},
         }
 
     def _convert(self, *, node, task_id, task_group, dag, **options) -> BaseOperator:
         """Make the task of a node or of its tests: what RenderConfig.node_converters calls."""
-        slim = self.group.slim
-        detached = options["detached_from_parent"] or {}
+        slim, given = self.group.slim, dict(self.arguments.task_args)
         # Cosmos gives the task of each detached test the node that it rendered last.
-        by_task_id = {
-            f"{test.resource_name.split('.')[0]}_test": test
-            for tests in detached.values()
+        detached = {
+            calculate_detached_node_name(test): test
+            for tests in options["detached_from_parent"].values()
             for test in tests
         }
-        node = by_task_id.get(task_id, node)
-        last_part = task_id.rpartition(".")[2]
-        is_test = node.resource_type == DbtResourceType.TEST
-        runs_tests = is_test or last_part == "test" or self._is_task_of_all_tests(task_id)
-        given = dict(self.arguments.task_args)
-        if node.owner and options["enable_owner_inheritance"]:
-            given["owner"] = node.owner
-        given |= self._display_name(node, last_part, options)
-        if self._is_task_of_all_tests(task_id):
+        node = detached.get(task_id, node)
+        key, runs_tests = node.unique_id, task_id == "test" or task_id in detached
+        if self.group.tests_last and task_id == f"{self.project_name}_test":
+            # The task of all tests, to which Cosmos gives that node too.
+            key, runs_tests = task_id, True
             nodes = [test for tests in slim["test"].values() for test in tests]
         else:
-            nodes = slim["test" if runs_tests else "run"][node.unique_id]
-            given |= check_node(node.unique_id, node.meta)
-            if runs_tests and not is_test:
-                given |= self._kwargs_of_tests.get(node.unique_id, {})
-        common = {"task_id": task_id, "task_group": task_group, "dag": dag, **given}
-        if not nodes:
-            task = EmptyOperator(**common)
+            nodes = slim["test" if runs_tests else "run"][key]
+            if node.owner and options["enable_owner_inheritance"]:
+                given["owner"] = node.owner
+            given |= self._display_name(node, task_id, options)
+            given |= check_node(key, node.meta)
+            if task_id == "test":
+                given |= self._kwargs_of_tests.get(key, {})
+        given |= {"task_id": task_id, "task_group": task_group, "dag": dag}
+        if nodes:
+            task = DbtNodeOperator(group=self.group, nodes=nodes, **given)
         else:
-            task = DbtNodeOperator(group=self.group, nodes=nodes, **common)
-        tasks = self.test_tasks if runs_tests else self.run_tasks
-        tasks[task_id if self._is_task_of_all_tests(task_id) else node.unique_id] = task
+            task = EmptyOperator(**given)
+        (self.test_tasks if runs_tests else self.run_tasks)[key] = task
         return task
-
-    def _is_task_of_all_tests(self, task_id: str) -> bool:
-        return self.group.tests_last and task_id == f"{self.project_name}_test"
 
     @property
     def project_name(self) -> str:
@@ -142,9 +132,9 @@ class Rendering:
                     found[key] |= check_node(unique_id, meta)
         return found
 
-    def _display_name(self, node, last_part: str, options: dict) -> dict:
+    def _display_name(self, node, task_id: str, options: dict) -> dict:
         """Return the display name that Cosmos gives to a task with a normalized ID or name."""
-        if last_part in ("run", "test", "seed", "snapshot"):
+        if task_id in ("run", "test", "seed", "snapshot"):
             return {}
         if normalize := options["normalize_task_display_name"]:
             return {"task_display_name": normalize(node)}
@@ -201,14 +191,10 @@ class Rendering:
         order = [*TopologicalSorter(upstream).static_order()]
         nearest: dict[str, set[str]] = {}
         for name in order:
-            task = tasks[name]
-            nearest[name] = {
-                found
-                for parent in upstream[name]
-                for found in (
-                    {parent} if isinstance(tasks[parent], DbtNodeOperator) else nearest[parent]
-                )
-            }
+            task, nearest[name] = tasks[name], set()
+            for parent in upstream[name]:
+                has_node = isinstance(tasks[parent], DbtNodeOperator)
+                nearest[name] |= {parent} if has_node else nearest[parent]
             if isinstance(task, DbtNodeOperator):
                 task.upstream_node_tasks = tuple(sorted(nearest[name]))
                 task.is_leaf = not task.downstream_task_ids & tasks.keys()
