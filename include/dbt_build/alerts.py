@@ -2,6 +2,17 @@
 
     DAG(..., on_failure_callback=alert, on_success_callback=alert)
 
+A message that a run is late needs nothing of this module. Airflow 3.3 ends `airflow dags test` of
+a DAG with a deadline with an error after all its tasks.
+
+    DAG(..., deadline=DeadlineAlert(
+        # A run is queued at midnight; its marts are late if they are not there by 07:00.
+        DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
+        AsyncCallback(AppriseNotifier, kwargs={
+            "apprise_conn_id": "alerts", "title": "{{ dag_run.dag_id }} is late",
+            "body": "Its run {{ dag_run.dag_run_id }} is {{ dag_run.state }}.",
+            "notify_type": "warning"})))
+
 Airflow's Apprise provider sends it to what the connection `alerts` names. Without that connection
 nothing is sent. The state of a run does not depend on its message. Airflow's dag-processor calls
 `alert` in a process that parses the DAG file: what it logs is in the dag-processor's log of that

@@ -14,12 +14,12 @@ ARGS = {
     "start_date": datetime(2026, 1, 1),
 }
 
-# As in docs/operations.md.
+# As in the docstring of include/dbt_build/alerts.py.
 LATE = {
     "apprise_conn_id": "alerts",
-    "notify_type": "warning",
     "title": "{{ dag_run.dag_id }} is late",
-    "body": "Run {{ dag_run.dag_run_id }}\nIts state is {{ dag_run.state }}.",
+    "body": "Its run {{ dag_run.dag_run_id }} is {{ dag_run.state }}.",
+    "notify_type": "warning",
 }
 
 with DAG(
