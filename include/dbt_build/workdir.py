@@ -250,6 +250,9 @@ def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> No
             source = (project.path / nested["local"]).resolve()
             link = Path(os.path.normpath(project.workdir / nested["local"]))
             if link.is_relative_to(project.cache) and source.is_dir() and source not in seen:
+                if link.is_symlink() and link.resolve() != source:
+                    # An earlier parse found the project in another folder.
+                    link.unlink()
                 if not link.exists():
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(source)
