@@ -60,7 +60,7 @@ PARSE_ARGS = ("indirect_selection", "install_deps")
 # Options in dbt_cmd_flags that an argument of Cosmos has.
 REFUSED_OPTIONS = (
     *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
-    *("--target-path", "--log-path", "--defer-state"),
+    *("--target-path", "--log-path"),
 )
 
 
@@ -296,6 +296,11 @@ def _check_operator_args(given: dict) -> None:
                 raise UnsupportedArgumentError(
                     f"operator_args[{name!r}] with {word}", "another argument of Cosmos has it"
                 )
+    if "--defer" in others and "--defer-state" not in [w.partition("=")[0] for w in others]:
+        # --state names the artifacts of the selection, and in a rerun those of single nodes.
+        raise UnsupportedArgumentError(
+            "operator_args['dbt_cmd_flags'] with --defer", "a rerun needs --defer-state too"
+        )
     if any("{{" in word for word in options):
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with a template that selects nodes",

@@ -150,6 +150,8 @@ OPERATOR = {
         Refused(["--vars", "{}"]),
         Refused(["--target=prod"]),
         Refused(["--target-path", "elsewhere"]),
+        ["--defer", "--state", "/state", "--defer-state", "/state"],
+        Refused(["--defer", "--state", "/state"]),
         Refused(["--select", "{{ params.nodes }}"]),
     ],
     "dbt_cmd_global_flags": [["--no-partial-parse"], Refused(["--log-path", "logs"])],
