@@ -140,10 +140,7 @@ def _apply(
     # The teardown last: it depends on the others.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
         ti, state = by_id.get(task_id), changes[task_id]
-        # A state that somebody set in the meantime stays, as does a task that has begun. The
-        # scheduler sets a task to upstream_failed before it knows that dbt builds its node.
-        free = [None] if state == State.SKIPPED else [None, State.UPSTREAM_FAILED]
-        if ti is None or ti.state not in free:
+        if ti is None or not _is_replaceable(ti, state, build):
             continue
         if task_id == tasks.teardown:
             session.flush()
@@ -163,6 +160,22 @@ def _apply(
         )
         answer.applied[task_id] = ti.try_number
     return answer
+
+
+def _is_replaceable(ti: TaskInstance, state: State, build: TaskInstance) -> bool:
+    """Return whether a reported state replaces the one of a task instance.
+
+    A state that somebody sets while dbt works stays, as does a task that has begun. The scheduler
+    sets a task to upstream_failed before it knows that dbt builds its node, and skips the tasks of
+    a run that it stops. For a task that failed before this try of the build task, dbt has a newer
+    result.
+    """
+    if ti.state is None:
+        return True
+    if state in (State.SUCCESS, State.SCHEDULED):
+        is_old = ti.state == State.FAILED and ti.end_date and ti.end_date < build.start_date
+        return bool(is_old) or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
+    return state == State.UPSTREAM_FAILED and ti.state == State.SKIPPED
 
 
 def _set_state(ti: TaskInstance, state: State, times: Times | None, build: TaskInstance) -> None:

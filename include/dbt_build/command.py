@@ -57,6 +57,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.selecting_options = [*selecting_options]
         self.has_run_options, self.run_options = has_run_options, RunOptions()
         self.results = BuildResults()
+        # Nodes that earlier tries of the task built and Airflow shows, by unique ID.
+        self.built_by_earlier_tries: set[str] = set()
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
@@ -213,7 +215,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         alias = AssetAlias(get_dataset_alias_name(task.dag, task.task_group, task.task_id))
         task.outlets.append(alias)
         uris = compute_model_outlet_uris(Path(project_dir, "target", "manifest.json"), namespace)
-        for unique_id in sorted(self.results.succeeded() & uris.keys()):
+        built = self.results.succeeded() | self.built_by_earlier_tries
+        for unique_id in sorted(built & uris.keys()):
             for uri in uris[unique_id]:
                 context["outlet_events"][alias].add(Asset(uri))
 

@@ -61,6 +61,8 @@ class SlimManifest(TypedDict):
     nodes_to_run: list[str]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
+    # Whether dbt runs SQL of the project or of its packages after the last node.
+    has_end_hooks: bool
 
 
 def all_nodes(manifest: dict) -> dict[str, dict]:
@@ -151,6 +153,10 @@ def slim_manifest(
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
         "owners": _owners(manifest, attached_to),
+        "has_end_hooks": any(
+            node["resource_type"] == "operation" and "on-run-end" in node["tags"]
+            for node in manifest["nodes"].values()
+        ),
     }
 
 
@@ -162,6 +168,8 @@ def nodes_downstream_of(slim: SlimManifest, sources: Iterable[str]) -> set[str]:
     while more := {key for key, read in reads.items() if key not in found and read & found}:
         found |= more
     nodes = {node for key in found for node in slim["run"].get(key, ())}
+    # A function can be built with several models.
+    nodes -= {node for key, run in slim["run"].items() if key not in found for node in run}
     for key, tests in slim["test"].items():
         if found & {key, *slim["test_upstream"].get(key, ())}:
             nodes |= {*tests}

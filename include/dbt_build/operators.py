@@ -1,12 +1,13 @@
 """The tasks of a `dbt build`: the build task, a task for each node, and the teardown."""
 
 import json
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import monotonic, sleep
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import (
@@ -16,6 +17,7 @@ from airflow.sdk.exceptions import (
 )
 
 from include.dbt_build import artifacts
+from include.dbt_build.arguments import UnsupportedArgumentError
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
@@ -26,11 +28,11 @@ from include.dbt_build.protocol import (
     PROBLEMS,
     StoredResult,
 )
-from include.dbt_build.reporting import ResultReporter, set_xcom
+from include.dbt_build.reporting import ResultReporter, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
-# States of a node task whose nodes the build task leaves alone.
-DONE = ("success", "skipped")
+# How long the build task waits for node tasks that are ending.
+ENDING_SECONDS = 5
 
 
 @dataclass
@@ -87,12 +89,16 @@ class DbtBuildOperator(DbtCommandOperator):
         ti = context["ti"]
         if (chosen := self._chosen_nodes(context)) is not None:
             ti.xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
-        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
-        pending = [task for task in all_tasks if states.get(task.task_id) not in DONE]
+        states = self._states_of_ended_tasks(ti)
+        pending = [task for task in all_tasks if not task.is_done(states, chosen)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
         built = self._built_nodes(ti, is_new=is_new)
+        if not is_first_try(ti, self):
+            # The asset events of a try that was killed are lost.
+            done = [task for task in all_tasks if states.get(task.task_id) == "success"]
+            self.built_by_earlier_tries = {node for task in done for node in task.nodes}
         self.results.add_succeeded(
             built, "An earlier try of the build task built it: see the log of that try."
         )
@@ -114,6 +120,19 @@ class DbtBuildOperator(DbtCommandOperator):
         artifacts.finish(self.profile_config, ti, succeeded=is_green)
         if failed:
             self._fail(failed, built)
+
+    def _states_of_ended_tasks(self, ti) -> dict[str, str | None]:
+        """Return the states of the run's tasks, by task ID.
+
+        A node task that has run dbt releases the lock shortly before Airflow knows its state.
+        """
+        deadline = monotonic() + ENDING_SECONDS
+        while True:
+            states = task_states(ti)
+            is_ending = "running" in [states.get(name) for name in self.group.node_task_ids]
+            if not is_ending or monotonic() > deadline:
+                return states
+            sleep(1)
 
     def _chosen_nodes(self, context) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
@@ -186,7 +205,11 @@ class DbtBuildOperator(DbtCommandOperator):
         stale: set[str],
         chosen: set[str] | None,
     ) -> set[str]:
-        """Return the nodes to build, those without a task included."""
+        """Return the nodes to build, those without a task included.
+
+        Raises:
+            AirflowFailException: only the project's hooks are missing, and no test can run them.
+        """
         wanted = {
             node for task in pending if not task.checks_freshness for node in task.chosen(chosen)
         } - stale
@@ -194,10 +217,19 @@ class DbtBuildOperator(DbtCommandOperator):
         if chosen is not None:
             without_task &= chosen
         missing = (wanted | without_task) - built
-        # dbt runs the hooks of the project only with a node. If an earlier try built all of them
-        # and ended before its hooks, tests are run again, which change nothing.
-        again = {node for node in built if node.startswith("test.")} or built
-        return missing or (again & wanted)
+        if missing or not wanted or not self.group.slim["has_end_hooks"]:
+            return missing
+        # An earlier try built everything and ended before the hooks, which dbt runs only with a
+        # node. A test changes nothing.
+        tests = {node for node in self._nodes_with_task() if node.startswith("test.")}
+        if chosen is not None:
+            tests &= chosen
+        if not tests:
+            raise AirflowFailException(
+                "dbt has built all nodes, but its on-run-end hooks have not ended. Clear this task "
+                "to build the last nodes again, with the hooks."
+            )
+        return (tests & wanted) or {min(tests)}
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""
@@ -242,6 +274,37 @@ class DbtNodeOperator(BaseOperator):
         """Return those of its nodes that a run selects: all if it selects no part of the DAG."""
         return tuple(node for node in self.nodes if nodes is None or node in nodes)
 
+    def is_done(self, states: Mapping[str, str | None], selected: Set[str] | None) -> bool:
+        """Return whether the build task has nothing to do for this task.
+
+        Airflow skips the tasks of a run that it stops. So a skipped task is done only if the run
+        does not select its nodes.
+
+        Args:
+            states: the states of the run's tasks, by task ID.
+            selected: the nodes that the run selects, or None for all.
+        """
+        state = states.get(self.task_id)
+        return state == "success" or (state == "skipped" and not self.chosen(selected))
+
+    def set_upstream(self, task_or_task_list, edge_modifier=None) -> None:
+        self._refuse_upstream()
+        super().set_upstream(task_or_task_list, edge_modifier)
+
+    def update_relative(self, other, upstream: bool = True, edge_modifier=None) -> None:
+        """Refuse `other >> self`: Airflow calls this for the second task of an edge."""
+        if upstream:
+            self._refuse_upstream()
+        super().update_relative(other, upstream, edge_modifier)
+
+    def _refuse_upstream(self) -> None:
+        # The group is complete once it has its build task.
+        if self.group.build_id:
+            raise UnsupportedArgumentError(
+                f"A task upstream of {self.task_id}",
+                "one dbt builds all nodes: put it upstream of the group",
+            )
+
     @property
     def checks_freshness(self) -> bool:
         return any(node.startswith("source.") for node in self.nodes)
@@ -264,11 +327,14 @@ class DbtNodeOperator(BaseOperator):
             with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
                 # A retry of the build task may have built the nodes in the meantime.
                 stored = self._stored_result(ti) if result is None else None
-                result = stored or self._run_dbt(context)
+                result = stored or self._run_dbt(context, result["built"] if result else ())
         self._end(result)
 
     def _stored_result(self, ti) -> StoredResult | None:
-        """Return the result that the build task stored, unless an earlier try has read it."""
+        """Return the result that the build task stored, unless an earlier try has read it.
+
+        A node that dbt has built is not built again if the process of that try was killed.
+        """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
             return None
@@ -276,17 +342,23 @@ class DbtNodeOperator(BaseOperator):
         reader = ti.xcom_pull(task_ids=self.group.build_id, key=key)
         if reader is None:
             set_xcom(ti, self.group.build_id, key, ti.try_number)
-        return result if reader in (None, ti.try_number) else None
+            return result
+        is_retry = first_try(ti, self) <= reader < ti.try_number
+        is_mine = reader == ti.try_number or (is_retry and result["outcome"] == "success")
+        return result if is_mine else None
 
-    def _run_dbt(self, context) -> StoredResult:
-        """Run dbt for the nodes of this task."""
+    def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
+        """Run dbt for the nodes of this task without those that are built."""
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
         chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
+        if chosen is None and command.run_options.is_partial:
+            raise AirflowFailException("What the run selects is not stored: clear the build task.")
         nodes = self.chosen(None if chosen is None else {*chosen})
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
+        nodes = [node for node in nodes if node not in built]
         with stored_problems(command, context):
             if self.checks_freshness:
                 command.check_freshness(context, [*self.nodes])
@@ -298,6 +370,7 @@ class DbtNodeOperator(BaseOperator):
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
+            built=[],
         )
 
     def _end(self, result: StoredResult) -> None:
@@ -328,8 +401,16 @@ class DbtBuildTeardown(BaseOperator):
 
     def execute(self, context) -> None:
         ti = context["ti"]
-        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-        wrong = [name for name in self.group.node_task_ids if states.get(name) not in DONE]
+        states = task_states(ti)
+        selected = ti.xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
+        results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
+        left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
+        wrong = [
+            name
+            for name in self.group.node_task_ids
+            if not self.dag.get_task(name).is_done(states, selected)
+            and not (name in left_out and states.get(name) == "skipped")
+        ]
         if wrong:
             failed = [name for name in wrong if states.get(name) == "failed"]
             raise AirflowFailException(
@@ -349,6 +430,10 @@ def stored_problems(command: DbtCommandOperator, context) -> Iterator[None]:
         context["ti"].xcom_push(key=PROBLEMS, value=command.results.problems())
 
 
+def first_try(ti, task: BaseOperator) -> int:
+    """Return the number of a task instance's first try since the run began or it was cleared."""
+    return ti.max_tries - task.retries + 1
+
+
 def is_first_try(ti, task: BaseOperator) -> bool:
-    """Return whether a task instance has not been tried since the run began or it was cleared."""
-    return ti.try_number == ti.max_tries - task.retries + 1
+    return ti.try_number == first_try(ti, task)

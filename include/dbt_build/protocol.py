@@ -39,6 +39,8 @@ class StoredResult(TypedDict):
     outcome: Outcome
     message: str
     sql: str
+    # Those of its nodes that dbt built, although the outcome is another one.
+    built: list[str]
 
 
 class Problem(TypedDict):

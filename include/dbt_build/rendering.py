@@ -197,7 +197,8 @@ class Rendering:
                 nearest[name] |= {parent} if has_node else nearest[parent]
             if isinstance(task, DbtNodeOperator):
                 task.upstream_node_tasks = tuple(sorted(nearest[name]))
-                task.is_leaf = not task.downstream_task_ids & tasks.keys()
+                for parent in nearest[name]:
+                    tasks[parent].is_leaf = False
         build >> [tasks[name] for name in order if not upstream[name]]
         leaves = [task for task in tasks.values() if not task.downstream_task_ids & tasks.keys()]
         leaves >> done

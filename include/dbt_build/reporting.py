@@ -116,9 +116,7 @@ class ResultReporter:
 
     def _is_cleared(self) -> bool:
         """Return whether the build task was cleared while dbt works."""
-        ti = self.ti
-        states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-        return states.get(ti.task_id) == "restarting"
+        return task_states(self.ti).get(self.ti.task_id) == "restarting"
 
     def _collect(self) -> None:
         """Take the tasks whose nodes have ended from `pending`."""
@@ -155,7 +153,13 @@ class ResultReporter:
             shown = self.outcomes.keys() - self.unsent.keys()
             not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
-            if stored := [*self.unsent, *not_run]:
+            # The teardown tells these from the tasks that Airflow skips when it stops a run.
+            left_out = [
+                task_id
+                for task_id in shown
+                if self.outcomes[task_id] == "left_out" and self.nodes[task_id]
+            ]
+            if stored := [*self.unsent, *not_run, *left_out]:
                 self._store(stored)
 
     def _last_outcome(self, task_id: str) -> Outcome:
@@ -216,12 +220,14 @@ class ResultReporter:
 
     def _store(self, task_ids: Iterable[str]) -> None:
         """Store the results that tasks read when they start."""
+        succeeded = self.results.succeeded()
         for task_id in task_ids:
             nodes = self.nodes[task_id]
             self._stored[task_id] = StoredResult(
                 outcome=self.outcomes[task_id],
                 message=self.results.message(nodes),
                 sql=self.results.sql(nodes),
+                built=[node for node in nodes if node in succeeded],
             )
         self.ti.xcom_push(key=NODE_RESULTS, value=self._stored)
         # A build task that is killed stores nothing at its end.
@@ -237,6 +243,11 @@ class ResultReporter:
         if (built := self.results.succeeded() - shown) - self._built:
             self._built |= built
             set_xcom(self.ti, self.teardown_id, BUILT_NODES, sorted(self._built))
+
+
+def task_states(ti) -> dict[str, str | None]:
+    """Return the states of the tasks of a task instance's run, by task ID."""
+    return ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
 
 
 def set_xcom(ti, task_id: str, key: str, value) -> None:

@@ -332,6 +332,33 @@ def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
     assert "Airflow ended it" in log
 
 
+@pytest.mark.slow
+def test_a_run_that_was_stopped_is_completed_by_a_clear_of_its_build_task(states):
+    states.broken("g", fails=False, seconds=30)
+    states.trigger()
+    states.wait_for_state("dbt.a.run", "success")
+    states.api("PATCH", states.path, json={"state": "failed"})
+    states.wait_for_state(BUILD, "failed")
+    # Airflow skips what it stops. That must not count as built.
+    wait_until(lambda: states.states()["dbt.g_run"] == "skipped")
+    states.broken()
+    states.clear(BUILD, downstream=False)
+    states.end()
+    assert {states.states()[name] for name in [*node_tasks(states), DONE]} == {"success"}
+    assert states.built()["g"] == 1
+
+
+@pytest.mark.slow
+def test_a_clear_of_the_build_task_alone_shows_what_it_builds(states):
+    states.broken("b")
+    assert states.run() == "failed"
+    states.broken()
+    states.clear(BUILD, downstream=False)
+    states.end()
+    assert {states.states()[name] for name in [*node_tasks(states), DONE]} == {"success"}
+    assert states.built() == {"b": 1, "d": 1, "e": 1}
+
+
 def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
     states.broken("g", fails=False, seconds=10)
     states.trigger()

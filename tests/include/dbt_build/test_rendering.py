@@ -86,10 +86,18 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(dag):
 
 
 def test_a_stale_source_stops_only_what_depends_on_it(small):
-    """The test of `orders` is not run, because it reads `late`. What reads `orders` is built."""
+    """The test of `orders` is not run, because it reads `late`. What reads `orders` is built.
+
+    `late` and `base` use a function, which is built for `base`.
+    """
     path = small(
         {
+            "functions/twice.sql": "select value * 2",
             "models/m.yml": """
+                functions:
+                  - name: twice
+                    arguments: [{name: value, data_type: int}]
+                    returns: {data_type: int}
                 sources:
                   - name: raw
                     tables:
@@ -102,11 +110,11 @@ def test_a_stale_source_stops_only_what_depends_on_it(small):
                     columns:
                       - name: id
                         data_tests: [relationships: {arguments: {to: ref('late'), field: id}}]
-            """
+            """,
         },
-        late="select id from {{ source('raw', 'events') }}",
+        late="select {{ function('twice') }}(id) as id from {{ source('raw', 'events') }}",
         later="select id from {{ ref('late') }}",
-        base="select 1 as id",
+        base="select {{ function('twice') }}(1) as id",
         orders="select id from {{ ref('base') }}",
         after_orders="select id from {{ ref('orders') }}",
     )
@@ -138,6 +146,33 @@ def test_an_ephemeral_model_is_an_empty_task(dag):
     assert part.downstream_task_ids == {"dbt.g_run"}
     # What waits for it knows the nearest task with a node.
     assert dag.get_task("dbt.g_run").upstream_node_tasks == ("dbt.f_run",)
+
+
+def test_a_node_is_a_leaf_although_an_ephemeral_model_reads_it(small):
+    """Tasks downstream of the group wait for dbt's hooks, and so does the task of a leaf."""
+    dag = render(
+        small(
+            {},
+            first="select 1 as id",
+            last="select * from {{ ref('first') }}",
+            part="{{ config(materialized='ephemeral') }} select * from {{ ref('last') }}",
+        )
+    )
+    assert {name: task.is_leaf for name, task in node_tasks(dag).items()} == {
+        "first_run": False,
+        "last_run": True,
+    }
+
+
+def test_a_task_upstream_of_a_node_task_is_refused(unchanged):
+    dag = render(unchanged)
+    node, sensor = dag.get_task("base.run"), EmptyOperator(task_id="sensor", dag=dag)
+    with pytest.raises(UnsupportedArgumentError, match=r"^A task upstream of base\.run is not"):
+        sensor >> node
+    with pytest.raises(UnsupportedArgumentError, match=r"put it upstream of the group"):
+        node << sensor
+    assert "sensor" not in node.upstream_task_ids
+    node >> sensor
 
 
 def test_a_test_of_two_models_is_shown_at_the_last_one_and_waits_for_both(unchanged):
