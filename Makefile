@@ -1,6 +1,6 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
 # The comment of a target says who needs it and when. `make PORT=9000 start` takes another port.
-export PORT WAREHOUSE_PORT REDIS_PORT WAREHOUSE_URL
+export PORT WAREHOUSE_PORT WAREHOUSE_URL
 
 # `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
@@ -18,7 +18,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 start: $(VENV)/installed ## Everyone, first: start Postgres and Airflow, run the DAG of local.toml
-	$(LOCAL) start --deployment "$(DEPLOYMENT)"
+	$(LOCAL) start
 
 run: $(VENV)/installed ## DAG authors, to run some nodes now; SELECT=my_model+ EXCLUDE=other FULL_REFRESH=1 DAG=other
 	$(LOCAL) run --dag "$(DAG)" --select "$(SELECT)" --exclude "$(EXCLUDE)" $(if $(FULL_REFRESH),--full-refresh)

@@ -15,6 +15,7 @@ import psutil
 import psycopg
 
 from bench import projects
+from bench.celery import celery
 from bench.plan import Case
 from bench.projects import SETTINGS, Project
 from local import airflow, pipeline
@@ -150,7 +151,8 @@ class Airflow:
         self._metadata = psycopg.connect(url, autocommit=True)
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            airflow.start(SETTINGS, SETTINGS.port, env, self.way.deployment)
+            more, others = celery(SETTINGS, self.way.deployment) if self.way.deployment else ({}, {})
+            airflow.start(SETTINGS, env | more, others)
             self._api = pipeline.Api(SETTINGS.port)
             pipeline.wait_for_dags(self._api, *self.dags, WARM_UP)
             for dag_id in (*self.dags, WARM_UP):

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("add-project", adopt.add_project, *bring_in)
     add("check-project", adopt.check_project, "--name", "--parse-only")
     add("update", adopt.update, "--source")
-    add("start", services.start, "--deployment")
+    add("start", services.start)
     for name in ("stop", "clean", "standalone", "logs"):
         add(name, getattr(services, name))
     add("warehouse", services.start_warehouse)

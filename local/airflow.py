@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import psutil
 
-from local.deployment import celery
 from local.postgres import kill
 from local.progress import step
 from local.settings import BIN, ROOT, Failure, Settings
@@ -57,20 +56,15 @@ def target(settings: Settings) -> str:
     return _state(settings)["target"]
 
 
-def runs_celery(settings: Settings) -> bool:
-    return "redis" in _state(settings)["processes"]
-
-
 def start(
-    settings: Settings, port: str, env: Mapping[str, str], deployment: str | None = None
+    settings: Settings, env: Mapping[str, str], others: Mapping[str, list] | None = None
 ) -> None:
-    """Migrate the metadata database, start every component and wait until all are healthy."""
-    commands = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
-    if deployment:
-        celery_env, celery_commands = celery(settings, deployment)
-        env = {**env, **celery_env}
-        # Before the components, because port_in_use looks whether all of those run.
-        commands = celery_commands | commands
+    """Migrate the metadata database, start every component and wait until all are healthy.
+
+    Args:
+        others: the commands of more processes, by name.
+    """
+    components = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
     settings.logs.mkdir(parents=True, exist_ok=True)
     migration = settings.logs / "db-migrate.log"
     with step("Preparing Airflow's metadata database"), migration.open("w") as log:
@@ -79,9 +73,9 @@ def start(
     if migrated.returncode:
         raise Failure(f"The metadata database could not be migrated: see {migration}.")
 
-    with step(f"Starting Airflow on http://127.0.0.1:{port}") as show:
-        state = {"port": port, "target": env["DBT_TARGET"], "processes": {}}
-        for name, command in commands.items():
+    with step(f"Starting Airflow on http://127.0.0.1:{settings.port}") as show:
+        state = {"port": settings.port, "target": env["DBT_TARGET"], "processes": {}}
+        for name, command in {**(others or {}), **components}.items():
             state["processes"][name] = launch(settings, name, command, env)
             state_file(settings).write_text(json.dumps(state))
         _wait_until_healthy(settings, state, show)
@@ -109,43 +103,26 @@ def launch(
 
 def stop(settings: Settings) -> None:
     """End every component, and every process that a component started."""
-    components = _processes(_state(settings))
-    # Redis ends last, because a Celery worker does not end without it.
-    redis = [components.pop("redis")] if "redis" in components else []
-    if not (components or redis or _marked(settings)):
-        state_file(settings).unlink(missing_ok=True)
-        return
-    with step("Stopping Airflow"):
-        end(components.values())
-        end(redis)
-        # The workers of a scheduler that was killed keep its database session and its locks. A
-        # `dbt build` of one of them must not continue beside its retry.
-        while remaining := _marked(settings):
-            kill(remaining)
+    components = [*_processes(_state(settings)).values()]
+    if components or _marked(settings):
+        with step("Stopping Airflow"):
+            for process in components:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            _, alive = psutil.wait_procs(components, timeout=15)
+            kill(alive)
+            # The workers of a scheduler that was killed keep its database session and its locks.
+            # A `dbt build` of one of them must not continue beside its retry.
+            while remaining := _marked(settings):
+                kill(remaining)
     state_file(settings).unlink(missing_ok=True)
-
-
-def end(components: Iterable[psutil.Process]) -> None:
-    """End processes and every process that they started."""
-    components = [*components]
-    everything = [p for c in components for p in [*c.children(recursive=True), c]]
-    for process in components:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(everything, timeout=15)
-    kill(alive)
 
 
 def _marked(settings: Settings) -> list[psutil.Process]:
     """Return all processes that the runner started, and all that these started."""
     wanted = mark(settings).items()
-    return [
-        process
-        for process in psutil.process_iter(["environ", "cwd"])
-        if wanted <= (process.info["environ"] or {}).items()
-        # Redis writes its title over its environment.
-        or process.info["cwd"] == str(settings.home / "redis")
-    ]
+    processes = psutil.process_iter(["environ"])
+    return [p for p in processes if wanted <= (p.info["environ"] or {}).items()]
 
 
 def _wait_until_healthy(settings: Settings, state: dict, show) -> None:

@@ -10,41 +10,31 @@ from contextlib import redirect_stdout
 from rich.table import Table
 
 from local import airflow, pipeline, postgres
-from local.deployment import require_usable
 from local.progress import console, step
 from local.settings import ROOT, Failure, Settings, shared_env
 
 
-def start(settings: Settings, deployment: str) -> None:
+def start(settings: Settings) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
-    # A deployment file names a target.
-    if not deployment:
-        require_target(settings)
+    require_target(settings)
     # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
     running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
-    port = running or settings.port
-    if deployment:
-        require_usable(deployment)
-        if running and not airflow.runs_celery(settings):
-            raise Failure("Airflow already runs without DEPLOYMENT=: `make stop` stops it.")
     if running:
         target = airflow.target(settings)
         if settings.environment.get("DBT_TARGET", target) != target:
             raise Failure(f"Airflow already runs with DBT_TARGET={target}: `make stop` stops it.")
     else:
         airflow.stop(settings)
-        postgres.require_free(port, "Airflow", "PORT")
-        if deployment:
-            postgres.require_free(settings.redis_port, "Redis", "REDIS_PORT")
+        postgres.require_free(settings.port, "Airflow", "PORT")
     start_warehouse(settings)
     if not running:
         prepare_projects(settings)
         try:
-            airflow.start(settings, port, settings.airflow_env(port), deployment)
+            airflow.start(settings, settings.airflow_env())
         except BaseException:
             airflow.stop(settings)
             raise
-    api = pipeline.Api(port)
+    api = pipeline.Api(running or settings.port)
     dag_id, then = settings.local_toml["dag"], settings.local_toml["then"]
     pipeline.wait_for_dags(api, dag_id, *then)
     pipeline.run(api, dag_id, then=then)

@@ -39,16 +39,15 @@ class Settings:
     dbt_projects: Path
     port: str
     warehouse_port: str
-    redis_port: str
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT, WAREHOUSE_PORT and REDIS_PORT.
+        """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT and WAREHOUSE_PORT.
 
         Raises:
             Failure: one of the ports is not a number, or is reserved.
         """
-        defaults = {"PORT": "8080", "WAREHOUSE_PORT": "5433", "REDIS_PORT": "6380"}
+        defaults = {"PORT": "8080", "WAREHOUSE_PORT": "5433"}
         # make exports a variable that is not set as an empty one.
         ports = {name: environment.get(name) or default for name, default in defaults.items()}
         for name, port in ports.items():
@@ -60,7 +59,6 @@ class Settings:
             dbt_projects=Path(environment.get("DBT_PROJECTS_DIR") or ROOT / "dbt"),
             port=ports["PORT"],
             warehouse_port=ports["WAREHOUSE_PORT"],
-            redis_port=ports["REDIS_PORT"],
         )
 
     @property
@@ -176,10 +174,10 @@ class Settings:
             "AIRFLOW__API__HOST": "127.0.0.1",
         }
 
-    def airflow_env(self, port: str | None = None) -> dict[str, str]:
+    def airflow_env(self) -> dict[str, str]:
         """Return the environment of every Airflow process of `make start`."""
         secret = self.secrets()
-        url = f"http://127.0.0.1:{port or self.port}"
+        url = f"http://127.0.0.1:{self.port}"
         metadata = f"airflow:{secret['metadata']}@127.0.0.1:{self.warehouse_port}/airflow"
         # A proxy of the network cannot reach this machine.
         no_proxy = self.environment.get("no_proxy") or self.environment.get("NO_PROXY")
@@ -201,7 +199,7 @@ class Settings:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             # `astro dev start` has this setting too.
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-            "AIRFLOW__API__PORT": port or self.port,
+            "AIRFLOW__API__PORT": self.port,
             "AIRFLOW__API__BASE_URL": url,
             "AIRFLOW__API__SECRET_KEY": secret["api"],
             "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt"],

@@ -280,7 +280,7 @@ def running_in(home: Path) -> list[psutil.Process]:
 
     def belongs(process: psutil.Process) -> bool:
         environ, cwd = process.info["environ"] or {}, process.info["cwd"]
-        # Postgres is started without the mark, Redis writes its title over it.
+        # Postgres is started without the mark, Redis of the tests writes its title over it.
         return environ.get("LOCAL_RUNNER") == str(home) or cwd in (
             f"{home}/postgres",
             f"{home}/redis",
@@ -304,7 +304,7 @@ def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
 
 @contextmanager
 def started_apart(
-    projects: Path, folder: Path, root: Path = ROOT, deployment: str = "", **env: str
+    projects: Path, folder: Path, root: Path = ROOT, **env: str
 ) -> Iterator[dict[str, str]]:
     """A `make start` of a clone, on an empty folder beside that of the other tests.
 
@@ -318,9 +318,9 @@ def started_apart(
         "LOCAL_HOME": str(folder),
         "DBT_PROJECTS_DIR": str(folder / "dbt"),
         "AIRFLOW__COSMOS__CACHE_DIR": str(folder / "cosmos"),
-        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT")},
     }
-    done = local("start", "--deployment", deployment, env=env, root=root)
+    done = local("start", env=env, root=root)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
         yield env

@@ -78,7 +78,7 @@ def separate_airflow(
     env["AIRFLOW__API__BASE_URL"] += prefix
     assert local("warehouse", env=own).returncode == 0
     try:
-        airflow.start(settings, settings.port, env)
+        airflow.start(settings, env)
         for port, words in (servers or {}).items():
             command = [BIN / "airflow", "api-server", "--port", port, *words]
             airflow.launch(settings, f"api-server-{port}", command, env)

@@ -1,6 +1,7 @@
 """The DAGs with the CeleryExecutor and a worker for each queue, as in deploy/prod.yaml."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -11,8 +12,11 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
+from bench.celery import celery
 from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
-from tests.conftest import HOME, ROOT, SETTINGS, listening, running_in, started_apart
+from local import airflow, pipeline
+from local.settings import Settings
+from tests.conftest import HOME, ROOT, SETTINGS, free_port, listening, local, running_in
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -23,10 +27,29 @@ ATTEMPT = re.compile(r"dag_id=(\w+)/run_id=[^/]+/task_id=([\w.]+)/attempt=(\d+)\
 
 @pytest.fixture(scope="module")
 def started(projects):
+    """An Airflow with Celery, on which the DAGs of local.toml have run; its environment."""
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server: install it")
-    with started_apart(projects, FOLDER, deployment=DEPLOYMENT) as env:
-        yield env
+    shutil.copytree(projects, FOLDER / "dbt")
+    own = {
+        "LOCAL_HOME": str(FOLDER),
+        "DBT_PROJECTS_DIR": str(FOLDER / "dbt"),
+        "AIRFLOW__COSMOS__CACHE_DIR": str(FOLDER / "cosmos"),
+        **{name: free_port() for name in ("PORT", "WAREHOUSE_PORT", "REDIS_PORT")},
+    }
+    settings = Settings.from_environment(os.environ | own)
+    more, others = celery(settings, DEPLOYMENT, own["REDIS_PORT"])
+    assert local("warehouse", env=own).returncode == 0
+    try:
+        airflow.start(settings, settings.airflow_env() | more, others)
+        api, then = pipeline.Api(settings.port), settings.local_toml["then"]
+        pipeline.wait_for_dags(api, settings.local_toml["dag"], *then)
+        pipeline.run(api, settings.local_toml["dag"], then=then)
+        yield own
+    finally:
+        stopped = local("stop", env=own)
+    assert stopped.returncode == 0, stopped.stderr
+    assert running_in(FOLDER) == []
 
 
 @pytest.fixture(scope="module")

@@ -63,10 +63,11 @@ def replace(name: str, kill: bool) -> None:
             one.kill()
         psutil.wait_procs(everything)
     else:
-        airflow.end([process])
+        process.terminate()
+        process.wait()
     command = [BIN / "airflow", *airflow.COMPONENTS[name]]
     state["processes"][name] = airflow.launch(
-        SETTINGS, name, command, SETTINGS.airflow_env(state["port"])
+        SETTINGS, name, command, SETTINGS.airflow_env()
     )
     file.write_text(json.dumps(state))
 

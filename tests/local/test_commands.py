@@ -72,7 +72,6 @@ def taken_port():
     [
         ("start PORT=http", "PORT=http is not a port"),
         ("start PORT=1023", "PORT=1023 is not a port"),
-        ("start DEPLOYMENT=deploy/none.yaml", "DEPLOYMENT=deploy/none.yaml is not a file"),
         ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is not a port"),
         ("dbt", "ARGS= is missing"),
         ("dbt PROJECT=none ARGS=ls", "PROJECT=none is not a dbt project"),

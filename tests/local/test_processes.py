@@ -1,7 +1,6 @@
 """What a process that was killed leaves behind, and what the next command makes of it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, connect, free_port, is_alive, local, wait_until
+from tests.conftest import HAS_POSTGRES, ROOT, connect, is_alive, local, wait_until
 
 pytestmark = [
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/"),
@@ -74,17 +73,6 @@ def test_stop_reads_past_a_state_that_was_written_in_part(launch, tmp_path):
     (tmp_path / "airflow.json").write_text('{"port": "80')
     assert local("stop", env={"LOCAL_HOME": str(tmp_path)}).returncode == 0
     assert not is_alive(component)
-
-
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server: install it")
-def test_stop_ends_a_redis_that_is_missing_in_the_state_file(launch, tmp_path):
-    (tmp_path / "redis").mkdir()
-    command = f"redis-server --bind 127.0.0.1 --port {free_port()} --dir {tmp_path}/redis"
-    redis = psutil.Process(launch(f"exec {command}"))
-    # Its title, which it writes over its environment.
-    wait_until(lambda: redis.cmdline()[0].startswith("redis-server 127.0.0.1:"), seconds=10)
-    assert local("stop", env={"LOCAL_HOME": str(tmp_path)}).returncode == 0
-    assert not is_alive(redis)
 
 
 @pytest.fixture

@@ -1,26 +1,20 @@
 """A deployment file of Astro on this machine: its variables, and a Celery worker per queue."""
 
 import secrets
-import shutil
 
 import yaml
 
-from local.settings import BIN, ROOT, Failure, Settings
+from local.settings import BIN, ROOT, Settings
 
 
-def require_usable(deployment: str) -> None:
-    if not (ROOT / deployment).is_file():
-        raise Failure(f"DEPLOYMENT={deployment} is not a file.")
-    if not shutil.which("redis-server"):
-        raise Failure("DEPLOYMENT= needs redis-server: `apt-get install redis-server`.")
-
-
-def celery(settings: Settings, deployment: str) -> tuple[dict[str, str], dict[str, list]]:
+def celery(
+    settings: Settings, deployment: str, port: str = "6380"
+) -> tuple[dict[str, str], dict[str, list]]:
     """Return what CeleryExecutor adds to Airflow's environment and to its processes."""
     described = yaml.safe_load((ROOT / deployment).read_text())["deployment"]
-    password, port = secrets.token_hex(32), settings.redis_port
+    password = secrets.token_hex(32)
     folder = settings.home / "redis"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     # The password is in a file, because every user can read the arguments of a process.
     config = folder / "redis.conf"
     config.touch(mode=0o600)
