@@ -127,18 +127,16 @@ def _marked(settings: Settings) -> list[psutil.Process]:
 
 def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
     deadline = time.monotonic() + START_SECONDS
-    waiting_for = [*COMPONENTS]
+    url = f"http://127.0.0.1:{state['port']}/api/v2/monitor/health"
     while time.monotonic() < deadline:
         if ended := state["processes"].keys() - _processes(state).keys():
             name = min(ended)
             raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
         try:
-            url = f"http://127.0.0.1:{state['port']}/api/v2/monitor/health"
             health = httpx.get(url, trust_env=False).json()
+            waiting_for = [name for name, part in health.items() if part["status"] != "healthy"]
         except (httpx.TransportError, ValueError):
-            health = {}
-        healthy = {k for k, v in health.items() if (v or {}).get("status") == "healthy"}
-        waiting_for = [name for name in waiting_for if _key(name) not in healthy]
+            waiting_for = ["api-server"]
         if not waiting_for:
             return
         show(f"waiting for {', '.join(waiting_for)}")
@@ -147,11 +145,6 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
         f"Airflow is not healthy after {START_SECONDS} seconds: {', '.join(waiting_for)}. "
         f"See {settings.logs}."
     )
-
-
-def _key(component: str) -> str:
-    """Return the name of a component in the health report of the API server."""
-    return "metadatabase" if component == "api-server" else component.replace("-", "_")
 
 
 def _state(settings: Settings) -> dict:
