@@ -105,7 +105,7 @@ def services() -> Iterator:
     postgres.require_free(SETTINGS.warehouse_port, "Postgres", "WAREHOUSE_PORT")
     postgres.start(SETTINGS)
     try:
-        with postgres.connect(SETTINGS.dbt_env()) as warehouse:
+        with postgres.connect(SETTINGS) as warehouse:
             load(warehouse, projects.START, projects.END)
             pid = (data / "postmaster.pid").read_text().split()[0]
             yield warehouse, psutil.Process(int(pid))

@@ -10,13 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from local import postgres
-from local.dbt import (
-    chosen_project,
-    has_installed_packages,
-    last_month,
-    profiles_dir,
-    warehouse_env,
-)
+from local.dbt import chosen_project, has_installed_packages, last_month, profiles_dir
 from local.progress import console
 from local.settings import Failure, Settings
 
@@ -46,7 +40,7 @@ def ci_dbt(
     state_folder = prod_state(settings, state, home / "state")
     prod = read_manifest(state_folder)
     # dbt runs in this process, and reads the environment of the process.
-    os.environ.update({**last_month(), **settings.environment, **warehouse_env(settings), "PR": pr})
+    os.environ.update({**last_month(), **settings.environment, **settings.dbt_env(), "PR": pr})
     profiles = profiles_dir(settings, folder, target="ci")
     if not has_installed_packages(folder):
         dbt(folder, profiles, "deps")
@@ -231,7 +225,7 @@ def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list
     """Drop the schemas with a prefix, or those of them in a set; return their names."""
     from psycopg.sql import SQL, Identifier
 
-    with postgres.connect(warehouse_env(settings)) as connection:
+    with postgres.connect(settings) as connection:
         schemas = postgres.schemas(connection, prefix)
         found = [name for name in schemas if among is None or name in among]
         for name in found:

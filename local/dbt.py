@@ -103,11 +103,3 @@ def last_month() -> dict[str, str]:
         "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
         "DBT_EVENT_TIME_END": str(today),
     }
-
-
-def warehouse_env(settings: Settings) -> dict[str, str]:
-    """Return the warehouse of the variables WAREHOUSE_*, by default the local one."""
-    given, defaults = settings.environment, settings.dbt_env()
-    if given.get("WAREHOUSE_HOST"):
-        defaults["WAREHOUSE_PORT"] = "5432"
-    return {name: given.get(name) or value for name, value in defaults.items()}

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from local import postgres
-from local.dbt import last_month, profile_name, profiles_yml, run_dbt, warehouse_env
+from local.dbt import last_month, profile_name, profiles_yml, run_dbt
 from local.progress import console
 from local.settings import Settings
 
@@ -27,14 +27,13 @@ def docs(settings: Settings) -> None:
 def page(settings: Settings, project: Path) -> bytes:
     """Return the docs of a project with the names of prod, all in one page."""
     words = ["docs", "generate", "--static"]
-    given = {name for name, value in settings.environment.items() if value}
-    if not given & {"WAREHOUSE_HOST", "WAREHOUSE_URL"} and not postgres.is_running(settings):
+    if not settings.environment.get("WAREHOUSE_URL") and not postgres.is_running(settings):
         # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
         profile = profiles_yml(profile_name(project), prod=project.name.replace("-", "_"))
         Path(folder, "profiles.yml").write_text(profile)
         paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
-        env = {**last_month(), **settings.environment, **warehouse_env(settings), **paths}
+        env = {**last_month(), **settings.environment, **settings.dbt_env(), **paths}
         run_dbt(project, env, *words)
         return Path(folder, "static_index.html").read_bytes()

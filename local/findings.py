@@ -211,7 +211,7 @@ def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -
     if is_local and not postgres.data_folder(settings).exists():
         return existing
     server = postgres.running(settings) if is_local else nullcontext()
-    with server, postgres.connect(settings.dbt_env()) as connection:
+    with server, postgres.connect(settings) as connection:
         for relation in relations:
             if columns := connection.execute(COLUMNS, relation).fetchone()[0]:
                 existing.setdefault(relation, columns)
@@ -290,7 +290,7 @@ def _build(
 
 def _create_tables(server: Settings, tables: dict) -> None:
     """Create empty copies of the tables that the project reads."""
-    with postgres.connect(server.dbt_env()) as connection:
+    with postgres.connect(server) as connection:
         for (schema, name), columns in tables.items():
             if columns:
                 # A type of an extension does not exist here: the nodes are then only parsed.

@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import psycopg
 
-from local.settings import Failure, Settings
+from local.settings import ROOT, Failure, Settings
 
 with warnings.catch_warnings():
     # The package warns about a user without a runtime folder. The runner uses no sockets.
@@ -103,24 +103,20 @@ def running(settings: Settings):
 
 def psql(settings: Settings, words: list[str]) -> None:
     """Run psql in the warehouse with dbt's role, and end with its exit code."""
-    known = settings.dbt_env()
-    login = {f"PG{x}": known[f"WAREHOUSE_{x}"] for x in ("HOST", "PORT", "USER", "PASSWORD")}
-    env = {**settings.environment, **login, "PGDATABASE": known["WAREHOUSE_DB"]}
+    login = settings.warehouse()
+    env = {**settings.environment, "PGDATABASE": login.pop("dbname")}
+    env |= {f"PG{name.upper()}": value for name, value in login.items()}
     sys.exit(subprocess.run([BIN / "psql", *words], env=env).returncode)
 
 
-def connect(warehouse: Mapping[str, str]):
-    """Connect to the warehouse that dbt's variables name. Each statement is a transaction.
+def connect(settings: Settings):
+    """Connect to the warehouse. Each statement is a transaction.
 
     Raises:
         Failure: the warehouse cannot be reached.
     """
-    import psycopg
-
-    login = {x: warehouse[f"WAREHOUSE_{x.upper()}"] for x in ("host", "port", "user", "password")}
-    login["dbname"] = warehouse["WAREHOUSE_DB"]
     try:
-        return psycopg.connect(**login, autocommit=True, connect_timeout=30)
+        return psycopg.connect(**settings.warehouse(), autocommit=True, connect_timeout=30)
     except psycopg.OperationalError as error:
         message = " ".join(str(error).split())
         raise Failure(f"The warehouse cannot be reached: {message}.") from None
@@ -139,22 +135,7 @@ def look_in(connection, prefix: str) -> None:
     connection.execute("select set_config('search_path', %s, false)", [path])
 
 
-def role_statements(role: str, password: str, database: str) -> list[str]:
-    """Return what creates the warehouse and its role, with the rights that dbt needs.
-
-    The role is not the owner, who could drop or rename the database. local/warehouse.sql has the
-    same statements for containers.
-    """
-    return [
-        f"create role {role} login password '{password}';",
-        f"create database {database};",
-        f"revoke all on database {database}, postgres, template1 from public;",
-        f"grant connect, create, temporary on database {database} to {role};",
-    ]
-
-
 def _create(settings: Settings, data: Path) -> None:
-    local = settings.local_connection()
     password = settings.secrets()["metadata"]
     data.mkdir(parents=True)
     _allow_user(data)
@@ -165,7 +146,7 @@ def _create(settings: Settings, data: Path) -> None:
         f"create role airflow login password '{password}';",
         "create database airflow owner airflow;",
         "revoke connect on database airflow from public;",
-        *role_statements(local["conn_login"], local["conn_password"], local["conn_schema"]),
+        (ROOT / "local" / "warehouse.sql").read_text(),
     ]
     # In single-user mode nothing listens before every role has its password.
     single_user = ("postgres", "--single", "-D", data, "postgres")

@@ -129,7 +129,7 @@ def show(settings: Settings, target: str) -> None:
     with redirect_stdout(io.StringIO()):
         from include.warehouse import target_schema
 
-    with postgres.connect(settings.dbt_env()) as connection:
+    with postgres.connect(settings) as connection:
         postgres.look_in(connection, target_schema(settings.local_toml["project"], target))
         cursor = connection.execute(settings.local_toml["show"])
         table = Table()

@@ -8,16 +8,23 @@ import sys
 import tomllib
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import yaml
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 # The programs of the virtual environment, whether or not it is activated.
 BIN = Path(sys.executable).parent
+# The login of the local warehouse, which local/warehouse.sql creates.
+LOCAL_LOGIN = {
+    "user": "dbt",
+    "password": "local-dbt-only",  # pragma: allowlist secret
+    "dbname": "warehouse",
+}
 
 
 class Failure(Exception):
@@ -69,49 +76,22 @@ class Settings:
     def local_toml(self) -> dict:
         return tomllib.loads((ROOT / "local.toml").read_text())
 
-    def connection(self) -> dict:
-        """Return the Airflow connection `warehouse`.
+    def warehouse(self) -> dict[str, str]:
+        """Return host, port, user, password and dbname of the warehouse.
 
-        It is the local one, or the server that WAREHOUSE_URL names with a URL of Postgres.
+        It is the local one, or the server that WAREHOUSE_URL names.
         """
         url = self.environment.get("WAREHOUSE_URL")
-        return self._connection_from(url) if url else self.local_connection()
-
-    def local_connection(self) -> dict:
-        """Return the connection of airflow_settings.yaml with the embedded Postgres."""
-        known = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
-        # The key has no value if there is no connection.
-        for connection in known["airflow"]["connections"] or []:
-            # `astro dev object export` writes it without its values.
-            if connection["conn_id"] == "warehouse" and connection.get("conn_login"):
-                server = {"conn_host": "127.0.0.1", "conn_port": int(self.warehouse_port)}
-                return {**connection, **server}
+        if not url:
+            return {"host": "127.0.0.1", "port": self.warehouse_port, **LOCAL_LOGIN}
+        with suppress(ProgrammingError):
+            given = {"port": "5432", "password": "", **conninfo_to_dict(url)}
+            if given.keys() == {"host", "port", *LOCAL_LOGIN} and given["port"].isdecimal():
+                return given
         raise Failure(
-            "airflow_settings.yaml has no connection 'warehouse', or an empty one: restore the "
-            "file, for example with `git checkout airflow_settings.yaml`."
+            "WAREHOUSE_URL is not the URL of a Postgres, or has options: write "
+            "WAREHOUSE_URL=postgresql://<user>:<password>@<host>:5432/<database>"
         )
-
-    @staticmethod
-    def _connection_from(url: str) -> dict:
-        parts = urlsplit(url)
-        try:
-            port = parts.port or 5432
-        except ValueError:
-            port = None
-        is_postgres = parts.scheme in ("postgres", "postgresql") and port and not parts.query
-        if not (is_postgres and parts.hostname and parts.username):
-            raise Failure(
-                "WAREHOUSE_URL is not the URL of a Postgres, or has options: write "
-                "WAREHOUSE_URL=postgresql://<user>:<password>@<host>:5432/<database>"
-            )
-        return {
-            "conn_type": "postgres",
-            "conn_host": parts.hostname,
-            "conn_port": port,
-            "conn_login": unquote(parts.username),
-            "conn_password": unquote(parts.password or ""),
-            "conn_schema": parts.path.lstrip("/") or unquote(parts.username),
-        }
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets of this installation, which the first call generates."""
@@ -128,21 +108,27 @@ class Settings:
         return json.loads(path.read_text())
 
     def dbt_env(self) -> dict[str, str]:
-        """Return the variables of the local warehouse that a profiles.yml reads."""
-        connection = self.connection()
+        """Return the variables of the warehouse that a profiles.yml reads."""
+        warehouse = self.warehouse()
         return {
-            "WAREHOUSE_HOST": connection["conn_host"],
-            "WAREHOUSE_PORT": str(connection["conn_port"]),
-            "WAREHOUSE_USER": connection["conn_login"],
-            "WAREHOUSE_PASSWORD": connection["conn_password"],
-            "WAREHOUSE_DB": connection["conn_schema"],
+            "WAREHOUSE_HOST": warehouse["host"],
+            "WAREHOUSE_PORT": warehouse["port"],
+            "WAREHOUSE_USER": warehouse["user"],
+            "WAREHOUSE_PASSWORD": warehouse["password"],
+            "WAREHOUSE_DB": warehouse["dbname"],
         }
 
     def machine_env(self) -> dict[str, str]:
         """Return Airflow's settings for this machine, also for `astro dev start --standalone`."""
-        connection = self.connection()
-        names = ("host", "port", "login", "password", "schema")
-        values = {name: connection[f"conn_{name}"] for name in names}
+        warehouse = self.warehouse()
+        connection = {
+            "conn_type": "postgres",
+            "host": warehouse["host"],
+            "port": int(warehouse["port"]),
+            "login": warehouse["user"],
+            "password": warehouse["password"],
+            "schema": warehouse["dbname"],
+        }
         docs = {
             path.parent.name: {
                 "dir": str(self.home / "docs" / path.parent.name),
@@ -152,7 +138,7 @@ class Settings:
             for path in self.dbt_projects.glob("*/dbt_project.yml")
         }
         return {
-            "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": connection["conn_type"], **values}),
+            "AIRFLOW_CONN_WAREHOUSE": json.dumps(connection),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__COSMOS__CACHE_DIR": str(self.home / "cosmos"),
             "DBT_ARTIFACTS": f"file://{self.home}/artifacts",

@@ -98,31 +98,9 @@ def test_a_taken_port_is_named_before_anything_starts(make, tmp_path, taken_port
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "airflow: {connections: [{conn_id: another}]}",
-        # The only connection of a list deleted: its key stays.
-        "airflow:\n  connections:\n",
-        # What `astro dev object export` makes of it.
-        "airflow: {connections: [{conn_id: warehouse, conn_type: postgres, conn_login: ''}]}",
-    ],
-)
-def test_a_missing_connection_is_named(tmp_path, settings):
-    shutil.copytree(ROOT / "local", tmp_path / "local")
-    shutil.copytree(ROOT / "include", tmp_path / "include")
-    shutil.copy(ROOT / "local.toml", tmp_path)
-    (tmp_path / "airflow_settings.yaml").write_text(settings)
-    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
-    code, lines = run(sys.executable, "-m", "local", "warehouse", folder=tmp_path, **own)
-    assert code != 0
-    assert lines == [
-        "error: airflow_settings.yaml has no connection 'warehouse', or an empty one: restore the "
-        "file, for example with `git checkout airflow_settings.yaml`."
-    ]
-
-
 def test_containers_have_the_same_connection():
+    from local.settings import LOCAL_LOGIN
+
     override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
     given = json.loads(override["x-dbt"]["environment"]["AIRFLOW_CONN_WAREHOUSE"])
     settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
@@ -131,6 +109,8 @@ def test_containers_have_the_same_connection():
     # The one says login, the other conn_login; the type alone has the same name in both.
     assert given.pop("conn_type") == conn.pop("conn_type")
     assert given == {name.removeprefix("conn_"): value for name, value in conn.items()}
+    names = {"login": "user", "password": "password", "schema": "dbname"}
+    assert {new: given[old] for old, new in names.items()} == LOCAL_LOGIN
 
 
 def test_containers_are_reached_from_this_machine_only():
@@ -144,19 +124,15 @@ def test_containers_are_reached_from_this_machine_only():
     assert "expose_port" not in settings.get("airflow", {})
 
 
-def test_containers_have_the_same_role_and_no_superuser_who_can_log_in():
-    from local.postgres import role_statements
+def test_the_container_creates_the_same_role_and_no_superuser_who_can_log_in():
+    from local.settings import LOCAL_LOGIN
 
     override = yaml.safe_load((ROOT / "docker-compose.override.yml").read_text())
-    conn = SETTINGS.local_connection()
-    same = role_statements(conn["conn_login"], conn["conn_password"], conn["conn_schema"])
-    made = [
-        line
-        for line in (ROOT / "local" / "warehouse.sql").read_text().splitlines()
-        if not line.startswith("--")
-    ]
-    assert made == [*same, "alter role postgres password null;"]
     assert "POSTGRES_USER" not in override["services"]["warehouse"]["environment"]
+    sql = (ROOT / "local" / "warehouse.sql").read_text()
+    user, password, database = LOCAL_LOGIN.values()
+    assert f"create role {user} login password '{password}';" in sql
+    assert f"create database {database};" in sql
 
 
 def test_a_missing_python_version_is_reported_and_leaves_no_environment(tmp_path):

@@ -20,7 +20,7 @@ FILES = {
 @pytest.mark.slow
 def test_each_project_has_a_page_with_the_names_that_prod_has(tmp_path):
     write(tmp_path / "dbt" / "second", FILES)
-    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port(), "WAREHOUSE_HOST": ""}
+    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
     done = local("docs", env={**own, "DBT_PROJECTS_DIR": str(tmp_path / "dbt")})
     assert done.returncode == 0, done.stdout + done.stderr
     site = tmp_path / "site"
@@ -34,7 +34,7 @@ def test_each_project_has_a_page_with_the_names_that_prod_has(tmp_path):
 @pytest.mark.slow
 def test_a_project_that_dbt_cannot_parse_is_named(tmp_path):
     second = write(tmp_path / "dbt" / "second", {**FILES, "models/base.sql": "{{ ref('none') }}"})
-    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port(), "WAREHOUSE_HOST": ""}
+    own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port()}
     done = local("docs", env={**own, "DBT_PROJECTS_DIR": str(tmp_path / "dbt")})
     assert done.returncode == 1
     assert done.stderr == f"error: dbt docs failed in {second}: see above.\n"

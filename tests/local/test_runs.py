@@ -111,7 +111,7 @@ def test_a_warehouse_of_ones_own_is_one_variable():
     }
     assert '"host": "db.example.com"' in settings.machine_env()["AIRFLOW_CONN_WAREHOUSE"]
     # Airflow's own database stays in the embedded Postgres.
-    assert settings.local_connection()["conn_host"] == "127.0.0.1"
+    assert "@127.0.0.1:" in settings.airflow_env()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
 
 WRONG_URLS = ["mysql://ada@db/x", "postgresql://db/x", "db.example.com", "postgresql://a@db:x/x"]
