@@ -41,7 +41,7 @@ def ci_dbt(
     prod = read_manifest(state_folder)
     # dbt runs in this process, and reads the environment of the process.
     os.environ.update({**last_month(), **settings.environment, **settings.dbt_env(), "PR": pr})
-    profiles = profiles_dir(settings, folder, target="ci")
+    profiles = profiles_dir(settings, folder)
     if not has_installed_packages(folder):
         dbt(folder, profiles, "deps")
     # STATE can be the project's own target/, so dbt writes to another folder.

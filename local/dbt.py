@@ -48,33 +48,14 @@ def profiles_yml(profile: str, **schemas: str) -> str:
     return yaml.safe_dump({profile: {"target": next(iter(schemas)), "outputs": outputs}})
 
 
-def profiles_dir(settings: Settings, project: Path, target: str | None = None) -> Path:
-    """Return the folder of a profiles.yml for the local warehouse.
-
-    It is the project's own folder if its profile is for Postgres and all required variables are
-    set. Otherwise the runner writes one, with the targets dev and ci.
-    """
-    if has_usable_profile(settings, project, target):
-        return project
+def profiles_dir(settings: Settings, project: Path) -> Path:
+    """Write a profiles.yml for the warehouse, with the targets dev and ci; return its folder."""
     folder = settings.home / "profiles" / project.name
     folder.mkdir(parents=True, exist_ok=True)
     dev = f"dbt_{{{{ env_var('USER', 'dev') }}}}_{project.name}"
     ci = f"ci_{{{{ env_var('PR') }}}}_{project.name}"
     (folder / "profiles.yml").write_text(profiles_yml(profile_name(project), dev=dev, ci=ci))
     return folder
-
-
-def has_usable_profile(settings: Settings, project: Path, target: str | None = None) -> bool:
-    """Return whether dbt can use the project's own profiles.yml with the local warehouse."""
-    file = project / "profiles.yml"
-    content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
-    profile = content.get(profile_name(project)) or {}
-    output = profile.get("outputs", {}).get(target or profile.get("target", "default")) or {}
-    known = settings.environment.keys() | settings.dbt_env().keys() | {"PR"}
-    known -= {"DBT_TARGET"}
-    return output.get("type") == "postgres" and known >= {
-        *REQUIRED_VARIABLE.findall(yaml.safe_dump(output, width=1000).replace("''", "'"))
-    }
 
 
 def has_installed_packages(project: Path) -> bool:

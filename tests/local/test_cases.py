@@ -92,14 +92,6 @@ def test_a_profile_that_cannot_be_used_here_is_replaced(bring_in, clone, setting
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_profile_of_the_local_warehouse_is_used(bring_in, clone, settings):
-    profile = "{type: postgres, host: \"{{ env_var('WAREHOUSE_HOST') }}\", schema: own}"
-    bring_in({"profiles.yml": f"shop: {{target: dev, outputs: {{dev: {profile}}}}}"})
-    project = clone / "dbt" / "shop"
-    assert profiles_dir(settings, project) == project
-    assert profiles_dir(settings, project, target="ci") == settings.home / "profiles" / "shop"
-
-
 def test_an_alias_of_a_ref_is_no_error_of_postgres(bring_in):
     found = bring_in(
         {
