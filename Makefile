@@ -26,8 +26,9 @@ run: $(VENV)/installed ## DAG authors, to run some nodes now; SELECT=my_model+ E
 stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the data stays
 	$(LOCAL) stop
 
-clean: $(VENV)/installed ## Everyone, to begin anew: stop everything and remove .local with all data
-	$(LOCAL) clean
+clean: stop ## Everyone, to begin anew: stop everything and remove .local with all data
+	@git clean --quiet -d -X -ff -- 'dbt/*/target' 'dbt/*/logs' 'dbt/*/dbt_packages'
+	@rm -rf .local
 
 warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres only
 	$(LOCAL) warehouse
@@ -35,8 +36,8 @@ warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres 
 standalone: $(VENV)/installed ## Users of the Astro CLI without Docker: prepare astro dev start --standalone
 	$(LOCAL) standalone
 
-logs: $(VENV)/installed ## Everyone, when Airflow itself fails: follow the logs of its processes
-	$(LOCAL) logs
+logs: ## Everyone, when Airflow itself fails: follow the logs of its processes
+	@tail -n 20 -F $(or $(wildcard .local/logs/*.log),$(error there are no logs: `make start` writes them))
 
 psql: $(VENV)/installed ## Everyone, to look into the warehouse; ARGS="-c 'select 1'"
 	$(LOCAL) psql $(ARGS)

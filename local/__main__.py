@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 
 import httpx
 
@@ -54,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     add("check-project", adopt.check_project, "--name", "--parse-only")
     add("update", adopt.update, "--source")
     add("start", services.start)
-    for name in ("stop", "clean", "standalone", "logs"):
-        add(name, getattr(services, name))
+    add("stop", services.stop)
+    add("standalone", services.standalone)
     add("warehouse", services.start_warehouse)
     # Its words begin with options of psql, which argparse would take for its own.
     psql_command = add("psql", postgres.psql, prefix_chars="\0", add_help=False)
@@ -72,7 +71,6 @@ def main() -> None:
     args = vars(parser().parse_args())
     function = args.pop("function")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = None
     try:
         settings = Settings.from_environment(os.environ)
         # Some commands import Airflow, which otherwise creates files in the home folder.
@@ -83,12 +81,10 @@ def main() -> None:
     except httpx.TransportError as error:
         sys.exit(f"error: Airflow does not answer: {error}")
     except OSError as error:
-        # Errors of this machine: a full disk, or a folder of another user.
-        if error.errno not in (ENOSPC, EDQUOT, EROFS, EACCES, EPERM):
-            raise
+        # An error of this machine, such as a full disk or a folder of another user.
         sys.exit(f"error: {error.strerror}: {error.filename or settings.home}")
     except KeyboardInterrupt:
-        sys.exit(f"Interrupted. {services.running_services(settings)}")
+        sys.exit("Interrupted: `make stop` ends what still runs.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -57,22 +56,11 @@ def stop(settings: Settings) -> None:
     console.print("Stopped. The data stays; `make clean` removes all of .local.")
 
 
-def clean(settings: Settings) -> None:
-    stop(settings)
-    if settings.home.exists():
-        shutil.rmtree(settings.home)
-    for name in ("target", "logs", "dbt_packages"):
-        for generated in settings.dbt_projects.glob(f"*/{name}"):
-            shutil.rmtree(generated)
-
-
 def start_warehouse(settings: Settings) -> None:
     if postgres.is_running(settings):
         if (port := postgres.port_in_use(settings)) != settings.warehouse_port:
             raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
         return
-    postgres.require_free(settings.warehouse_port, "Postgres", "WAREHOUSE_PORT")
-    settings.secrets()
     with step(f"Starting Postgres on 127.0.0.1:{settings.warehouse_port}"):
         postgres.start(settings)
 
@@ -115,13 +103,6 @@ def standalone(settings: Settings) -> None:
     console.print("To stop it: astro dev stop --standalone, then make stop")
 
 
-def logs(settings: Settings) -> None:
-    files = sorted(str(path) for path in settings.logs.glob("*.log"))
-    if not files:
-        raise Failure("There are no logs yet: run `make start` first.")
-    subprocess.run(["tail", "-n", "20", "-F", *files])
-
-
 def show(settings: Settings, target: str) -> None:
     """Print the result of the query in local.toml."""
     # Imported here, because it takes seconds and other commands do not need it. Airflow logs to
@@ -138,14 +119,3 @@ def show(settings: Settings, target: str) -> None:
         for row in cursor:
             table.add_row(*map(str, row))
     console.print(table)
-
-
-def running_services(settings: Settings) -> str:
-    """Return a sentence about what still runs."""
-    running = {
-        "Airflow": airflow.port_in_use(settings),
-        "Postgres": postgres.is_running(settings),
-    }
-    if names := " and ".join(name for name, value in running.items() if value):
-        return f"Still running: {names}; `make stop` stops it."
-    return "Nothing is running."

@@ -75,7 +75,6 @@ def taken_port():
         ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is not a port"),
         ("dbt", "ARGS= is missing"),
         ("dbt PROJECT=none ARGS=ls", "PROJECT=none is not a dbt project"),
-        ("logs", "There are no logs yet"),
         ("run", "Airflow is not running"),
     ],
 )
@@ -180,7 +179,7 @@ def test_an_interrupted_start_ends_airflow_and_names_what_still_runs():
             assert line
         begun.send_signal(signal.SIGTERM)
         said = begun.communicate(timeout=60)[1]
-        assert said == "Interrupted. Still running: Postgres; `make stop` stops it.\n"
+        assert said == "Interrupted: `make stop` ends what still runs.\n"
         assert begun.returncode == 1
         assert running_in(home) != []
     finally:
