@@ -16,7 +16,6 @@ FOLLOW_UP_SECONDS = 60
 IMPORT_ERROR_SECONDS = 15
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
-FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 COLOURS = {"success": "green", "skipped": "yellow"}
 SLOWEST_NODES = 3
 # Failed tasks whose messages are printed, and the lines of each.
@@ -130,18 +129,14 @@ def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
 
 def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str) -> str:
     """Wait for the run of `dag_id` that an asset event of another DAG's run started."""
+    source = {"source_dag_id": source_dag_id, "source_run_id": source_run_id}
     deadline = monotonic() + FOLLOW_UP_SECONDS
     with live(f"waiting for {dag_id}"):
         while monotonic() < deadline:
-            runs = api("GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "-run_after"})
-            for run in runs["dag_runs"]:
-                path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"
-                sources = [
-                    (event["source_dag_id"], event["source_run_id"])
-                    for event in api("GET", path)["asset_events"]
-                ]
-                if (source_dag_id, source_run_id) in sources:
-                    return run["dag_run_id"]
+            for event in api.all("/assets/events", "asset_events", **source):
+                for run in event["created_dagruns"]:
+                    if run["dag_id"] == dag_id:
+                        return run["run_id"]
             sleep(0.5)
     raise Failure(f"{source_dag_id} {source_run_id} did not start a run of {dag_id}.")
 
@@ -203,14 +198,9 @@ def until_ended(api: Api, dag_id: str, run_id: str) -> tuple[dict, list[dict]]:
     """Wait for the end of a run; return the run and its task instances."""
     path = f"/dags/{dag_id}/dagRuns/{run_id}"
     with live(f"running {dag_id}") as show:
-        while True:
-            # The run is read first: when it has ended, its tasks have ended too.
-            run = api("GET", path)
-            tasks = api.all(f"{path}/taskInstances", "task_instances")
-            if run["state"] in ("success", "failed"):
-                return run, tasks
-            finished = [task for task in tasks if task["state"] in FINISHED]
-            active = [t["task_id"] for t in tasks if t["state"] in ("running", "deferred")]
-            now = ", ".join(active[:3]) or "-"
-            show(f"running {dag_id}: {len(finished)} of {len(tasks)} tasks ended, now: {now}")
+        while (run := api("GET", path))["state"] not in ("success", "failed"):
+            params = {"state": "running", "limit": 3}
+            running = api("GET", f"{path}/taskInstances", params=params)["task_instances"]
+            show(f"running {dag_id}: {', '.join(task['task_id'] for task in running)}")
             sleep(0.5)
+    return run, api.all(f"{path}/taskInstances", "task_instances")
