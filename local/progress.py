@@ -1,7 +1,7 @@
 """The lines that a command prints while it works.
 
-In a terminal the last line is live: it shows the current step and its seconds. In a pipe a long
-step prints a line each half minute.
+In a terminal the last line is live and shows the current step. In a pipe a long step prints a line
+each half minute.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,6 @@ from threading import Event, Thread
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 30
@@ -28,22 +26,10 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def live(text: str) -> Iterator[Callable[[str], None]]:
     """Show the progress of a step until the block ends; yield a function that changes its text."""
-    with _live_line(text) if console.is_terminal else _plain_lines(text) as show:
-        yield show
-
-
-@contextmanager
-def _live_line(text: str) -> Iterator[Callable[[str], None]]:
-    # The text is cut at the end of the line, the time beside it is not.
-    text_column = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))
-    columns = (SpinnerColumn(), TimeElapsedColumn(), text_column)
-    with Progress(*columns, console=console, expand=True, transient=True) as progress:
-        line = progress.add_task(text, total=None)
-        yield lambda text: progress.update(line, description=text)
-
-
-@contextmanager
-def _plain_lines(text: str) -> Iterator[Callable[[str], None]]:
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield status.update
+        return
     texts, ended, started_at = [text], Event(), monotonic()
 
     def print_lines() -> None:

