@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
@@ -14,7 +12,7 @@ import yaml
 
 from local.dbt import project_yml
 from local.git import git
-from local.progress import live, step
+from local.progress import step
 from local.settings import Failure
 
 TEMPLATES = Path(__file__).parent / "adopted"
@@ -38,7 +36,9 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
         source: a folder or git repository with one dbt project, or "" for a small new project.
         name: the name of the folder in dbt/, by default the name of the dbt project.
     """
-    with step("Bringing in the dbt project"), found_project(source) as found:
+    scratch = tempfile.TemporaryDirectory(prefix="adopt-")
+    with step("Bringing in the dbt project"), scratch as clone:
+        found = found_project(source, Path(clone)) if source else TEMPLATES / "project"
         name = name or project_yml(found)["name"]
         folder = tree / "dbt" / name
         dag_file = tree / "dags" / f"{name.removeprefix('dbt_')}.py"
@@ -57,42 +57,29 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
     return folder, dag_file
 
 
-@contextmanager
-def found_project(source: str) -> Iterator[Path]:
-    """Yield the folder of the one dbt project in a folder or git repository."""
-    if not source:
-        yield TEMPLATES / "project"
-        return
-    with tempfile.TemporaryDirectory(prefix="adopt-") as scratch:
-        root = Path(source).expanduser().resolve()
-        if not root.is_dir():
-            root = Path(scratch, "clone")
-            clone(source, root)
-        if (root / "dbt_project.yml").is_file():
-            yield root
-            return
-        found = [
-            path.parent
-            for path in sorted(root.rglob("dbt_project.yml"))
-            if not {*PACKAGES} & {*path.relative_to(root).parts}
-        ]
-        if len(found) != 1:
-            names = ", ".join(str(path.relative_to(root)) for path in found)
-            raise Failure(
-                f"FROM={source} has {names or 'no dbt_project.yml'}: name the folder of one dbt "
-                "project."
-            )
-        yield found[0]
-
-
-def clone(source: str, folder: Path) -> None:
-    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    command = ["git", "clone", "--quiet", "--depth", "1", "--", source, folder]
-    with live(f"cloning {source}"):
-        cloned = subprocess.run(command, capture_output=True, text=True, env=env)
-    if cloned.returncode:
-        message = (cloned.stderr.strip().splitlines() or [""])[-1]
-        raise Failure(f"FROM={source} is not a folder, and git cannot clone it: {message}")
+def found_project(source: str, scratch: Path) -> Path:
+    """Return the folder of the one dbt project in a folder or git repository."""
+    root = Path(source).expanduser().resolve()
+    if not root.is_dir():
+        root = scratch / "clone"
+        try:
+            git("clone", "--quiet", "--depth", "1", "--", source, root)
+        except Failure as failure:
+            raise Failure(f"FROM={source} is not a folder, and {failure}") from None
+    if (root / "dbt_project.yml").is_file():
+        return root
+    found = [
+        path.parent
+        for path in sorted(root.rglob("dbt_project.yml"))
+        if not {*PACKAGES} & {*path.relative_to(root).parts}
+    ]
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(root)) for path in found)
+        raise Failure(
+            f"FROM={source} has {names or 'no dbt_project.yml'}: name the folder of one dbt "
+            "project."
+        )
+    return found[0]
 
 
 def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = None) -> None:

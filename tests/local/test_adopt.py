@@ -62,7 +62,7 @@ def two_projects(folder: Path) -> Path:
     [
         ("--name=", "NAME= is not a name"),
         ("--name=Acme Inc", "NAME=Acme Inc is not a name"),
-        ("--name=acme --source=nowhere", "FROM=nowhere is not a folder, and git cannot clone it"),
+        ("--name=acme --source=nowhere", "FROM=nowhere is not a folder, and git clone failed"),
         ("--name=acme --source=two", "FROM=two has one, two: name the folder of one dbt project"),
         ("--name=acme --source=docs", "FROM=docs has no dbt_project.yml"),
         ("--name=acme --source=unnamed", "{clone}/unnamed/dbt_project.yml has no name"),
