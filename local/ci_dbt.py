@@ -37,27 +37,20 @@ def ci_dbt(
     comment = home / "comment.md"
     comment.parent.mkdir(parents=True, exist_ok=True)
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
-    state_folder = prod_state(settings, state, home / "state")
-    prod = read_manifest(state_folder)
+    copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
     os.environ.update({**last_month(), **settings.environment, **settings.dbt_env(), "PR": pr})
     profiles = profiles_dir(settings, folder)
     if not has_installed_packages(folder):
         dbt(folder, profiles, "deps")
-    # STATE can be the project's own target/, so dbt writes to another folder.
     options = ("--target", "ci", "--target-path", str(home / "target"))
-    options += ("--state", str(state_folder))
+    options += ("--state", str(home / "state"))
 
     listed = dbt(folder, profiles, "ls", *options, *CHANGED, "--output", "json", log_level="none")
     changed = {json.loads(line)["unique_id"] for line in listed.result}
-    manifest = read_manifest(home / "target")
+    prod, manifest = read_manifest(home / "state"), read_manifest(home / "target")
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
-    console.print(f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC")
-    deleted = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
-    print_names(
-        "Deleted from the project; prod still has the table until you drop it", prod, deleted
-    )
     nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
@@ -67,10 +60,10 @@ def ci_dbt(
             )
     # Relations of an earlier push must not be taken for a part of this one.
     drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
+    deleted = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
+    rows = [(relation(prod["nodes"][k]), "deleted; prod has it until you drop it") for k in deleted]
     if not nodes and not changed & {*manifest["unit_tests"]}:
-        nothing = "Nothing to build: no node differs from prod's."
-        console.print(nothing)
-        comment.write_text(f"{TITLE}\n\n{nothing}\n")
+        publish(comment, prod, "Nothing to build: no node differs from prod's.", sorted(rows))
         return
 
     cloned = set()
@@ -83,14 +76,10 @@ def ci_dbt(
         cloned = {r.node.unique_id for r in done.result if r.status == "success"}
     options += ("--full-refresh",) if full_refresh else ()
     done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
-    read = deferred(manifest, nodes)
-    comment.write_text(markdown(prod, done.result, cloned, read))
-    built = {r.node.unique_id for r in done.result if r.status in (*SUCCEEDED, "partial success")}
-    built = {unique_id for unique_id in built & {*nodes} if is_relation(nodes[unique_id])}
-    console.print()
-    print_names("Built", manifest, built - cloned)
-    print_names("Cloned from prod, then built incrementally", manifest, built & cloned)
-    print_names("Read from prod", prod, read)
+    rows += [(relation(prod["nodes"][k]), "read from prod") for k in deferred(manifest, nodes)]
+    failed, built, passed = sort_results(done.result, cloned)
+    # What failed comes first.
+    publish(comment, prod, f"Tests that passed: {passed}.", sorted(failed) + sorted(built + rows))
     if not done.success:
         raise Failure("dbt build failed: see above.")
 
@@ -108,35 +97,22 @@ def schema_prefix(pr: str) -> str:
     return f"ci_{pr}_"
 
 
-def prod_state(settings: Settings, source: str, copy: Path) -> Path:
-    """Return the folder that STATE= names, or a copy of its manifest if STATE= is an address."""
+def copy_manifest(source: str, folder: Path) -> None:
+    """Copy prod's manifest from the folder or address that STATE= names."""
+    from airflow.sdk import ObjectStoragePath
+
     if not source:
         raise Failure("STATE= is missing: make ci-dbt STATE=<folder of prod's artifacts> PR=123")
-    folder = Path(source).expanduser().resolve()
-    if "://" in source:
-        from airflow.sdk import ObjectStoragePath
-
-        folder = copy
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            text = (ObjectStoragePath(source) / "manifest.json").read_text()
-        except Exception as error:
-            raise Failure(f"STATE={source}: its manifest.json cannot be read: {error}") from None
-        (folder / "manifest.json").write_text(text)
-    if not (folder / "manifest.json").is_file():
-        raise Failure(f"STATE={source} has no manifest.json: name the folder of a run of prod.")
-    return folder
+    try:
+        text = (ObjectStoragePath(source) / "manifest.json").read_text()
+    except Exception as error:
+        raise Failure(f"STATE={source}: its manifest.json cannot be read: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(text)
 
 
 def read_manifest(folder: Path) -> dict:
-    file = folder / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text())
-        _ = manifest["metadata"]["project_name"], manifest["metadata"]["generated_at"]
-        _ = manifest["nodes"]
-    except (ValueError, KeyError, TypeError):
-        raise Failure(f"{file} is not a manifest of dbt.") from None
-    return manifest
+    return json.loads((folder / "manifest.json").read_text())
 
 
 def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str = "info"):
@@ -176,9 +152,13 @@ def deferred(manifest: dict, nodes: dict) -> set[str]:
     return found
 
 
-def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) -> str:
-    """Return the comment for the pull request: a table of what was built, and what was not."""
-    failed, rows, passed = [], [], 0
+def relation(node: dict) -> str:
+    return f"{node['schema']}.{node['alias']}"
+
+
+def sort_results(results: Iterable, cloned: set[str]) -> tuple[list, list, int]:
+    """Return the rows of what failed and of what was built, and the number of passed tests."""
+    failed, built, passed = [], [], 0
     for result in results:
         node = result.node
         if node.resource_type in ("exposure", "saved_query"):
@@ -191,34 +171,21 @@ def markdown(prod: dict, results: Iterable, cloned: set[str], read: set[str]) ->
         elif is_test:
             passed += 1
         elif node.unique_id in cloned:
-            rows.append((name, "cloned from prod, then built incrementally"))
+            built.append((name, "cloned from prod, then built incrementally"))
         elif is_relation(node.to_dict()):
-            rows.append((name, "built"))
-    nodes = [prod["nodes"][unique_id] for unique_id in read]
-    rows += [(f"{node['schema']}.{node['alias']}", "read from prod") for node in nodes]
-    # What failed comes first.
-    cells = [(f"`{name}`", what) for name, what in (*sorted(failed), *sorted(rows))]
-    if len(cells) > MAX_ROWS:
-        cells[MAX_ROWS:] = [("...", f"{len(cells) - MAX_ROWS} more: see the log of the job")]
-    table = [("node", "result"), ("---", "---"), *cells]
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC. "
-            f"Tests that passed: {passed}.",
-            "",
-            *(f"| {name} | {what} |" for name, what in table),
-            "",
-        ]
-    )
+            built.append((name, "built"))
+    return failed, built, passed
 
 
-def print_names(heading: str, manifest: dict, unique_ids: Iterable[str]) -> None:
-    nodes = [manifest["nodes"][unique_id] for unique_id in unique_ids]
-    names = sorted(f"{node['schema']}.{node['alias']}" for node in nodes)
-    if names:
-        console.print(f"{heading}:\n  " + "\n  ".join(names), markup=False, soft_wrap=True)
+def publish(comment: Path, prod: dict, summary: str, rows: list[tuple[str, str]]) -> None:
+    """Write the comment for the pull request, and print it."""
+    compared = f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC."
+    lines = [TITLE, "", f"{compared} {summary}", "", "| node | result |", "| --- | --- |"]
+    lines += [f"| `{name}` | {what} |" for name, what in rows[:MAX_ROWS]]
+    if len(rows) > MAX_ROWS:
+        lines.append(f"| ... | {len(rows) - MAX_ROWS} more: see the log of the job |")
+    comment.write_text("\n".join(lines) + "\n")
+    console.print(comment.read_text(), markup=False, soft_wrap=True)
 
 
 def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -165,9 +166,11 @@ def orders(warehouse, schema: str) -> list:
 
 
 def said(done: subprocess.CompletedProcess) -> dict[str, list[str]]:
-    """Return what stands under each of the last headings."""
-    blocks = re.findall(r"^([A-Z][^\n]*):\n((?:  \S+\n)+)", done.stdout, flags=re.MULTILINE)
-    return {heading: names.split() for heading, names in blocks}
+    """Return the relations of each result in the table that is printed last."""
+    found = defaultdict(list)
+    for name, result in re.findall(r"^\| `([^.`]+\.[^`]+)` \| (\w[^|]*) \|$", done.stdout, re.M):
+        found[result].append(name)
+    return dict(found)
 
 
 def comment(postgres) -> str:
@@ -187,9 +190,9 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
     done = ci_dbt()
     assert done.returncode == 0, done.stdout + done.stderr
     assert said(done) == {
-        "Built": ["ci_1_shop.stg_orders", "ci_1_shop_marts.ranked", "ci_1_shop_marts.totals"],
-        "Cloned from prod, then built incrementally": ["ci_1_shop_marts.orders"],
-        "Read from prod": ["shop.customers"],
+        "built": ["ci_1_shop.stg_orders", "ci_1_shop_marts.ranked", "ci_1_shop_marts.totals"],
+        "cloned from prod, then built incrementally": ["ci_1_shop_marts.orders"],
+        "read from prod": ["shop.customers"],
     }
     assert {*relations(warehouse, "^ci_")} == {
         "ci_1_shop.stg_orders",
@@ -226,7 +229,7 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
     assert said(done) == {
-        "Deleted from the project; prod still has the table until you drop it": ["shop.old"]
+        "deleted; prod has it until you drop it": ["shop.old"]
     }
     assert relations(warehouse, "^ci_") == {}
 
@@ -267,7 +270,7 @@ def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, bu
     write(branch, changes)
     done = ci_dbt()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said(done) == {"Built": built, "Read from prod": read}
+    assert said(done) == {"built": built, "read from prod": read}
     assert sorted(relations(warehouse, "^ci_")) == built
     assert relations(warehouse, "^shop") == before
 
@@ -306,7 +309,7 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
         if lacks == "table":
             warehouse.execute("alter table shop_marts.not_yet rename to orders")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ci_1_shop_marts.orders" in said(done)["Built"]
+    assert "ci_1_shop_marts.orders" in said(done)["built"]
     assert orders(warehouse, "ci_1_shop_marts") == [(1, "ci"), (2, "ci"), (3, "ci")]
 
 
@@ -324,7 +327,7 @@ def test_a_changed_test_reads_the_table_of_prod_and_its_failure_fails_the_comman
     assert done.returncode == 1
     assert done.stderr == "error: dbt build failed: see above.\n"
     assert "Got 1 result, configured to fail if != 0" in done.stdout
-    assert said(done) == {"Read from prod": ["shop_marts.totals"]}
+    assert said(done) == {"read from prod": ["shop_marts.totals"]}
     assert relations(warehouse, "^ci_") == {}
     text = comment(postgres)
     assert re.search(r"^\| `accepted_values_totals_\S+` \| \*\*fail\*\* Got 1 result", text, re.M)
@@ -361,8 +364,8 @@ def test_an_invalid_option_is_a_one_line_error(ci_dbt, prod, tmp_path):
         ({"pr": ""}, "PR= is not a number"),
         ({"pr": "1_; drop"}, "PR=1_; drop is not a number"),
         ({"state": ""}, "STATE= is missing"),
-        ({"state": str(tmp_path / "empty")}, f"STATE={tmp_path}/empty has no manifest.json"),
-        ({"state": str(other)}, f"{other}/manifest.json is not a manifest of dbt"),
+        ({"state": str(tmp_path / "empty")}, f"STATE={tmp_path}/empty: its manifest.json"),
+        ({"state": str(other)}, "dbt ls failed in "),
         (
             {"state": f"file://{tmp_path}/empty"},
             f"STATE=file://{tmp_path}/empty: its manifest.json",
