@@ -1,12 +1,11 @@
 """What a dbt project needs before its DAG can succeed here: `make check-project`.
 
-dbt parses the project as the DAG does, and builds it without rows on a Postgres that is deleted
+dbt parses the project as the DAG does, and builds it on a Postgres without rows that is deleted
 again.
 """
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -110,7 +109,7 @@ def check(
                 f"all {models} models. `make check-project NAME={project.name}` builds them too."
             )
             return findings
-        show(f"building {project.name} without rows")
+        show(f"building {project.name} on an empty Postgres")
         workdir = manifest_file.parents[1]
         _build(settings, workdir, profile_name(project), manifest, missing, existing, findings)
     return findings
@@ -227,13 +226,11 @@ def _build(
     existing: dict,
     findings: Findings,
 ) -> None:
-    """Build the project without rows, except for what reads a missing source."""
+    """Build the project on an empty Postgres, except for what reads a missing source."""
     folder = workdir.parent / "build"
     folder.mkdir()
     (folder / "profiles.yml").write_text(profiles_yml(profile, prod=SCHEMA))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(postgres.pgserver.find_suitable_port())
     environment = {k: v for k, v in settings.environment.items() if k != "WAREHOUSE_URL"}
     home = folder / "postgres"
     home.mkdir()
@@ -262,13 +259,9 @@ def _build(
         _create_tables(server, existing)
         if findings.has_seeds_as_sources:
             build("--select", "resource_type:seed")
-        results = build("--empty")
-        if failed := [k for k, r in results.items() if r["status"] == "error"]:
-            # --empty adds an alias to each ref(), which fails beside an alias of the model itself,
-            # and a macro that reads rows of a seed finds none. So what failed is built again, with
-            # what it reads, without --empty.
-            names = [manifest["nodes"][k]["name"] for k in failed if k in manifest["nodes"]]
-            results |= build("--select", *(f"+{name}+" for name in names))
+        # Not with --empty, which adds an alias to each ref(), where a model can have one of its own.
+        # The tables of the sources are empty.
+        results = build()
     unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():
         relation = MISSING_RELATION.search(result["message"] or "")
@@ -279,8 +272,12 @@ def _build(
             message, _, _ = result["message"].partition("compiled code at")
             findings.postgres_errors[name] = " ".join(message.split())
     built = {k for k, result in results.items() if result["status"] in ("success", "error")}
-    wanted = {k for k, node in manifest["nodes"].items() if node["resource_type"] in BUILT}
-    count = len({k for k in wanted - built if not _is_ephemeral(manifest["nodes"][k])})
+    wanted = {
+        unique_id
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] in BUILT and node["config"]["materialized"] != "ephemeral"
+    }
+    count = len(wanted - built)
     if count and not findings.only_parsed:
         findings.only_parsed = (
             f"{count} of {len(wanted)} nodes, because they read a table that must be loaded or a "
@@ -297,10 +294,6 @@ def _create_tables(server: Settings, tables: dict) -> None:
                 with suppress(connection.ProgrammingError):
                     connection.execute(f'create schema if not exists "{schema}"')
                     connection.execute(f'create table "{schema}"."{name}" ({columns})')
-
-
-def _is_ephemeral(node: dict) -> bool:
-    return node["config"]["materialized"] == "ephemeral"
 
 
 def dag_file_of(project: Path) -> Path | None:
