@@ -151,7 +151,8 @@ class Airflow:
         self._metadata = psycopg.connect(url, autocommit=True)
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            more, others = celery(SETTINGS, self.way.deployment) if self.way.deployment else ({}, {})
+            deployment = self.way.deployment
+            more, others = celery(SETTINGS, deployment) if deployment else ({}, {})
             airflow.start(SETTINGS, env | more, others)
             self._api = pipeline.Api(SETTINGS.port)
             pipeline.wait_for_dags(self._api, *self.dags, WARM_UP)

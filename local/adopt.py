@@ -90,22 +90,21 @@ def update(settings: Settings, source: str) -> None:
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *left_out]
     base = git("merge-base", before, "FETCH_HEAD")
-    ours, theirs = files_of(before), files_of(base)
-    own = {*FORK_FILES} & ours.keys()
-    # The fork may have files of its own at the same paths, so only the template's are removed.
-    files = {*git("ls-tree", "-r", "--name-only", "FETCH_HEAD", "--", *removed).splitlines()}
-    own |= {path for path in files & ours.keys() if ours[path] != theirs.get(path)}
-    if files - own:
-        git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *files - own)
+    own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
+    # The fork may have files of its own at the paths that are removed. They are restored below.
+    changed = ("diff", "--name-only", "--no-renames", "--diff-filter=AM", base, before)
+    own += git(*changed, "--", *removed).splitlines()
+    git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
     targets = template.get("make_targets", [])
     merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))
     merge_file("pyproject.toml", before, base, lambda file: remove_group(file, "template"))
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
     unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
-    if deleted := unmerged - ours.keys():
+    ours = {*git("ls-tree", "-r", "--name-only", before, "--", *unmerged).splitlines()}
+    if deleted := unmerged - ours:
         git("rm", "--quiet", "--force", *deleted)
-    if conflicts := sorted(unmerged & ours.keys()):
+    if conflicts := sorted(unmerged & ours):
         raise Failure(
             f"You and the template have both changed {', '.join(conflicts)}. The merge is in "
             "progress: resolve the conflicts, then `git add` and `git commit`; or undo it with "
@@ -160,12 +159,6 @@ def remove_targets(makefile: Path, names: list[str]) -> None:
         text = re.sub(rf"^{name}:.*\n(\t.*\n)*\n?", "", text, flags=re.MULTILINE)
         text = re.sub(rf"^(\.PHONY:.*?) {name}\b(?!-)", r"\1", text, flags=re.MULTILINE)
     makefile.write_text(text.rstrip("\n") + "\n")
-
-
-def files_of(revision: str) -> dict[str, str]:
-    """Return the files of a revision, each with its mode and git's name of its content."""
-    lines = git("ls-tree", "-r", revision).splitlines()
-    return {path: entry for entry, path in (line.split("\t", 1) for line in lines)}
 
 
 def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None]) -> None:

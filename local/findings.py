@@ -259,8 +259,8 @@ def _build(
         _create_tables(server, existing)
         if findings.has_seeds_as_sources:
             build("--select", "resource_type:seed")
-        # Not with --empty, which adds an alias to each ref(), where a model can have one of its own.
-        # The tables of the sources are empty.
+        # Not with --empty: it adds an alias to each ref(), where a model can have one of its own.
+        # The sources are empty anyway.
         results = build()
     unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():

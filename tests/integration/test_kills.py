@@ -66,9 +66,7 @@ def replace(name: str, kill: bool) -> None:
         process.terminate()
         process.wait()
     command = [BIN / "airflow", *airflow.COMPONENTS[name]]
-    state["processes"][name] = airflow.launch(
-        SETTINGS, name, command, SETTINGS.airflow_env()
-    )
+    state["processes"][name] = airflow.launch(SETTINGS, name, command, SETTINGS.airflow_env())
     file.write_text(json.dumps(state))
 
 

@@ -228,9 +228,7 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     done = ci_dbt(state=f"file://{prod}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
-    assert said(done) == {
-        "deleted; prod has it until you drop it": ["shop.old"]
-    }
+    assert said(done) == {"deleted; prod has it until you drop it": ["shop.old"]}
     assert relations(warehouse, "^ci_") == {}
 
 

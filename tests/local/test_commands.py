@@ -20,7 +20,6 @@ from tests.conftest import (
     HAS_POSTGRES,
     HOME,
     ROOT,
-    SETTINGS,
     connect,
     free_port,
     is_alive,

@@ -120,7 +120,7 @@ WRONG_URLS = ["mysql://ada@db/x", "postgresql://db/x", "db.example.com", "postgr
 @pytest.mark.parametrize("url", [*WRONG_URLS, "postgresql://ada@db/x?sslmode=require"])
 def test_a_wrong_url_of_the_warehouse_is_an_error(url):
     with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the URL of a Postgres"):
-        with_url(url).connection()
+        with_url(url).warehouse()
 
 
 def test_nothing_on_this_machine_goes_through_a_proxy_of_the_network():
