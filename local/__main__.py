@@ -4,10 +4,11 @@ import argparse
 import os
 import signal
 import sys
+from importlib.util import find_spec
 
 import httpx
 
-from local import adopt, airflow, ci_dbt, docs, pipeline, postgres, services
+from local import airflow, ci_dbt, docs, findings, pipeline, postgres, projects, services, update
 from local.dbt import chosen_project, last_month, profiles_dir, run_dbt
 from local.settings import Failure, Settings
 
@@ -48,10 +49,14 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     bring_in = ("--name", "--source", "--load", "--parse-only")
-    add("adopt", adopt.adopt, *bring_in, "--ci")
-    add("add-project", adopt.add_project, *bring_in)
-    add("check-project", adopt.check_project, "--name", "--parse-only")
-    add("update", adopt.update, "--source")
+    # `make adopt` removes this module.
+    if find_spec("local.adopt"):
+        from local.adopt import adopt
+
+        add("adopt", adopt, *bring_in, "--ci")
+    add("add-project", projects.add_project, *bring_in)
+    add("check-project", findings.check_project, "--name", "--parse-only")
+    add("update", update.update, "--source")
     add("start", services.start)
     add("stop", services.stop)
     add("standalone", services.standalone)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local import postgres
-from local.dbt import REQUIRED_VARIABLE, profile_name, profiles_yml
+from local.dbt import REQUIRED_VARIABLE, chosen_project, profile_name, profiles_yml
 from local.progress import console, step
-from local.settings import BIN, ROOT, Settings, shared_env
+from local.settings import BIN, ROOT, Failure, Settings, shared_env
 
 # A build of more models takes minutes, so it is not a part of `make adopt`.
 MANY_MODELS = 1000
@@ -83,6 +83,14 @@ class Findings:
         if self.postgres_errors:
             lines = [f"{node}: {message}" for node, message in self.postgres_errors.items()]
             yield "Cannot run on Postgres:", lines
+
+
+def check_project(settings: Settings, name: str, parse_only: bool) -> None:
+    project = chosen_project(settings, name)
+    dag_file = dag_file_of(project)
+    if dag_file is None:
+        raise Failure(f"No file in dags/ contains {project.name!r}: write a DAG for it first.")
+    check(settings, project.resolve(), dag_file, builds=not parse_only).print()
 
 
 def check(

@@ -1,19 +1,22 @@
-"""Brings a dbt project into the repository, with the local packages that it uses."""
+"""Brings a dbt project into the repository, with its local packages: `make add-project`."""
 
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
 import yaml
 
 from local.dbt import project_yml
-from local.git import git
-from local.progress import step
-from local.settings import Failure
+from local.findings import Findings, check
+from local.git import git, require_no_changes
+from local.progress import console, step
+from local.settings import Failure, Settings
 
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
@@ -26,6 +29,51 @@ PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
 def require_name(name: str) -> None:
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise Failure(f"NAME={name} is not a name: write NAME=acme, with a-z, 0-9 and _.")
+
+
+def add_project(settings: Settings, name: str, source: str, load: bool, parse_only: bool) -> None:
+    require_name(name)
+    with new_tree() as tree:
+        folder, findings = add(settings, tree, source, name, load, parse_only)
+    report(folder, findings)
+
+
+def add(
+    settings: Settings, tree: Path, source: str, name: str | None, load: bool, parse_only: bool
+) -> tuple[Path, Findings]:
+    """Bring in a project, write its DAG file, and look for what it needs."""
+    folder, dag_file = bring_in(tree, source, name)
+    values = {"project": folder.name, "dag_id": folder.name.lower()}
+    write_template(dag_file, "dag_with_load.py.txt" if load else "dag.py.txt", **values)
+    findings = check(settings, folder, dag_file, builds=False if parse_only else None)
+    if findings.has_seeds_as_sources and not load:
+        write_template(dag_file, "dag_with_seeds.py.txt", **values)
+        findings.has_seeds_as_sources = False
+    return folder, findings
+
+
+def report(folder: Path, findings: Findings) -> None:
+    console.print(f"dbt/{folder.name} is added. `git diff --cached` shows the change.")
+    findings.print()
+
+
+@contextmanager
+def new_tree() -> Iterator[Path]:
+    """Yield a copy of the work tree. When the block ends, the work tree becomes like the copy.
+
+    An error in the block leaves the work tree unchanged.
+    """
+    require_no_changes()
+    with tempfile.TemporaryDirectory(prefix="adopt-") as folder:
+        tree = Path(folder, "tree")
+        git("worktree", "add", "--quiet", "--detach", tree)
+        try:
+            yield tree
+            git("add", "--all", at=tree)
+            content = git("write-tree", at=tree)
+        finally:
+            git("worktree", "remove", "--force", tree)
+    git("read-tree", "-m", "-u", "HEAD", content)
 
 
 def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:

@@ -19,9 +19,9 @@ if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
 from local import pipeline, postgres
-from local.adopt import add
 from local.dbt import profiles_dir
 from local.findings import Findings, check
+from local.projects import add
 from local.settings import Failure, Settings
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ if not HAS_POSTGRES:
     pytest.skip("the image has no runner", allow_module_level=True)
 
 from local import pipeline, progress
-from local.adopt import remove_group, remove_targets
 from local.pipeline import Api
 from local.services import require_target
 from local.settings import Failure, Settings
+from local.update import remove_group, remove_targets
 
 LOG = [
     {"event": "dbt begins", "level": "info"},

@@ -1,0 +1,85 @@
+"""Merges a newer version of the template: `make update`."""
+
+import re
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from local.git import git, require_no_changes
+from local.progress import console
+from local.settings import ROOT, Failure, Settings
+
+# The files that `update` leaves as they are.
+FORK_FILES = ("README.md", "local.toml", "include/defaults.py", "include/warehouse.py")
+
+
+def update(settings: Settings, source: str) -> None:
+    """Merge the template without its own development, and with the fork's own files unchanged."""
+    require_no_changes()
+    # local.toml is read before the merge, which can write marks of a conflict into it.
+    left_out = settings.local_toml.get("left_out", [])
+    if not source:
+        raise Failure("FROM= is missing: make update FROM=<the git address of the template>")
+    git("fetch", "--quiet", source, "HEAD")
+    before = git("rev-parse", "HEAD")
+    merge = ["git", "merge", "--quiet", "--no-ff", "--no-commit", "FETCH_HEAD"]
+    merged = subprocess.run(merge, cwd=ROOT, capture_output=True, text=True)
+    if not (ROOT / git("rev-parse", "--git-path", "MERGE_HEAD")).exists():
+        if merged.returncode:
+            raise Failure(f"git merge failed: {merged.stderr.strip()}")
+        console.print("The template has no new commits.")
+        return
+    template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
+    removed = [*template.get("sample", []), *left_out]
+    base = git("merge-base", before, "FETCH_HEAD")
+    own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
+    # The fork may have files of its own at the paths that are removed. They are restored below.
+    changed = ("diff", "--name-only", "--no-renames", "--diff-filter=AM", base, before)
+    own += git(*changed, "--", *removed).splitlines()
+    git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
+    targets = template.get("make_targets", [])
+    merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))
+    merge_file("pyproject.toml", before, base, lambda file: remove_group(file, "template"))
+    git("checkout", before, "--", *own)
+    # What the fork deleted and the template changed stays deleted.
+    unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
+    ours = {*git("ls-tree", "-r", "--name-only", before, "--", *unmerged).splitlines()}
+    if deleted := unmerged - ours:
+        git("rm", "--quiet", "--force", *deleted)
+    if conflicts := sorted(unmerged & ours):
+        raise Failure(
+            f"You and the template have both changed {', '.join(conflicts)}. The merge is in "
+            "progress: resolve the conflicts, then `git add` and `git commit`; or undo it with "
+            "`git merge --abort`."
+        )
+    git("commit", "--quiet", "--no-verify", "--message", f"Update the template from {source}")
+    console.print('Merged. Follow "Update a fork" in CHANGELOG.md, then run `make test`.')
+
+
+def remove_targets(makefile: Path, names: list[str]) -> None:
+    """Delete targets from a Makefile, with the recipe of each."""
+    text = makefile.read_text()
+    for name in names:
+        text = re.sub(rf"^{name}:.*\n(\t.*\n)*\n?", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"^(\.PHONY:.*?) {name}\b(?!-)", r"\1", text, flags=re.MULTILINE)
+    makefile.write_text(text.rstrip("\n") + "\n")
+
+
+def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None]) -> None:
+    """Merge a file without what adopt removes from it. A conflict stays as it is."""
+    with tempfile.TemporaryDirectory(prefix="update-") as folder:
+        files = [Path(folder, name) for name in ("ours", "base", "theirs")]
+        for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
+            file.write_text(git("show", f"{revision}:{name}") + "\n")
+            strip(file)
+        if subprocess.run(["git", "merge-file", "--quiet", *files]).returncode == 0:
+            (ROOT / name).write_text(files[0].read_text())
+            git("add", name)
+
+
+def remove_group(pyproject: Path, name: str) -> None:
+    """Delete a dependency group from pyproject.toml, with the comment above it."""
+    group = re.compile(rf"(^#.*\n)*^{name} = \[\n(^ .*\n)*^\]\n", flags=re.MULTILINE)
+    pyproject.write_text(group.sub("", pyproject.read_text()))
