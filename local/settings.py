@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 # The login of the local warehouse, which local/warehouse.sql creates.
 LOCAL_LOGIN = {
     "user": "dbt",
-    "password": "local-dbt-only",  # pragma: allowlist secret
+    "password": "local-dbt-only",
     "dbname": "warehouse",
 }
 

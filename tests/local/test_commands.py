@@ -106,8 +106,7 @@ def test_containers_have_the_same_connection():
     # The one says login, the other conn_login; the type alone has the same name in both.
     assert given.pop("conn_type") == conn.pop("conn_type")
     assert given == {name.removeprefix("conn_"): value for name, value in conn.items()}
-    names = {"login": "user", "password": "password", "schema": "dbname"}
-    assert {new: given[old] for old, new in names.items()} == LOCAL_LOGIN
+    assert [given[name] for name in ("login", "password", "schema")] == [*LOCAL_LOGIN.values()]
 
 
 def test_containers_are_reached_from_this_machine_only():
