@@ -15,10 +15,10 @@ import psutil
 import psycopg
 
 from bench import projects
-from bench.celery import celery
 from bench.plan import Case
 from bench.projects import SETTINGS, Project
 from local import airflow, pipeline
+from local.celery import celery
 from local.settings import BIN, ROOT, Failure, shared_env
 
 DAGS = Path(__file__).parent / "dags"
@@ -151,8 +151,7 @@ class Airflow:
         self._metadata = psycopg.connect(url, autocommit=True)
         self._metadata.execute("drop schema public cascade; create schema public")
         try:
-            deployment = self.way.deployment
-            more, others = celery(SETTINGS, deployment) if deployment else ({}, {})
+            more, others = celery(SETTINGS, self.way.deployment)
             airflow.start(SETTINGS, env | more, others)
             self._api = pipeline.Api(SETTINGS.port)
             pipeline.wait_for_dags(self._api, *self.dags, WARM_UP)
@@ -194,9 +193,9 @@ class Airflow:
         return (max(end for *_, end in self._tasks if end) - started).total_seconds()
 
     def _trigger(self, *dag_ids: str) -> None:
-        runs = [f"/dags/{dag_id}/dagRuns" for dag_id in dag_ids]
-        answers = [self._api("POST", path, json={"logical_date": None}) for path in runs]
-        self._runs = [answer["dag_run_id"] for answer in answers]
+        body = {"logical_date": None}
+        runs = [self._api("POST", f"/dags/{dag_id}/dagRuns", json=body) for dag_id in dag_ids]
+        self._runs = [run["dag_run_id"] for run in runs]
 
     def _clear(self) -> None:
         pattern = rf"(^|\.)({'|'.join(projects.CLEARED)})[._]run$"

@@ -12,9 +12,9 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
-from bench.celery import celery
 from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
 from local import airflow, pipeline
+from local.celery import celery
 from local.settings import Settings
 from tests.conftest import HOME, ROOT, SETTINGS, free_port, listening, local, running_in
 
