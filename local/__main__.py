@@ -87,7 +87,7 @@ def main() -> None:
         sys.exit(f"error: Airflow does not answer: {error}")
     except OSError as error:
         # An error of this machine, such as a full disk or a folder of another user.
-        sys.exit(f"error: {error.strerror}: {error.filename or settings.home}")
+        sys.exit(f"error: {error.strerror or error}: {error.filename or settings.home}")
     except KeyboardInterrupt:
         sys.exit("Interrupted: `make stop` ends what still runs.")
 

@@ -134,7 +134,9 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
             raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
         try:
             health = httpx.get(url, trust_env=False).json()
-            waiting_for = [name for name, part in health.items() if part["status"] != "healthy"]
+            # A component that has never been there is null.
+            parts = {name: (part or {}).get("status") for name, part in health.items()}
+            waiting_for = [name for name, status in parts.items() if status != "healthy"]
         except (httpx.TransportError, ValueError):
             waiting_for = ["api-server"]
         if not waiting_for:
