@@ -117,7 +117,8 @@ def _services():
 
 def _findings(dag, ti, url: str) -> Findings:
     """Return the nodes that failed or warned, and the other tasks that failed, by their names."""
-    from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
+    from include.dbt_build.build import DbtBuildOperator
+    from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 
     states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
     builds = [task for task in dag.tasks if isinstance(task, DbtBuildOperator)]

@@ -13,13 +13,9 @@ from cosmos.airflow.graph import calculate_detached_node_name
 from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 
 from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
+from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.manifest import RENDERED, TaskNodes
-from include.dbt_build.operators import (
-    BuildGroup,
-    DbtBuildOperator,
-    DbtBuildTeardown,
-    DbtNodeOperator,
-)
+from include.dbt_build.operators import BuildGroup, DbtBuildTeardown, DbtNodeOperator
 from include.dbt_build.project import check_bundle
 from include.dbt_build.run_options import PARAMS
 from include.dbt_build.selection import select

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown
+from include.dbt_build.build import DbtBuildOperator
+from include.dbt_build.operators import DbtBuildTeardown
 
 
 def problems(dag: DAG, connections: set[str]) -> Iterator[str]:

@@ -11,7 +11,8 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from include.dbt_build.operators import DbtBuildOperator, DbtNodeOperator
+from include.dbt_build.build import DbtBuildOperator
+from include.dbt_build.operators import DbtNodeOperator
 from tests.conftest import ROOT
 from tests.include.dbt_build.plain_dbt import PlainDbt, Selected
 

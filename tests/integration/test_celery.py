@@ -12,7 +12,8 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
-from include.dbt_build.operators import DbtBuildOperator, DbtBuildTeardown, DbtNodeOperator
+from include.dbt_build.build import DbtBuildOperator
+from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 from local import airflow, pipeline
 from local.celery import celery
 from local.settings import Settings
