@@ -15,7 +15,7 @@ from include.dbt_build.operators import (
     is_first_try,
     stored_problems,
 )
-from include.dbt_build.protocol import BUILT_NODES, CHOSEN_NODES
+from include.dbt_build.protocol import BUILT_NODES, SELECTED_NODES
 from include.dbt_build.reporting import ResultReporter, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
@@ -52,11 +52,11 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowException: a node without a task failed, or a hook.
         """
         ti = context["ti"]
-        if (chosen := self._chosen_nodes(context)) is not None:
-            ti.xcom_push(key=CHOSEN_NODES, value=sorted(chosen))
+        if (selected := self._selection_of_run(context)) is not None:
+            ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
         states = self._states_of_ended_tasks(ti)
-        pending = [task for task in all_tasks if not task.is_done(states, chosen)]
+        pending = [task for task in all_tasks if not task.is_done(states, selected)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
         built = self._built_nodes(ti, is_new=is_new)
@@ -67,13 +67,17 @@ class DbtBuildOperator(DbtCommandOperator):
         self.results.add_succeeded(
             built, "An earlier try of the build task built it: see the log of that try."
         )
-        with ResultReporter(ti, pending, self.results, self.group.teardown_id, chosen) as reporter:
-            stale = self._check_sources(context, [task for task in pending if task.chosen(chosen)])
+        with ResultReporter(
+            ti, pending, self.results, self.group.teardown_id, selected
+        ) as reporter:
+            stale = self._check_sources(
+                context, [task for task in pending if task.nodes_of(selected)]
+            )
             # None stands for the selection of the DAG.
             nodes = None
-            if stale or not is_new or chosen is not None:
+            if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
-                nodes = self._pending_nodes(pending, built, stale, chosen)
+                nodes = self._pending_nodes(pending, built, stale, selected)
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
             elif nodes is None or nodes:
@@ -99,17 +103,17 @@ class DbtBuildOperator(DbtCommandOperator):
                 return states
             sleep(1)
 
-    def _chosen_nodes(self, context) -> set[str] | None:
+    def _selection_of_run(self, context) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
 
-        The sources that a chosen node reads are among them, so that their age is checked.
+        The sources that a selected node reads are among them, so that their age is checked.
         """
         if not self.run_options.is_partial:
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
         ti, known = context["ti"], {*self.group.slim["nodes_to_run"]}
         # A retry keeps the selection of the first try, because `state:` may mean others by then.
-        stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=CHOSEN_NODES)
+        stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
         if stored is not None:
             return {*stored}
         try:
@@ -118,22 +122,22 @@ class DbtBuildOperator(DbtCommandOperator):
         except AirflowException as error:
             # A retry would get the same answer.
             raise AirflowFailException(str(error)) from None
-        chosen = listed & known
-        self.log.info("The run builds %s nodes: %s", len(chosen), ", ".join(sorted(chosen)))
+        selected = listed & known
+        self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
         # If the DAG has several groups, another one may have the selected nodes.
-        if not chosen and len(builds) == 1:
+        if not selected and len(builds) == 1:
             raise AirflowFailException(
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
                 "trigger a run with another selection."
             )
         tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
-        used = {task.task_id for task in tasks if task.chosen(chosen)}
+        used = {task.task_id for task in tasks if task.nodes_of(selected)}
         for task in tasks:
             if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
-                chosen |= {*task.nodes}
-        set_xcom(ti, self.group.teardown_id, CHOSEN_NODES, sorted(chosen))
-        return chosen
+                selected |= {*task.nodes}
+        set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
+        return selected
 
     def _built_nodes(self, ti, *, is_new: bool) -> set[str]:
         """Return the nodes that an earlier try of the build task built.
@@ -168,7 +172,7 @@ class DbtBuildOperator(DbtCommandOperator):
         pending: list[DbtNodeOperator],
         built: set[str],
         stale: set[str],
-        chosen: set[str] | None,
+        selected: set[str] | None,
     ) -> set[str]:
         """Return the nodes to build, those without a task included.
 
@@ -176,19 +180,22 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowFailException: only the project's hooks are missing, and no test can run them.
         """
         wanted = {
-            node for task in pending if not task.checks_freshness for node in task.chosen(chosen)
+            node
+            for task in pending
+            if not task.checks_freshness
+            for node in task.nodes_of(selected)
         } - stale
         without_task = {*self.group.slim["nodes_to_run"]} - self._nodes_with_task()
-        if chosen is not None:
-            without_task &= chosen
+        if selected is not None:
+            without_task &= selected
         missing = (wanted | without_task) - built
         if missing or not wanted or not self.group.slim["has_end_hooks"]:
             return missing
         # An earlier try built everything and ended before the hooks, which dbt runs only with a
         # node. A test changes nothing.
         tests = {node for node in self._nodes_with_task() if node.startswith("test.")}
-        if chosen is not None:
-            tests &= chosen
+        if selected is not None:
+            tests &= selected
         if not tests:
             raise AirflowFailException(
                 "dbt has built all nodes, but its on-run-end hooks have not ended. Clear this task "
@@ -198,9 +205,9 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""
-        chosen = {*self.group.slim["nodes_to_run"]} if nodes is None else nodes
-        tests = {node for node in chosen if node.startswith("test.")}
-        if others := chosen - tests:
+        selected = {*self.group.slim["nodes_to_run"]} if nodes is None else nodes
+        tests = {node for node in selected if node.startswith("test.")}
+        if others := selected - tests:
             self.build(context, others)
         if tests and not self.results.failed():
             self.build(context, tests)

@@ -62,7 +62,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
-        # Set for a command: the nodes or sources to run, if they are chosen, and dbt's manifest.
+        # Set for a command: the nodes or sources to run, if they are named, and dbt's manifest.
         self.selected_nodes: list[str] | None = None
         self.manifest = None
         super().__init__(

@@ -19,9 +19,9 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest
 from include.dbt_build.protocol import (
-    CHOSEN_NODES,
     NODE_RESULTS,
     PROBLEMS,
+    SELECTED_NODES,
     StoredResult,
 )
 from include.dbt_build.reporting import set_xcom, task_states
@@ -71,9 +71,9 @@ class DbtNodeOperator(BaseOperator):
         # The nearest node tasks upstream, over tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
-    def chosen(self, nodes: Set[str] | None) -> tuple[str, ...]:
+    def nodes_of(self, selected: Set[str] | None) -> tuple[str, ...]:
         """Return those of its nodes that a run selects: all if it selects no part of the DAG."""
-        return tuple(node for node in self.nodes if nodes is None or node in nodes)
+        return tuple(node for node in self.nodes if selected is None or node in selected)
 
     def is_done(self, states: Mapping[str, str | None], selected: Set[str] | None) -> bool:
         """Return whether the build task has nothing to do for this task.
@@ -86,7 +86,7 @@ class DbtNodeOperator(BaseOperator):
             selected: the nodes that the run selects, or None for all.
         """
         state = states.get(self.task_id)
-        return state == "success" or (state == "skipped" and not self.chosen(selected))
+        return state == "success" or (state == "skipped" and not self.nodes_of(selected))
 
     def set_upstream(self, task_or_task_list, edge_modifier=None) -> None:
         self._refuse_upstream()
@@ -153,10 +153,10 @@ class DbtNodeOperator(BaseOperator):
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
-        chosen = context["ti"].xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
-        if chosen is None and command.run_options.is_partial:
+        selected = context["ti"].xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
+        if selected is None and command.run_options.is_partial:
             raise AirflowFailException("What the run selects is not stored: clear the build task.")
-        nodes = self.chosen(None if chosen is None else {*chosen})
+        nodes = self.nodes_of(None if selected is None else {*selected})
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]
@@ -203,7 +203,7 @@ class DbtBuildTeardown(BaseOperator):
     def execute(self, context) -> None:
         ti = context["ti"]
         states = task_states(ti)
-        selected = ti.xcom_pull(task_ids=self.group.build_id, key=CHOSEN_NODES)
+        selected = ti.xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
         wrong = [

@@ -15,7 +15,7 @@ NODE_RESULTS = "dbt_node_results"
 # XCom of the build task and of the teardown: the unique IDs of the nodes and sources that the run
 # selects, if it selects a part of the DAG. A task that starts loses its own XComs: a retry of the
 # build task reads that of the teardown, a node task that of the build task.
-CHOSEN_NODES = "dbt_chosen_nodes"
+SELECTED_NODES = "dbt_selected_nodes"
 # XCom of the teardown: the unique IDs of the nodes that dbt built and whose tasks are not
 # successful yet.
 BUILT_NODES = "dbt_built_nodes"

@@ -50,7 +50,7 @@ class ResultReporter:
         tasks: the node tasks that are not successful yet, in the order of the DAG.
         results: filled by dbt.
         teardown_id: the task ID of the build's teardown.
-        chosen: the nodes that the run selects, or None for all.
+        selected: the nodes that the run selects, or None for all.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class ResultReporter:
         tasks: Iterable[DbtNodeOperator],
         results: BuildResults,
         teardown_id: str,
-        chosen: Set[str] | None = None,
+        selected: Set[str] | None = None,
     ):
         self.ti, self.results, self.teardown_id = ti, results, teardown_id
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
-        self.nodes = {task_id: task.chosen(chosen) for task_id, task in self.tasks.items()}
+        self.nodes = {task_id: task.nodes_of(selected) for task_id, task in self.tasks.items()}
         # Tasks that have no outcome yet, and leaves, which wait for dbt's end.
         self.pending = dict(self.tasks)
         self.outcomes: dict[str, Outcome] = {}
