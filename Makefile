@@ -5,6 +5,7 @@ export PORT WAREHOUSE_PORT WAREHOUSE_URL
 # `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
+LOCAL_FOLDER = $(or $(LOCAL_HOME),.local)
 LOCAL = @$(PYTHON) -m local
 HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
 # Two files at a time, because a test mostly waits. Each process has an Airflow of its own.
@@ -27,8 +28,7 @@ stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the 
 	$(LOCAL) stop
 
 clean: stop ## Everyone, to begin anew: stop everything and remove .local with all data
-	@git clean --quiet -d -X -ff -- 'dbt/*/target' 'dbt/*/logs' 'dbt/*/dbt_packages'
-	@rm -rf .local
+	@rm -rf "$(LOCAL_FOLDER)" dbt/*/target dbt/*/logs
 
 warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres only
 	$(LOCAL) warehouse
@@ -37,7 +37,7 @@ standalone: $(VENV)/installed ## Users of the Astro CLI without Docker: prepare 
 	$(LOCAL) standalone
 
 logs: ## Everyone, when Airflow itself fails: follow the logs of its processes
-	@tail -n 20 -F $(or $(wildcard .local/logs/*.log),$(error there are no logs: `make start` writes them))
+	@tail -n 20 -F $(or $(wildcard $(LOCAL_FOLDER)/logs/*.log),$(error there are no logs: `make start` writes them))
 
 psql: $(VENV)/installed ## Everyone, to look into the warehouse; ARGS="-c 'select 1'"
 	$(LOCAL) psql $(ARGS)

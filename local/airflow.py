@@ -134,7 +134,7 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
             raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
         try:
             health = httpx.get(url, trust_env=False).json()
-            # A component that has never been there is null.
+            # The report has null for a component that has not started yet.
             parts = {name: (part or {}).get("status") for name, part in health.items()}
             waiting_for = [name for name, status in parts.items() if status != "healthy"]
         except (httpx.TransportError, ValueError):

@@ -8,7 +8,7 @@ from local.settings import BIN, ROOT, Settings
 
 
 def celery(
-    settings: Settings, deployment: str, port: str = "6380"
+    settings: Settings, deployment: str | None, port: str = "6380"
 ) -> tuple[dict[str, str], dict[str, list]]:
     """Return what CeleryExecutor adds to Airflow's environment and to its processes.
 

@@ -56,7 +56,7 @@ def ci_dbt(
         if not node["schema"].startswith(prefix):
             raise Failure(
                 f"{node['name']} would be built into the schema {node['schema']}. With the target "
-                f"ci, a schema must begin with {prefix}: see profiles.yml and generate_schema_name."
+                f"ci, a schema must begin with {prefix}: see the macro generate_schema_name."
             )
     # Relations of an earlier push must not be taken for a part of this one.
     drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
@@ -180,12 +180,14 @@ def sort_results(results: Iterable, cloned: set[str]) -> tuple[list, list, int]:
 def publish(comment: Path, prod: dict, summary: str, rows: list[tuple[str, str]]) -> None:
     """Write the comment for the pull request, and print it."""
     compared = f"Compared with prod's manifest of {prod['metadata']['generated_at'][:16]} UTC."
-    lines = [TITLE, "", f"{compared} {summary}", "", "| node | result |", "| --- | --- |"]
-    lines += [f"| `{name}` | {what} |" for name, what in rows[:MAX_ROWS]]
-    if len(rows) > MAX_ROWS:
-        lines.append(f"| ... | {len(rows) - MAX_ROWS} more: see the log of the job |")
-    comment.write_text("\n".join(lines) + "\n")
-    console.print(comment.read_text(), markup=False, soft_wrap=True)
+    lines = [TITLE, "", f"{compared} {summary}"]
+    if rows:
+        lines += ["", "| node | result |", "| --- | --- |"]
+    table = [f"| `{name}` | {what} |" for name, what in rows]
+    console.print("\n".join(lines + table), markup=False, soft_wrap=True)
+    if len(table) > MAX_ROWS:
+        table[MAX_ROWS:] = [f"| ... | {len(rows) - MAX_ROWS} more: see the log of the job |"]
+    comment.write_text("\n".join(lines + table) + "\n")
 
 
 def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:

@@ -49,7 +49,12 @@ def profiles_yml(profile: str, **schemas: str) -> str:
 
 
 def profiles_dir(settings: Settings, project: Path) -> Path:
-    """Write a profiles.yml for the warehouse, with the targets dev and ci; return its folder."""
+    """Return the folder that DBT_PROFILES_DIR names, or write a profiles.yml for the warehouse.
+
+    It has the targets dev and ci.
+    """
+    if own := settings.environment.get("DBT_PROFILES_DIR"):
+        return project / own
     folder = settings.home / "profiles" / project.name
     folder.mkdir(parents=True, exist_ok=True)
     dev = f"dbt_{{{{ env_var('USER', 'dev') }}}}_{project.name}"

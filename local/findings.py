@@ -1,7 +1,7 @@
 """What a dbt project needs before its DAG can succeed here: `make check-project`.
 
-dbt parses the project as the DAG does, and builds it on a Postgres without rows that is deleted
-again.
+dbt parses the project as the DAG does, and builds it on an empty Postgres, which is deleted
+afterwards.
 """
 
 import json

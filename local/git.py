@@ -1,5 +1,6 @@
 """git commands in the work tree of the repository."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,11 @@ def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
     Raises:
         Failure: git failed. The message is git's own.
     """
-    command = ["git", *map(str, words)]
-    done = subprocess.run(command, cwd=at, input=input, capture_output=True, text=True)
+    # Without this setting, git writes names with other letters than ASCII in quotes.
+    command = ["git", "-c", "core.quotePath=false", *map(str, words)]
+    # A question for a password would be hidden by the line that shows the progress.
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    done = subprocess.run(command, cwd=at, env=env, input=input, capture_output=True, text=True)
     if done.returncode:
         raise Failure(f"git {words[0]} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()

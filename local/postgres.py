@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,7 +119,10 @@ def connect(settings: Settings):
         return psycopg.connect(**settings.warehouse(), autocommit=True, connect_timeout=30)
     except psycopg.OperationalError as error:
         message = " ".join(str(error).split())
-        raise Failure(f"The warehouse cannot be reached: {message}.") from None
+        raise Failure(
+            f"The warehouse cannot be reached: {message}. WAREHOUSE_URL names a server; "
+            "`make warehouse` starts the local one."
+        ) from None
 
 
 def schemas(connection, prefix: str) -> list[str]:
@@ -149,7 +153,11 @@ def _create(settings: Settings, data: Path) -> None:
     ]
     # In single-user mode nothing listens before every role has its password.
     single_user = ("postgres", "--single", "-D", data, "postgres")
-    _run(*single_user, input="\n".join(statements) + "\n")
+    # The package prints its arguments if the program fails, so the password is in none of them.
+    with tempfile.TemporaryFile("w+") as file:
+        file.write("\n".join(statements) + "\n")
+        file.seek(0)
+        _run(*single_user, stdin=file)
 
 
 def _processes(settings: Settings) -> list[psutil.Process]:

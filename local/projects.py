@@ -84,9 +84,9 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
         source: a folder or git repository with one dbt project, or "" for a small new project.
         name: the name of the folder in dbt/, by default the name of the dbt project.
     """
-    scratch = tempfile.TemporaryDirectory(prefix="adopt-")
-    with step("Bringing in the dbt project"), scratch as clone:
-        found = found_project(source, Path(clone)) if source else TEMPLATES / "project"
+    temporary = tempfile.TemporaryDirectory(prefix="adopt-")
+    with step("Bringing in the dbt project"), temporary as scratch:
+        found = found_project(source, Path(scratch)) if source else TEMPLATES / "project"
         name = name or project_yml(found)["name"]
         folder = tree / "dbt" / name
         dag_file = tree / "dags" / f"{name.removeprefix('dbt_')}.py"

@@ -36,7 +36,7 @@ def update(settings: Settings, source: str) -> None:
     base = git("merge-base", before, "FETCH_HEAD")
     own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
     # The fork may have files of its own at the paths that are removed. They are restored below.
-    changed = ("diff", "--name-only", "--no-renames", "--diff-filter=AM", base, before)
+    changed = ("diff", "--name-only", "--no-renames", "--diff-filter=d", base, before)
     own += git(*changed, "--", *removed).splitlines()
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
     targets = template.get("make_targets", [])

@@ -44,6 +44,8 @@ def free_port() -> str:
 
 
 OWN = {
+    # No test uses the warehouse of the shell or of CI.
+    "WAREHOUSE_URL": "",
     # Cosmos looks for dbt there.
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     # A DAG of Cosmos alone is parsed here too, without Airflow's database.

@@ -160,7 +160,7 @@ def test_a_full_disk_is_named(postgres):
 
 
 @pytest.mark.slow
-def test_an_interrupted_start_ends_airflow_and_names_what_still_runs():
+def test_an_interrupted_start_ends_airflow_and_names_make_stop():
     home = HOME / "interrupted"
     own = {"LOCAL_HOME": str(home), "PORT": free_port(), "WAREHOUSE_PORT": free_port()}
     begun = subprocess.Popen(
