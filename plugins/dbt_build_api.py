@@ -136,11 +136,11 @@ def _apply(
     by_id = {ti.task_id: ti for ti in found}
     answer = Answer(applied={})
     changes = dict.fromkeys(report.succeeded, State.SUCCESS)
-    changes |= {task_id: State(state) for task_id, state in report.others.items()}
+    changes |= {k: None if v == "due" else State(v) for k, v in report.others.items()}
     # The teardown last: it depends on the others.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
         ti, state = by_id.get(task_id), changes[task_id]
-        if ti is None or not _is_replaceable(ti, state, build):
+        if ti is None or ti.state == state or not _is_replaceable(ti, state, build):
             continue
         if task_id == tasks.teardown:
             session.flush()
@@ -151,18 +151,19 @@ def _apply(
         _set_state(ti, state, report.succeeded.get(task_id), build)
         session.add(
             Log(
-                event=state.value,
+                event=state.value if state else "due",
                 task_instance=ti,
                 owner="dbt_build",
                 owner_display_name="dbt_build",
                 extra=json.dumps({"reported_by": build.task_id, "try_number": ti.try_number}),
             )
         )
-        answer.applied[task_id] = ti.try_number
+        if state:
+            answer.applied[task_id] = ti.try_number
     return answer
 
 
-def _is_replaceable(ti: TaskInstance, state: State, build: TaskInstance) -> bool:
+def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) -> bool:
     """Return whether a reported state replaces the one of a task instance.
 
     A state that somebody sets while dbt works stays, as does a task that has begun. The scheduler
@@ -172,13 +173,15 @@ def _is_replaceable(ti: TaskInstance, state: State, build: TaskInstance) -> bool
     """
     if ti.state is None:
         return True
-    if state in (State.SUCCESS, State.SCHEDULED):
+    if state in (State.SUCCESS, State.SCHEDULED, None):
         is_old = ti.state == State.FAILED and ti.end_date and ti.end_date < build.start_date
         return bool(is_old) or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
     return state == State.UPSTREAM_FAILED and ti.state == State.SKIPPED
 
 
-def _set_state(ti: TaskInstance, state: State, times: Times | None, build: TaskInstance) -> None:
+def _set_state(
+    ti: TaskInstance, state: State | None, times: Times | None, build: TaskInstance
+) -> None:
     ti.state = state
     if state in (State.SUCCESS, State.SCHEDULED):
         ti.try_number = next_try(ti)

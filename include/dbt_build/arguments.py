@@ -20,7 +20,7 @@ from cosmos.constants import (
 from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build.project import DbtProject
-from include.dbt_build.selection import Selection, split_options
+from include.dbt_build.selection import SELECTING_OPTIONS, Selection, split_options
 
 OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
 # Arguments of an operator that the classes set themselves, or that one build cannot honour.
@@ -259,7 +259,7 @@ def _check_execution(config: ExecutionConfig) -> None:
 
 
 def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
-    if config.load_method in (LoadMode.DBT_LS_FILE, LoadMode.CUSTOM):
+    if config.load_method not in (LoadMode.AUTOMATIC, LoadMode.DBT_LS, LoadMode.DBT_MANIFEST):
         raise UnsupportedArgumentError(
             f"RenderConfig(load_method={config.load_method})", "tasks are made from dbt ls"
         )
@@ -297,10 +297,15 @@ def _check_operator_args(given: dict) -> None:
                     f"operator_args[{name!r}] with {word}", "another argument of Cosmos has it"
                 )
     if "--defer" in others and "--defer-state" not in [w.partition("=")[0] for w in others]:
-        # --state names the artifacts of the selection, and in a rerun those of single nodes.
         raise UnsupportedArgumentError(
-            "operator_args['dbt_cmd_flags'] with --defer", "a rerun needs --defer-state too"
+            "operator_args['dbt_cmd_flags'] with --defer and without --defer-state",
+            "--state names the nodes of a retry",
         )
+    for word in given.get("dbt_cmd_global_flags") or []:
+        if str(word).partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
+            raise UnsupportedArgumentError(
+                f"operator_args['dbt_cmd_global_flags'] with {word}", "dbt_cmd_flags has it"
+            )
     if any("{{" in word for word in options):
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with a template that selects nodes",

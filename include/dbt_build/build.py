@@ -80,7 +80,8 @@ class DbtBuildOperator(DbtCommandOperator):
                 nodes = self._pending_nodes(pending, built, stale, selected)
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
-            elif nodes is None or nodes:
+            # If an earlier try built everything, dbt builds nothing and Cosmos runs the callbacks.
+            elif nodes is None or nodes or built:
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed
@@ -189,19 +190,21 @@ class DbtBuildOperator(DbtCommandOperator):
         if selected is not None:
             without_task &= selected
         missing = (wanted | without_task) - built
-        if missing or not wanted or not self.group.slim["has_end_hooks"]:
+        if missing or not wanted:
             return missing
-        # An earlier try built everything and ended before the hooks, which dbt runs only with a
-        # node. A test changes nothing.
+        # An earlier try built everything, and ended before hooks and callbacks. dbt runs hooks only
+        # with a node. A test changes nothing.
         tests = {node for node in self._nodes_with_task() if node.startswith("test.")}
         if selected is not None:
             tests &= selected
-        if not tests:
+        if tests:
+            return (tests & wanted) or {min(tests)}
+        if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
-                "dbt has built all nodes, but its on-run-end hooks have not ended. Clear this task "
-                "to build the last nodes again, with the hooks."
+                "An earlier try built all nodes, but its on-run-end hooks may not have ended. "
+                "Clear this task to build the last nodes again, with the hooks."
             )
-        return (tests & wanted) or {min(tests)}
+        return set()
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""

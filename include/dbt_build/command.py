@@ -32,6 +32,10 @@ from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
+# The folder of a run whose artifacts name single nodes, and dbt's own variables for --state.
+STATE_FOLDER = ".dbt_build"
+STATE_VARIABLES = ("DBT_ARTIFACT_STATE_PATH", "DBT_ENGINE_STATE", "DBT_STATE")
+
 
 class DbtCommandOperator(DbtBuildLocalOperator):
     """Runs `dbt build` or `dbt source freshness` for all or some nodes of a project.
@@ -173,6 +177,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and the results as a callback."""
         words = [*command[1:], *self._prepare_run(Path(cwd))]
+        env = self._state_env(env, Path(cwd))
         manifest, self.manifest = self.manifest, None
         callbacks = [self.results.receive, *self.runner_callbacks]
         with change_working_directory(cwd):
@@ -185,6 +190,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def run_subprocess(self, command, env, cwd, **kwargs):
         options = self._prepare_run(Path(cwd))
+        env = self._state_env(env, Path(cwd))
         return super().run_subprocess([*command, *options], env, cwd, **kwargs)
 
     def _prepare_run(self, folder: Path) -> list[str]:
@@ -192,9 +198,21 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.results.target = folder / "target"
         options = ["--target-path", str(self.results.target), "--log-path", str(folder)]
         if self.selected_nodes is not None:
-            write_state(folder / ".dbt_build", self.selected_nodes)
-            options += ["--state", str(folder / ".dbt_build")]
+            write_state(folder / STATE_FOLDER, self.selected_nodes)
+            options += ["--state", str(folder / STATE_FOLDER)]
         return options
+
+    def _state_env(self, env: dict[str, str], folder: Path) -> dict[str, str]:
+        """Return the environment in which --state names nodes, and --defer has its own state."""
+        if self.selected_nodes is None:
+            return env
+        given = [name for name in STATE_VARIABLES if {**os.environ, **env}.get(name)]
+        if given:
+            state = {**os.environ, **env}[given[0]]
+            env = {"DBT_DEFER_STATE": state, **env}
+            # dbt prefers the deprecated one of these variables to --state.
+            env |= dict.fromkeys(given, str(folder / STATE_FOLDER))
+        return env
 
     def _read_results(self, project_dir: str, context, **_) -> None:
         """Read dbt's artifacts before Cosmos removes the folder of the run."""

@@ -103,7 +103,7 @@ class DbtNodeOperator(BaseOperator):
         if self.group.build_id:
             raise UnsupportedArgumentError(
                 f"A task upstream of {self.task_id}",
-                "one dbt builds all nodes: put it upstream of the group",
+                "one dbt builds all nodes: put it upstream of the group, and not in a with block",
             )
 
     @property

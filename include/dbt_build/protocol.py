@@ -39,7 +39,7 @@ class StoredResult(TypedDict):
     outcome: Outcome
     message: str
     sql: str
-    # Those of its nodes that dbt built, although the outcome is another one.
+    # The nodes of the task that dbt built, if the outcome is not success.
     built: list[str]
 
 
@@ -53,7 +53,7 @@ class Problem(TypedDict):
 
 
 TaskId = Annotated[str, Field(min_length=1, max_length=250)]
-OtherState = Literal["scheduled", "upstream_failed", "skipped"]
+OtherState = Literal["scheduled", "upstream_failed", "skipped", "due"]
 # Far more tasks than a DAG can have.
 MAX_TASKS = 50_000
 
@@ -74,7 +74,8 @@ class Report(BaseModel):
 
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
-    # A scheduled task starts, and fails with dbt's message.
+    # A scheduled task starts at once, and fails with dbt's message. A task that is due loses the
+    # state that Airflow gave it before, and starts when Airflow schedules it.
     others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
 
 

@@ -153,7 +153,7 @@ class ResultReporter:
             shown = self.outcomes.keys() - self.unsent.keys()
             not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
-            # The teardown tells these from the tasks that Airflow skips when it stops a run.
+            # The teardown distinguishes these from tasks that Airflow skips when it stops a run.
             left_out = [
                 task_id
                 for task_id in shown
@@ -182,6 +182,8 @@ class ResultReporter:
                 report.others[task_id] = "scheduled"
             elif outcome == "success" and not self.tasks[task_id].needs_process:
                 report.succeeded[task_id] = self._times(task_id)
+            elif outcome == "success" and has_ended:
+                report.others[task_id] = "due"
             elif outcome == "not_run":
                 report.others[task_id] = "upstream_failed"
             # What is downstream of a failed task has to wait for that task's retry.

@@ -18,12 +18,12 @@ SELECT_STATE = "result:error"
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
 # Options of `dbt build` that decide which nodes it runs.
 SELECTING_OPTIONS = (
-    *("-s", "--select", "-m", "--model", "--models", "--exclude", "--selector"),
+    *("-s", "--select", "--exclude", "--selector"),
     *("--resource-type", "--resource-types", "--exclude-resource-type"),
     *("--exclude-resource-types", "--indirect-selection", "--state"),
 )
-# Leaves out what `dbt ls` lists although `dbt build` does not run it. With a source in the list,
-# `--select selector:x+` would select what reads the source.
+# These options leave out what `dbt ls` lists although `dbt build` does not run it. With a source in
+# the list, `--select selector:x+` would select what reads the source.
 NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "analysis")
 
 
@@ -56,7 +56,12 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     target = others
     for word in map(str, words):
         if word.startswith("-"):
-            target = selecting if word.partition("=")[0] in SELECTING_OPTIONS else others
+            name, equals, value = word.partition("=")
+            # For `dbt ls` this option means models alone, for `dbt build` all nodes.
+            if name in ("-m", "--model", "--models"):
+                name = "--select"
+            target = selecting if name in SELECTING_OPTIONS else others
+            word = name + equals + value
         target.append(word)
     return selecting, others
 

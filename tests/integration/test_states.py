@@ -349,6 +349,22 @@ def test_a_run_that_was_stopped_is_completed_by_a_clear_of_its_build_task(states
 
 
 @pytest.mark.slow
+def test_tasks_with_a_callback_start_in_a_run_that_was_stopped(api, warehouse, states):
+    called = States(api, warehouse, "states_called")
+    called.broken("b", fails=False, seconds=30)
+    called.trigger()
+    wait_until(lambda: called.built()["a"] == 1)
+    called.api("PATCH", called.path, json={"state": "failed"})
+    called.wait_for_state("dbt_build", "failed")
+    wait_until(lambda: called.states()["b.run"] == "skipped")
+    called.broken()
+    called.clear("dbt_build", downstream=False)
+    assert called.end() == "success"
+    assert called.not_successful() == {}
+    assert all(task["pid"] for task in node_tasks(called).values())
+
+
+@pytest.mark.slow
 def test_a_clear_of_the_build_task_alone_shows_what_it_builds(states):
     states.broken("b")
     assert states.run() == "failed"

@@ -154,7 +154,11 @@ OPERATOR = {
         Refused(["--defer", "--state", "/state"]),
         Refused(["--select", "{{ params.nodes }}"]),
     ],
-    "dbt_cmd_global_flags": [["--no-partial-parse"], Refused(["--log-path", "logs"])],
+    "dbt_cmd_global_flags": [
+        ["--no-partial-parse"],
+        Refused(["--log-path", "logs"]),
+        Refused(["--state", "/state"]),
+    ],
     "interceptors": [[print]],
     "callback": [print, [print, print]],
     "callback_args": [{"folder": "x"}],

@@ -347,7 +347,8 @@ def test_a_changed_state_changes_the_selection(small, tmp_path):
     [
         (["--full-refresh"], [], ["--full-refresh"]),
         (["-s", "a", "b", "--empty"], ["-s", "a", "b"], ["--empty"]),
-        (["--models=a", "--threads", "2"], ["--models=a"], ["--threads", "2"]),
+        (["--models=a", "--threads", "2"], ["--select=a"], ["--threads", "2"]),
+        (["-m", "a"], ["--select", "a"], []),
         (["--threads", 2, "--state", Path("x")], ["--state", "x"], ["--threads", "2"]),
         (
             ["--exclude-resource-types", "test", "--resource-type=model", "--defer"],

@@ -98,6 +98,16 @@ task_hangs = DbtDag(
 )
 run_hangs = DbtDag(dag_id="run_hangs", **part_of_states("a", dagrun_timeout=LIMIT))
 
+
+def called(context) -> None: ...
+
+
+# Each of its tasks starts a process for its callback.
+states_called = DbtDag(
+    dag_id="states_called",
+    **part_of_states("a", "b", default_args={"owner": "tests", "on_success_callback": called}),
+)
+
 # dbt fails in a run with the parameter parse=bad when it parses the model f.
 parse_fails = DbtDag(
     dag_id="parse_fails",
