@@ -1,30 +1,25 @@
-"""One message for each run that failed, warned or recovered.
+"""One message for each run that failed, warned, recovered, or is late.
 
-    DAG(..., on_failure_callback=alert, on_success_callback=alert)
-
-A message that a run is late needs nothing of this module. Airflow 3.3 ends `airflow dags test` of
-a DAG with a deadline with an error after all its tasks.
-
-    DAG(..., deadline=DeadlineAlert(
+    DAG(..., on_failure_callback=alert, on_success_callback=alert,
         # A run is queued at midnight; its marts are late if they are not there by 07:00.
-        DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
-        AsyncCallback(AppriseNotifier, kwargs={
-            "apprise_conn_id": "alerts", "title": "{{ dag_run.dag_id }} is late",
-            "body": "Its run {{ dag_run.dag_run_id }} is {{ dag_run.state }}.",
-            "notify_type": "warning"})))
+        deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
+                               AsyncCallback(deadline_passed)))
 
 Airflow's Apprise provider sends it to what the connection `alerts` names. Without that connection
 nothing is sent. The state of a run does not depend on its message. Airflow's dag-processor calls
-`alert` in a process that parses the DAG file: what it logs is in the dag-processor's log of that
-file.
+`alert` in a process that parses the DAG file, and its triggerer calls `deadline_passed`: what they
+log is in the dag-processor's log of that file, or in the log of the triggerer. Airflow 3.3 ends
+`airflow dags test` of a DAG with a deadline with an error after all its tasks, so no DAG here has
+one.
 """
 
+import asyncio
 import logging
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from airflow.sdk import Variable
@@ -88,14 +83,34 @@ def alert(context) -> None:
     if run:
         interval = run.data_interval_start, run.data_interval_end, run.run_after
         title = f"({_day(*interval, dag.timezone)}) {title}"
-    title = f"{dag.dag_id} {title}"
-    # The hook's own notify does not return whether the message was accepted.
-    if not services.notify("\n".join(lines), title=title, notify_type=kind):
-        log.error("Not sent, look at the connection %s: %s", CONN_ID, title)
-    elif reason != "success":
-        Variable.set(failed_run, run_id)
-    elif kind == "success":
-        Variable.delete(failed_run)
+    if _send(services, f"{dag.dag_id} {title}", lines, kind):
+        if reason != "success":
+            Variable.set(failed_run, run_id)
+        elif kind == "success":
+            Variable.delete(failed_run)
+
+
+async def deadline_passed(context: dict) -> None:
+    """Send a message that a run has not succeeded by its deadline: what a DeadlineAlert calls.
+
+    An AsyncCallback, because Airflow 3.3 gives no connection to a SyncCallback.
+    """
+    await asyncio.to_thread(_send_late, context)
+
+
+def _send_late(context: dict) -> None:
+    if (services := _services()) is None:
+        return
+    run, deadline = context["dag_run"], context["deadline"]["deadline_time"]
+    interval = run["data_interval_start"], run["data_interval_end"], run["run_after"]
+    day = _day(*(edge and datetime.fromisoformat(edge) for edge in interval), UTC)
+    by = f"{datetime.fromisoformat(str(deadline)):%Y-%m-%d %H:%M %Z}"
+    lines = [
+        f"Run {run['dag_run_id']}",
+        _url(run["dag_id"], run["dag_run_id"]),
+        f"\nIt has not succeeded by {by}: its state is {run['state']}.",
+    ]
+    _send(services, f"{run['dag_id']} ({day}) is late", lines, "warning")
 
 
 def _services():
@@ -113,6 +128,14 @@ def _services():
         log.error('Not sent: %s needs the extra {"config": {"path": "<an address>"}}', CONN_ID)
         return None
     return services
+
+
+def _send(services, title: str, lines: list[str], kind: str) -> bool:
+    # The hook's own notify does not return whether the message was accepted.
+    sent = bool(services.notify("\n".join(lines), title=title, notify_type=kind))
+    if not sent:
+        log.error("Not sent, look at the connection %s: %s", CONN_ID, title)
+    return sent
 
 
 def _findings(dag, ti, url: str) -> Findings:

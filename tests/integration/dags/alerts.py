@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 
-from airflow.providers.apprise.notifications.apprise import AppriseNotifier
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, task
 
+from include.dbt_build.alerts import deadline_passed
 from include.defaults import DAG_DEFAULTS
 
 ARGS = {
@@ -14,21 +14,11 @@ ARGS = {
     "start_date": datetime(2026, 1, 1),
 }
 
-# As in the docstring of include/dbt_build/alerts.py.
-LATE = {
-    "apprise_conn_id": "alerts",
-    "title": "{{ dag_run.dag_id }} is late",
-    "body": "Its run {{ dag_run.dag_run_id }} is {{ dag_run.state }}.",
-    "notify_type": "warning",
-}
-
 with DAG(
     "late",
     **ARGS,
     deadline=DeadlineAlert(
-        DeadlineReference.DAGRUN_QUEUED_AT,
-        timedelta(seconds=1),
-        AsyncCallback(AppriseNotifier, kwargs=LATE),
+        DeadlineReference.DAGRUN_QUEUED_AT, timedelta(seconds=1), AsyncCallback(deadline_passed)
     ),
 ):
 
