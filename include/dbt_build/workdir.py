@@ -204,7 +204,7 @@ def _install_packages(project: DbtProject) -> None:
     for name in (*PACKAGE_FILES, LOCK_FILE):
         (project.workdir / name).unlink(missing_ok=True)
     for name in _package_files(project):
-        named[name] = _with_absolute_paths(project, project.path / name)
+        named[name] = _with_found_packages(project, project.path / name)
         (project.workdir / name).write_text(named[name])
     packages = project.workdir / _packages_folder(project.path)
     installed = project.cache / "packages.json"
@@ -218,11 +218,12 @@ def _install_packages(project: DbtProject) -> None:
         installed.write_text(json.dumps(named))
 
 
-def _with_absolute_paths(project: DbtProject, file: Path) -> str:
-    """Return a file of packages in which local ones have absolute paths.
+def _with_found_packages(project: DbtProject, file: Path) -> str:
+    """Return a file of packages whose local ones are found from the working directory.
 
-    dbt resolves the local packages of a local package against the root project, so those get a
-    link where their relative path leads to from the working directory.
+    dbt resolves the local packages of a local package against the root project, so a relative path
+    gets a link where it leads to from the working directory. Where that is not possible, the path
+    becomes absolute.
     """
     text = file.read_text()
     known = yaml.safe_load(text) or {}
@@ -234,7 +235,8 @@ def _with_absolute_paths(project: DbtProject, file: Path) -> str:
                 f"{file} names the local package {package['local']}, but there is no folder "
                 f"{folder}: bring the package along, or correct the path."
             )
-        package["local"] = str(folder)
+        if not _link(project, str(package["local"]), folder):
+            package["local"] = str(folder)
         _link_packages_of(project, folder, seen=set())
     return yaml.safe_dump(known) if local else text
 
@@ -245,15 +247,21 @@ def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> No
         file = package / name
         known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
         for nested in known.get("packages") or []:
-            if not str(nested.get("local", "")).startswith("."):
-                continue
-            source = (project.path / nested["local"]).resolve()
-            link = Path(os.path.normpath(project.workdir / nested["local"]))
-            if link.is_relative_to(project.cache) and source.is_dir() and source not in seen:
-                if link.is_symlink() and link.resolve() != source:
-                    # An earlier parse found the project in another folder.
-                    link.unlink()
-                if not link.exists():
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(source)
+            path = str(nested.get("local", ""))
+            source = (project.path / path).resolve()
+            if source.is_dir() and source not in seen and _link(project, path, source):
                 _link_packages_of(project, source, seen)
+
+
+def _link(project: DbtProject, path: str, source: Path) -> bool:
+    """Let a relative path lead from the working directory to a folder; return whether it does."""
+    link = Path(os.path.normpath(project.workdir / path))
+    if not path.startswith(".") or not link.is_relative_to(project.cache):
+        return False
+    if link.is_symlink() and link.resolve() != source:
+        # An earlier parse found the project in another folder.
+        link.unlink()
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source)
+    return link.resolve() == source

@@ -218,7 +218,8 @@ def test_a_local_package_can_have_local_packages(second, tmp_path):
                 ),
             },
         )
-    write(second, {"packages.yml": "packages: [{local: ../packages/x}]"})
+    # The root project uses `y` too, which dbt must recognize as the same package.
+    write(second, {"packages.yml": "packages: [{local: ../packages/x}, {local: ../packages/y}]"})
     assert {f"model packed_{name}" for name in "xyz"} < names_with_task(render(second))
 
 
