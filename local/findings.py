@@ -265,11 +265,13 @@ def _build(
 
     with postgres.running(server):
         _create_tables(server, existing)
+        results = {}
         if findings.has_seeds_as_sources:
-            build("--select", "resource_type:seed")
+            results = build("--select", "resource_type:seed")
+            exclude += ["--exclude-resource-type", "seed"]
         # Not with --empty: it adds an alias to each ref(), where a model can have one of its own.
         # The sources are empty anyway.
-        results = build()
+        results |= build()
     unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():
         relation = MISSING_RELATION.search(result["message"] or "")
