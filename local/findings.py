@@ -269,8 +269,8 @@ def _build(
         if findings.has_seeds_as_sources:
             results = build("--select", "resource_type:seed")
             exclude += ["--exclude-resource-type", "seed"]
-        # Not with --empty: it adds an alias to each ref(), where a model can have one of its own.
-        # The sources are empty anyway.
+        # --empty would add an alias to each ref(), where a model can have one of its own.
+        # The sources are empty without it.
         results |= build()
     unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():

@@ -13,7 +13,7 @@ def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
     Raises:
         Failure: git failed. The message is git's own.
     """
-    # Without this setting, git writes names with other letters than ASCII in quotes.
+    # By default git writes names with other letters than ASCII in quotes.
     command = ["git", "-c", "core.quotePath=false", *map(str, words)]
     # A question for a password would be hidden by the line that shows the progress.
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}

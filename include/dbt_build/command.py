@@ -206,10 +206,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Return the environment in which --state names nodes, and --defer has its own state."""
         if self.selected_nodes is None:
             return env
-        given = [name for name in STATE_VARIABLES if {**os.environ, **env}.get(name)]
+        known = {**os.environ, **env}
+        given = [name for name in STATE_VARIABLES if known.get(name)]
         if given:
-            state = {**os.environ, **env}[given[0]]
-            env = {"DBT_DEFER_STATE": state, **env}
+            env = {"DBT_DEFER_STATE": known[given[0]], **env}
             # dbt prefers the deprecated one of these variables to --state.
             env |= dict.fromkeys(given, str(folder / STATE_FOLDER))
         return env

@@ -57,7 +57,7 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     for word in map(str, words):
         if word.startswith("-"):
             name, equals, value = word.partition("=")
-            # For `dbt ls` this option means models alone, for `dbt build` all nodes.
+            # `dbt ls` would list models only, while `dbt build` takes the option as --select.
             if name in ("-m", "--model", "--models"):
                 name = "--select"
             target = selecting if name in SELECTING_OPTIONS else others

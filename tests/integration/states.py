@@ -177,9 +177,9 @@ class States:
             self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}"
         )
         file = folder / f"task_id={task_id}" / f"attempt={attempt}.log"
-        said = []
+        events = []
         # A task that has only just started has none.
         for line in map(json.loads, file.read_text().splitlines() if file.exists() else []):
-            said.append(line["event"])
-            said += [error["exc_value"] for error in line.get("error_detail", [])]
-        return "\n".join(said)
+            events.append(line["event"])
+            events += [error["exc_value"] for error in line.get("error_detail", [])]
+        return "\n".join(events)

@@ -319,12 +319,17 @@ def test_a_task_marked_as_failed_while_dbt_works_stays_failed(states):
     assert states.not_successful() == {"dbt.e_run": "failed", **FAILED}
 
 
-@pytest.mark.slow
-def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
+def mark_a_run_as_failed(states) -> None:
+    """Start a run, and mark it as failed while dbt builds the model `g`."""
     states.broken("g", fails=False, seconds=30)
     states.trigger()
     states.wait_for_state("dbt.a.run", "success")
     states.api("PATCH", states.path, json={"state": "failed"})
+
+
+@pytest.mark.slow
+def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
+    mark_a_run_as_failed(states)
     wait_until(lambda: "dbt was interrupted" in states.log(BUILD))
     log = states.log(BUILD)
     assert "KeyboardInterrupt" not in log
@@ -334,10 +339,7 @@ def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_is_completed_by_a_clear_of_its_build_task(states):
-    states.broken("g", fails=False, seconds=30)
-    states.trigger()
-    states.wait_for_state("dbt.a.run", "success")
-    states.api("PATCH", states.path, json={"state": "failed"})
+    mark_a_run_as_failed(states)
     states.wait_for_state(BUILD, "failed")
     # Airflow skips what it stops. That must not count as built.
     wait_until(lambda: states.states()["dbt.g_run"] == "skipped")

@@ -165,7 +165,7 @@ def orders(warehouse, schema: str) -> list:
     return found.fetchall()
 
 
-def said(done: subprocess.CompletedProcess) -> dict[str, list[str]]:
+def rows_of(done: subprocess.CompletedProcess) -> dict[str, list[str]]:
     """Return the relations of each result in the table that is printed last."""
     found = defaultdict(list)
     for name, result in re.findall(r"^\| `([^.`]+\.[^`]+)` \| (\w[^|]*) \|$", done.stdout, re.M):
@@ -189,7 +189,7 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
 
     done = ci_dbt()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said(done) == {
+    assert rows_of(done) == {
         "built": ["ci_1_shop.stg_orders", "ci_1_shop_marts.ranked", "ci_1_shop_marts.totals"],
         "cloned from prod, then built incrementally": ["ci_1_shop_marts.orders"],
         "read from prod": ["shop.customers"],
@@ -228,7 +228,7 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     done = ci_dbt(state=f"file://{prod}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout
-    assert said(done) == {"deleted; prod has it until you drop it": ["shop.old"]}
+    assert rows_of(done) == {"deleted; prod has it until you drop it": ["shop.old"]}
     assert relations(warehouse, "^ci_") == {}
 
 
@@ -268,7 +268,7 @@ def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, bu
     write(branch, changes)
     done = ci_dbt()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said(done) == {"built": built, "read from prod": read}
+    assert rows_of(done) == {"built": built, "read from prod": read}
     assert sorted(relations(warehouse, "^ci_")) == built
     assert relations(warehouse, "^shop") == before
 
@@ -307,7 +307,7 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
         if lacks == "table":
             warehouse.execute("alter table shop_marts.not_yet rename to orders")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ci_1_shop_marts.orders" in said(done)["built"]
+    assert "ci_1_shop_marts.orders" in rows_of(done)["built"]
     assert orders(warehouse, "ci_1_shop_marts") == [(1, "ci"), (2, "ci"), (3, "ci")]
 
 
@@ -325,7 +325,7 @@ def test_a_changed_test_reads_the_table_of_prod_and_its_failure_fails_the_comman
     assert done.returncode == 1
     assert done.stderr == "error: dbt build failed: see above.\n"
     assert "Got 1 result, configured to fail if != 0" in done.stdout
-    assert said(done) == {"read from prod": ["shop_marts.totals"]}
+    assert rows_of(done) == {"read from prod": ["shop_marts.totals"]}
     assert relations(warehouse, "^ci_") == {}
     text = comment(postgres)
     assert re.search(r"^\| `accepted_values_totals_\S+` \| \*\*fail\*\* Got 1 result", text, re.M)

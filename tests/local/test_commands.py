@@ -175,8 +175,8 @@ def test_an_interrupted_start_ends_airflow_and_names_make_stop():
         while "Starting Airflow" not in (line := begun.stdout.readline()):
             assert line
         begun.send_signal(signal.SIGTERM)
-        said = begun.communicate(timeout=60)[1]
-        assert said == "Interrupted: `make stop` ends what still runs.\n"
+        printed = begun.communicate(timeout=60)[1]
+        assert printed == "Interrupted: `make stop` ends what still runs.\n"
         assert begun.returncode == 1
         assert running_in(home) != []
     finally:
@@ -229,7 +229,7 @@ def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, war
 
 def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
     own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port(), "TERM": "xterm"}
-    said = f"Starting Postgres on 127.0.0.1:{own['WAREHOUSE_PORT']}"
+    printed = f"Starting Postgres on 127.0.0.1:{own['WAREHOUSE_PORT']}"
     screen, terminal = pty.openpty()
     try:
         started = subprocess.Popen(
@@ -245,12 +245,12 @@ def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
             while read := os.read(screen, 1024):
                 shown += read
         assert started.wait() == 0
-        assert said.encode() in shown
+        assert printed.encode() in shown
         # A line that is erased and written anew.
         assert b"\x1b[2K" in shown
 
         assert local("stop", env=own).returncode == 0
-        assert local("warehouse", env=own).stdout.splitlines() == [said]
+        assert local("warehouse", env=own).stdout.splitlines() == [printed]
     finally:
         os.close(screen)
         local("stop", env=own)
