@@ -1,5 +1,8 @@
 """The two classes that replace those of Cosmos."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cosmos
@@ -27,8 +30,17 @@ class DbtDag(cosmos.DbtDag):
         **kwargs: Any,
     ):
         rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
-        super().__init__(*args, **rendering.cosmos_kwargs())
-        rendering.add_build(self, self.task_group)
+        with _garbage_collection_paused():
+            super().__init__(*args, **rendering.cosmos_kwargs())
+            rendering.add_build(self, self.task_group)
+
+    def __hash__(self) -> int:
+        """Return a hash of the DAG's ID: Airflow asks for it with each edge.
+
+        Airflow's own method reads the IDs of all tasks. With thousands of them that takes longer
+        than all other work of a parse.
+        """
+        return hash(self.dag_id)
 
 
 class DbtTaskGroup(cosmos.DbtTaskGroup):
@@ -49,5 +61,18 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
         **kwargs: Any,
     ):
         rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
-        super().__init__(group_id, *args, **rendering.cosmos_kwargs())
-        rendering.add_build(self.dag, self)
+        with _garbage_collection_paused():
+            super().__init__(group_id, *args, **rendering.cosmos_kwargs())
+            rendering.add_build(self.dag, self)
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause Python's garbage collection, which finds nothing while thousands of tasks are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
