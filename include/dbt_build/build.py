@@ -15,7 +15,7 @@ from include.dbt_build.operators import (
     is_first_try,
     stored_problems,
 )
-from include.dbt_build.protocol import BUILT_NODES, SELECTED_NODES
+from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES
 from include.dbt_build.reporting import ResultReporter, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
@@ -60,10 +60,8 @@ class DbtBuildOperator(DbtCommandOperator):
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
         built = self._built_nodes(ti, is_new=is_new)
-        if not is_first_try(ti, self):
-            # The asset events of a try that was killed are lost.
-            done = [task for task in all_tasks if states.get(task.task_id) == "success"]
-            self.built_by_earlier_tries = {node for task in done for node in task.nodes}
+        done = [task for task in all_tasks if states.get(task.task_id) == "success"]
+        self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
             built, "An earlier try of the build task built it: see the log of that try."
         )
@@ -153,6 +151,14 @@ class DbtBuildOperator(DbtCommandOperator):
             # A retry of this try must not find the nodes from before the clear.
             set_xcom(ti, self.group.teardown_id, BUILT_NODES, sorted(built))
         return built
+
+    def _built_by_earlier_tries(self, ti, done: list[DbtNodeOperator]) -> set[str]:
+        """Return the nodes of successful tasks whose asset events were lost with a failed try."""
+        nodes = {node for task in done for node in task.nodes}
+        if is_first_try(ti, self):
+            set_xcom(ti, self.group.teardown_id, DONE_BEFORE, sorted(nodes))
+            return set()
+        return nodes - {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE) or ())}
 
     def _nodes_with_task(self) -> set[str]:
         tasks = (self.dag.get_task(task_id) for task_id in self.group.node_task_ids)

@@ -61,7 +61,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.selecting_options = [*selecting_options]
         self.has_run_options, self.run_options = has_run_options, RunOptions()
         self.results = BuildResults()
-        # Nodes that earlier tries of the task built and Airflow shows, by unique ID.
+        # Nodes whose asset events were lost with an earlier try of the task, by unique ID.
         self.built_by_earlier_tries: set[str] = set()
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]

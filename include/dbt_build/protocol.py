@@ -19,6 +19,9 @@ SELECTED_NODES = "dbt_selected_nodes"
 # XCom of the teardown: the unique IDs of the nodes that dbt built and whose tasks are not
 # successful yet.
 BUILT_NODES = "dbt_built_nodes"
+# XCom of the teardown: the unique IDs of the nodes whose tasks were successful when the build task
+# began, or began again after a clear. Their asset events are older.
+DONE_BEFORE = "dbt_done_before"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
 

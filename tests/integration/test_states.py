@@ -1,5 +1,6 @@
 """The states of runs and tasks: what `dbt build` reports is what Airflow shows."""
 
+from collections import Counter
 from datetime import date
 
 import psutil
@@ -394,6 +395,26 @@ def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
     assert states.tasks()[BUILD]["try_number"] == 2
     assert states.built() == dict.fromkeys(MODELS, 1)
     assert "tasks are pending" in states.log(BUILD, 2)
+
+
+@pytest.mark.slow
+def test_each_build_of_a_model_has_one_asset_event_although_the_build_is_killed(states):
+    def events() -> Counter:
+        found = states.api.all("/assets/events", "asset_events", source_run_id=states.run_id)
+        return Counter(event["uri"].rpartition("/")[2] for event in found)
+
+    states.run()
+    first = events()
+    assert first.keys() >= MODELS
+    assert {*first.values()} == {1}
+    states.broken("g", fails=False, seconds=10)
+    states.clear("dbt.c.run", "dbt.g_run")
+    wait_until(lambda: states.states()["dbt.c.run"] == "success")
+    psutil.Process(states.tasks()[BUILD]["pid"]).kill()
+    assert states.end() == "success"
+    built = states.built()
+    assert built["c"] == built["g"] == 1
+    assert events() - first == built
 
 
 @pytest.mark.slow
