@@ -23,18 +23,20 @@ from include.dbt_build.project import DbtProject
 from include.dbt_build.selection import SELECTING_OPTIONS, Selection, split_options
 
 OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
-# Arguments of an operator that the classes set themselves, or that one build cannot honour.
+ONE_COMMAND = "one dbt command runs for all nodes"
+# Arguments of an operator that the classes set themselves, or that one build cannot honour, each
+# with the reason.
 REFUSED_OPERATOR_ARGS = {
-    **dict.fromkeys(("select", "exclude", "selector", "models"), "RenderConfig has them"),
-    **dict.fromkeys(("profile_config", "project_dir", "manifest_filepath"), "it is set already"),
-    **dict.fromkeys(("task_id", "dag", "task_group"), "it is set already"),
-    "emit_datasets": "RenderConfig has it",
-    "partial_parse": "ProjectConfig has it",
-    **dict.fromkeys(("dbt_executable_path", "invocation_mode"), "ExecutionConfig has it"),
+    **dict.fromkeys(("select", "exclude", "selector", "models"), "set it in RenderConfig"),
+    **dict.fromkeys(("profile_config", "project_dir", "manifest_filepath"), "the class sets it"),
+    **dict.fromkeys(("task_id", "dag", "task_group"), "the class sets it"),
+    "emit_datasets": "set it in RenderConfig",
+    "partial_parse": "set it in ProjectConfig",
+    **dict.fromkeys(("dbt_executable_path", "invocation_mode"), "set it in ExecutionConfig"),
     **dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process"),
-    **dict.fromkeys(("cache_dir", "extra_context", "skip_exit_code"), "dbt runs once for all"),
-    **dict.fromkeys(("db_name", "schema", "conn_id"), "the profile has it"),
-    **dict.fromkeys(("should_store_compiled_sql", "should_upload_compiled_sql"), "dbt runs once"),
+    **dict.fromkeys(("cache_dir", "extra_context", "skip_exit_code"), ONE_COMMAND),
+    **dict.fromkeys(("db_name", "schema", "conn_id"), "set it in the profile"),
+    **dict.fromkeys(("should_store_compiled_sql", "should_upload_compiled_sql"), ONE_COMMAND),
     **dict.fromkeys(
         ("depends_on_past", "wait_for_downstream", "ignore_first_depends_on_past", "trigger_rule"),
         "dbt decides when a node is built",
@@ -42,8 +44,8 @@ REFUSED_OPERATOR_ARGS = {
 }
 # Arguments of RenderConfig that can only have their default.
 REFUSED_RENDER_ARGS = {
-    # One dbt selects the nodes and builds them, so the value of ExecutionConfig is accepted too.
-    **dict.fromkeys(("invocation_mode", "dbt_executable_path"), "ExecutionConfig has it"),
+    # The dbt that builds the nodes also selects them, so the value of ExecutionConfig is accepted.
+    **dict.fromkeys(("invocation_mode", "dbt_executable_path"), "set it in ExecutionConfig"),
     "source_rendering_behavior": "source_freshness=True renders checks of sources",
     "seed_rendering_behavior": "dbt decides which nodes are built",
     **dict.fromkeys(
@@ -222,13 +224,12 @@ def check_node(unique_id: str, meta: dict) -> dict:
         UnsupportedArgumentError: one of them is not an argument of every operator.
     """
     for name in meta.keys() - {"operator_kwargs"}:
-        raise UnsupportedArgumentError(f"meta.cosmos.{name} of {unique_id}", "dbt runs once")
+        raise UnsupportedArgumentError(f"meta.cosmos.{name} of {unique_id}", ONE_COMMAND)
     given = meta.get("operator_kwargs") or {}
     for name in given:
         if name not in OPERATOR_ARGS or name in REFUSED_OPERATOR_ARGS:
             raise UnsupportedArgumentError(
-                f"meta.cosmos.operator_kwargs.{name} of {unique_id}",
-                "dbt runs once, with one command for all nodes",
+                f"meta.cosmos.operator_kwargs.{name} of {unique_id}", ONE_COMMAND
             )
     return given
 
@@ -280,7 +281,9 @@ def _check_operator_args(given: dict) -> None:
         if name in REFUSED_OPERATOR_ARGS:
             raise UnsupportedArgumentError(f"operator_args[{name!r}]", REFUSED_OPERATOR_ARGS[name])
         if name not in known:
-            raise UnsupportedArgumentError(f"operator_args[{name!r}]", "`dbt build` has no such")
+            raise UnsupportedArgumentError(
+                f"operator_args[{name!r}]", "`dbt build` has no such argument"
+            )
     if isinstance(given.get("install_deps"), str):
         raise UnsupportedArgumentError(
             "operator_args['install_deps'] with a template",
@@ -294,17 +297,17 @@ def _check_operator_args(given: dict) -> None:
         for word in words:
             if str(word).partition("=")[0] in REFUSED_OPTIONS:
                 raise UnsupportedArgumentError(
-                    f"operator_args[{name!r}] with {word}", "another argument of Cosmos has it"
+                    f"operator_args[{name!r}] with {word}", "an argument of Cosmos sets this option"
                 )
     if "--defer" in others and "--defer-state" not in [w.partition("=")[0] for w in others]:
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with --defer and without --defer-state",
-            "--state names the nodes of a retry",
+            "in a retry, --state names the nodes",
         )
     for word in given.get("dbt_cmd_global_flags") or []:
         if str(word).partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
             raise UnsupportedArgumentError(
-                f"operator_args['dbt_cmd_global_flags'] with {word}", "dbt_cmd_flags has it"
+                f"operator_args['dbt_cmd_global_flags'] with {word}", "set it in dbt_cmd_flags"
             )
     if any("{{" in word for word in options):
         raise UnsupportedArgumentError(

@@ -103,7 +103,8 @@ class DbtNodeOperator(BaseOperator):
         if self.group.build_id:
             raise UnsupportedArgumentError(
                 f"A task upstream of {self.task_id}",
-                "one dbt builds all nodes: put it upstream of the group, and not in a with block",
+                "one `dbt build` builds all nodes: put the task upstream of the whole group, and "
+                "create it outside of the group's with block",
             )
 
     @property

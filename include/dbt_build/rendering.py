@@ -209,7 +209,9 @@ def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
     """Refuse what all tasks have, as by default_args, and what one build cannot have."""
     for task in tasks:
         if task.get_closest_mapped_task_group():
-            raise UnsupportedArgumentError("expand() of a task group", "one build has no index")
+            raise UnsupportedArgumentError(
+                "expand() of a task group", "one build cannot run for each mapped task group"
+            )
         for name in ("wait_for_downstream", "depends_on_past"):
             if getattr(task, name):
                 raise UnsupportedArgumentError(name, "dbt decides when a node is built")
