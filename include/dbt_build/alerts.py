@@ -5,12 +5,12 @@
         deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=7),
                                AsyncCallback(deadline_passed)))
 
-Airflow's Apprise provider sends it to what the connection `alerts` names. Without that connection
-nothing is sent. The state of a run does not depend on its message. Airflow's dag-processor calls
-`alert` in a process that parses the DAG file, and its triggerer calls `deadline_passed`: what they
-log is in the dag-processor's log of that file, or in the log of the triggerer. Airflow 3.3 ends
-`airflow dags test` of a DAG with a deadline with an error after all its tasks, so no DAG here has
-one.
+Airflow's Apprise provider sends it to the services of the connection `alerts`. Without that
+connection nothing is sent. The state of a run does not depend on its message.
+
+The dag-processor calls `alert` and logs its errors in the log of the DAG file. The triggerer calls
+`deadline_passed`. No DAG here has a deadline, because in Airflow 3.3 `airflow dags test` of such a
+DAG ends with an error after the last task.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from include.dbt_build.protocol import PROBLEMS, Problem
 from include.dbt_build.run_options import RunOptions
 
 CONN_ID = "alerts"
-# A database can name values of a row in its errors. They are left out unless this is set.
+# Errors of a database can contain values of a row. They are left out unless this is set.
 WITH_ROWS = bool(os.environ.get("ALERTS_WITH_ROWS"))
 # A message names this many failed nodes, each with this many characters of dbt's message.
 NAMED_NODES, MESSAGE_CHARACTERS = 10, 500
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Findings:
-    """What a message says of the nodes and tasks of a run."""
+    """The nodes and tasks of a run that a message names."""
 
     failed: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
@@ -56,15 +56,15 @@ def alert(context) -> None:
         return
     dag, run_id, reason = context["dag"], context["run_id"], context["reason"]
     url = _url(dag.dag_id, run_id)
-    # Both are missing if Airflow knows of no task that decided the state of the run.
+    # Airflow gives neither of them if no single task decided the state of the run.
     ti, run = context.get("ti"), context.get("dag_run")
     found = _findings(dag, ti, url) if ti else Findings()
     is_partial = bool(run) and RunOptions.of_run(run.conf or {}).is_partial
-    # The ID of the failed run since which no run has succeeded.
-    failed_run = f"alerts_failed_run_of_{dag.dag_id}"
+    # The Variable with the ID of the last failed run, until another run succeeds.
+    variable = f"alerts_failed_run_of_{dag.dag_id}"
     if reason != "success":
         title, kind = "failed", "failure"
-    elif not is_partial and (before := Variable.get(failed_run, default=None)):
+    elif not is_partial and (before := Variable.get(variable, default=None)):
         title, kind = f"succeeded again after {before}", "success"
     elif found.failed or found.warned:
         title, kind = "succeeded, with warnings", "warning"
@@ -79,15 +79,15 @@ def alert(context) -> None:
         if len(entries) > NAMED_NODES:
             lines.append(f"\n{word} too: {len(entries) - NAMED_NODES} more")
     if found.not_run:
-        lines.append(f"\n{found.not_run} tasks did not run because of that.")
+        lines.append(f"\n{found.not_run} tasks did not run, because tasks upstream failed.")
     if run:
         interval = run.data_interval_start, run.data_interval_end, run.run_after
         title = f"({_day(*interval, dag.timezone)}) {title}"
     if _send(services, f"{dag.dag_id} {title}", lines, kind):
         if reason != "success":
-            Variable.set(failed_run, run_id)
+            Variable.set(variable, run_id)
         elif kind == "success":
-            Variable.delete(failed_run)
+            Variable.delete(variable)
 
 
 async def deadline_passed(context: dict) -> None:
@@ -115,7 +115,7 @@ def _send_late(context: dict) -> None:
 
 def _services():
     """Return the services of the connection, or None if there is no connection."""
-    # Imported here, because every start of a task imports this file.
+    # Imported here, because each task imports this module when it starts.
     from airflow.providers.apprise.hooks.apprise import AppriseHook
     from apprise import Apprise
 
@@ -125,7 +125,10 @@ def _services():
     except AirflowNotFoundException:
         return None
     except (KeyError, TypeError, ValueError):
-        log.error('Not sent: %s needs the extra {"config": {"path": "<an address>"}}', CONN_ID)
+        log.error(
+            'No message is sent: the connection %s needs the extra {"config": {"path": "<URL>"}}',
+            CONN_ID,
+        )
         return None
     return services
 
@@ -134,12 +137,12 @@ def _send(services, title: str, lines: list[str], kind: str) -> bool:
     # The hook's own notify does not return whether the message was accepted.
     sent = bool(services.notify("\n".join(lines), title=title, notify_type=kind))
     if not sent:
-        log.error("Not sent, look at the connection %s: %s", CONN_ID, title)
+        log.error('The message "%s" was not sent: check the connection %s.', title, CONN_ID)
     return sent
 
 
 def _findings(dag, ti, url: str) -> Findings:
-    """Return the nodes that failed or warned, and the other tasks that failed, by their names."""
+    """Return the nodes that failed or warned, and the tasks that failed without such a node."""
     from include.dbt_build.build import DbtBuildOperator
     from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 
@@ -151,7 +154,7 @@ def _findings(dag, ti, url: str) -> Findings:
     problems = _problems(dag, ti, builds, task_of, states)
     owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
     found = Findings()
-    # The teardown fails because of the others.
+    # Failed tasks that no problem names. The teardown only repeats that node tasks failed.
     unnamed = {
         name
         for name, state in states.items()
@@ -192,8 +195,8 @@ def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[str, tuple]:
 
     for task in builds:
         read(task, ())
-    # Tasks that ran dbt since then: failed ones, and what is downstream of a problem. Each costs a
-    # request, so others are not asked, of which there can be thousands.
+    # Tasks that can have run dbt after the build task: failed tasks, and tasks downstream of a
+    # problem. The problems of each task cost a request, and a DAG can have thousands of tasks.
     ran = {name for name, state in states.items() if state == "failed"}
     for _, problem in [*problems.values()]:
         if problem["status"] != "warn" and (task := task_of.get(problem["node"])):
@@ -222,12 +225,12 @@ def _entry(kind, name, owner, link, message: str = "", failures: int | None = No
 
 
 def without_rows(message: str) -> str:
-    """Return a message of dbt without what a database says of the values in a row.
+    """Return a message of dbt without the values of rows that a database puts into its errors.
 
-    Postgres names them in lines that follow the first, as DETAIL, and at the end of the first, as
-    in `invalid input syntax for type integer: "..."`; other databases use single quotes.
+    Postgres puts them into lines after the first one, such as DETAIL, and at the end of the first
+    line, as in `invalid input syntax for type integer: "..."`. Other databases use single quotes.
     """
-    # The line of dbt, and the first one of the database.
+    # The first line is dbt's own, and the second one begins the message of the database.
     if found := re.search(r"(Database|Runtime) Error.*\n", message):
         first = message[found.end() :].partition("\n")[0]
         first = re.sub(r': ".*', ': "..."', first)

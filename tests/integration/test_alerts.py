@@ -248,10 +248,10 @@ def test_a_refused_message_is_logged_and_changes_no_state(api, states):
     ):
         states.broken("reads_nothing")
         assert states.run() == "failed"
-        wait_until(lambda: "Not sent" in callback_log().removeprefix(before), seconds=60)
+        wait_until(lambda: "was not sent" in callback_log().removeprefix(before), seconds=60)
     assert states.states()["dbt.reads_nothing_test"] == "failed"
     logged = callback_log().removeprefix(before)
-    assert "look at the connection alerts" in logged
+    assert "check the connection alerts" in logged
     assert RECEIVER_PASSWORD not in logged
     assert "Callback failed" not in logged
 
@@ -268,4 +268,4 @@ def test_without_the_connection_nothing_is_sent(states):
     logged = callback_log().removeprefix(before)
     assert "on_failure dag callback" in logged
     assert "Callback failed" not in logged
-    assert "Not sent" not in logged
+    assert "was not sent" not in logged
