@@ -72,7 +72,7 @@ add-project: $(VENV)/installed ## Teams with another dbt project; NAME=other FRO
 check-project: $(VENV)/installed ## Teams with a new dbt project: what it needs here; NAME=other
 	$(LOCAL) check-project --name "$(NAME)" $(if $(PARSE_ONLY),--parse-only)
 
-update: $(VENV)/installed ## Teams, after a release of the template: merge it; FROM=<its git address>
+update: $(VENV)/installed ## Teams, after a release of the template: merge it; FROM=<git URL>
 	$(LOCAL) update --source "$(FROM)"
 
 ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STATE=<prod's artifacts> PR=1 FULL_REFRESH=1

@@ -21,7 +21,7 @@ def update(settings: Settings, source: str) -> None:
     # local.toml is read before the merge, which can write marks of a conflict into it.
     left_out = settings.local_toml.get("left_out", [])
     if not source:
-        raise Failure("FROM= is missing: make update FROM=<the git address of the template>")
+        raise Failure("FROM= is missing: make update FROM=<git URL of the template>")
     git("fetch", "--quiet", source, "HEAD")
     before = git("rev-parse", "HEAD")
     merge = ["git", "merge", "--quiet", "--no-ff", "--no-commit", "FETCH_HEAD"]

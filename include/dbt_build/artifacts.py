@@ -32,7 +32,7 @@ def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
                 if (file := Path(project_dir, "target", name)).exists():
                     (folder / name).write_bytes(file.read_bytes())
     except Exception as error:
-        log.warning("dbt's artifacts could not be kept: %s", error)
+        log.warning("dbt's artifacts could not be copied to DBT_ARTIFACTS: %s", error)
 
 
 def finish(profile: ProfileConfig, ti, *, succeeded: bool) -> None:
@@ -46,7 +46,7 @@ def finish(profile: ProfileConfig, ti, *, succeeded: bool) -> None:
             for old in sorted((root / ti.dag_id).iterdir(), key=str)[:-KEPT_TRIES]:
                 old.rmdir(recursive=True)
     except Exception as error:
-        log.warning("dbt's artifacts could not be kept: %s", error)
+        log.warning("dbt's artifacts in DBT_ARTIFACTS could not be updated: %s", error)
 
 
 def _root(profile: ProfileConfig) -> ObjectStoragePath | None:

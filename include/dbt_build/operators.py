@@ -156,7 +156,9 @@ class DbtNodeOperator(BaseOperator):
         command.apply_run_options(context)
         selected = context["ti"].xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
         if selected is None and command.run_options.is_partial:
-            raise AirflowFailException("What the run selects is not stored: clear the build task.")
+            raise AirflowFailException(
+                "The build task has not stored which nodes the run selects: clear the build task."
+            )
         nodes = self.nodes_of(None if selected is None else {*selected})
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")

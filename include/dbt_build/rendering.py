@@ -157,7 +157,10 @@ class Rendering:
 
         tasks = {task.task_id: task for task in task_group.iter_tasks()}
         if not tasks:
-            raise ValueError(f"{dag.dag_id}: dbt selects no node of {self.project.path}.")
+            raise ValueError(
+                f"{dag.dag_id}: dbt selects no node of {self.project.path}. Check select, exclude "
+                "and selector of its RenderConfig."
+            )
         _refuse_rules(tasks.values())
         if self.run_options:
             self._add_run_options(dag, tasks)

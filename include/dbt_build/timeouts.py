@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 REASONS = {
-    signal.SIGALRM: "its execution_timeout has passed",
-    signal.SIGTERM: "Airflow ended it, because its run was ended or it was cleared",
+    signal.SIGALRM: "the execution_timeout of the task has passed",
+    signal.SIGTERM: "Airflow ended the task, because its run was ended or it was cleared",
     signal.SIGUSR1: "another build took the lock of the schema while the connection was lost",
 }
 

@@ -335,7 +335,7 @@ def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
     log = states.log(BUILD)
     assert "KeyboardInterrupt" not in log
     assert "Traceback" not in log
-    assert "Airflow ended it" in log
+    assert "Airflow ended the task" in log
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ def hanging(warehouse) -> int:
 @pytest.mark.parametrize(
     ("dag_id", "state", "reason"),
     [
-        ("task_hangs", "failed", "its execution_timeout has passed"),
-        ("run_hangs", "skipped", "Airflow ended it, because its run was ended or it was cleared"),
+        ("task_hangs", "failed", "the execution_timeout of the task has passed"),
+        ("run_hangs", "skipped", "Airflow ended the task, because its run was ended"),
     ],
 )
 def test_a_timeout_cancels_the_statement_that_hangs(api, warehouse, dag_id, state, reason):

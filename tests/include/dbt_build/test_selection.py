@@ -308,7 +308,7 @@ def test_a_selection_that_dbt_refuses_is_an_error_with_the_message_of_dbt(small)
 
 def test_a_selection_without_a_node_is_an_error(small):
     path = small({}, a="select 1 as id")
-    with pytest.raises(ValueError, match=r"^small: dbt selects no node of .*small\.$"):
+    with pytest.raises(ValueError, match=r"^small: dbt selects no node of .*small\. Check"):
         render(path, select=["tag:none"])
 
 
