@@ -1,10 +1,10 @@
-"""dbt's artifacts of each run, kept in a folder or in object storage that DBT_ARTIFACTS names.
+"""dbt's artifacts of each try, kept in a folder or in object storage that DBT_ARTIFACTS names.
 
 <DBT_ARTIFACTS>/<project>/<target>/<DAG>/<time>@<run ID>@<task ID>.<try>/  of each try
-<DBT_ARTIFACTS>/<project>/<target>/green/  of the newest `dbt build` without a failure
+<DBT_ARTIFACTS>/<project>/<target>/green/  of the newest build of a whole DAG without a failure
 
-dbt takes the folder `green` as `--state`. Without DBT_ARTIFACTS nothing is kept. An error is a
-warning in the task's log and fails nothing, because what dbt built is there.
+dbt takes the folder `green` as `--state`. Without DBT_ARTIFACTS nothing is kept. An error is logged
+as a warning and does not fail the task, because dbt has built the nodes.
 """
 
 import logging
@@ -35,11 +35,11 @@ def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
         log.warning("dbt's artifacts could not be copied to DBT_ARTIFACTS: %s", error)
 
 
-def finish(profile: ProfileConfig, ti, *, succeeded: bool) -> None:
-    """Copy the artifacts of a successful `dbt build` to `green`, and remove the oldest ones."""
+def finish(profile: ProfileConfig, ti, *, is_green: bool) -> None:
+    """Copy the artifacts of a green build to `green`, and remove the oldest ones of the DAG."""
     try:
         if root := _root(profile):
-            if succeeded:
+            if is_green:
                 (root / GREEN).mkdir(parents=True, exist_ok=True)
                 for file in _folder(root, ti).iterdir():
                     (root / GREEN / file.name).write_bytes(file.read_bytes())

@@ -19,7 +19,7 @@ from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES
 from include.dbt_build.reporting import ResultReporter, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
-# How long the build task waits for node tasks that are ending.
+# How long the build task waits for the final states of node tasks.
 ENDING_SECONDS = 5
 
 
@@ -55,7 +55,7 @@ class DbtBuildOperator(DbtCommandOperator):
         if (selected := self._selection_of_run(context)) is not None:
             ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
-        states = self._states_of_ended_tasks(ti)
+        states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
@@ -85,20 +85,20 @@ class DbtBuildOperator(DbtCommandOperator):
             reporter.has_ended_well = not failed
         is_whole = nodes is None and not self.run_options.vars
         is_green = is_whole and not self.results.failed()
-        artifacts.finish(self.profile_config, ti, succeeded=is_green)
+        artifacts.finish(self.profile_config, ti, is_green=is_green)
         if failed:
             self._fail(failed, built)
 
-    def _states_of_ended_tasks(self, ti) -> dict[str, str | None]:
-        """Return the states of the run's tasks, by task ID.
+    def _settled_states(self, ti) -> dict[str, str | None]:
+        """Return the states of the run's tasks, by task ID, when no node task is running.
 
         A node task that has run dbt releases the lock shortly before Airflow knows its state.
         """
         deadline = monotonic() + ENDING_SECONDS
         while True:
             states = task_states(ti)
-            is_ending = "running" in [states.get(name) for name in self.group.node_task_ids]
-            if not is_ending or monotonic() > deadline:
+            is_running = "running" in [states.get(name) for name in self.group.node_task_ids]
+            if not is_running or monotonic() > deadline:
                 return states
             sleep(1)
 

@@ -94,7 +94,7 @@ class _Lock:
         """Wait for the lock, and log who holds it."""
         logged = None
         while not self.take():
-            holders = self.others()
+            holders = self.holders()
             if holders and holders != logged:
                 log.info("Waiting for %s, which builds in %s", holders, self.schema)
                 logged = holders
@@ -111,7 +111,7 @@ class _Lock:
             self.pid = pid
         return self.is_held
 
-    def others(self) -> str | None:
+    def holders(self) -> str | None:
         """Return who holds the lock, besides the last connection that had it."""
         return self._row(HOLDERS, self.schema, self.pid)[0]
 
@@ -128,7 +128,7 @@ class _Lock:
                 elif self.take():
                     log.info("The lock of the schema is held again.")
                 else:
-                    if self.others() is not None and not stop.is_set():
+                    if self.holders() is not None and not stop.is_set():
                         interrupt_dbt()
                     self.release()
             except Exception as error:

@@ -123,8 +123,8 @@ def slim_manifest(
             used.sort(key=lambda k: (depth[k], k))
             run[unique_id] = [*used, *run[unique_id], unique_id]
 
-    def others(unique_id: str) -> set[str]:
-        """Return the nodes beside this one that its tests read."""
+    def read_by_tests(unique_id: str) -> set[str]:
+        """Return the other nodes with a task that the tests of a node read."""
         read = {k for name in test.get(unique_id, ()) for k in reads[name]}
         return (read & rendered.keys()) - {unique_id}
 
@@ -134,7 +134,7 @@ def slim_manifest(
         upstream = reads[unique_id] & rendered.keys()
         if is_build:
             run[unique_id] += test.get(unique_id, ())
-            upstream |= others(unique_id)
+            upstream |= read_by_tests(unique_id)
         slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))
     attached_to = {name: unique_id for unique_id, tests in test.items() for name in tests}
     is_after_each = test_behavior == TestBehavior.AFTER_EACH
@@ -147,7 +147,9 @@ def slim_manifest(
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()}
         | {_test_key(nodes[name], root): [name] for name in detached},
-        "test_upstream": {key[k]: sorted(key[n] for n in others(k)) for k in test if is_after_each},
+        "test_upstream": {
+            key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
+        },
         "other_tests": _other_tests(other, nodes, parents, reads, key),
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),

@@ -204,7 +204,7 @@ def _install_packages(project: DbtProject) -> None:
     for name in (*PACKAGE_FILES, LOCK_FILE):
         (project.workdir / name).unlink(missing_ok=True)
     for name in _package_files(project):
-        named[name] = _with_found_packages(project, project.path / name)
+        named[name] = _packages_for_workdir(project, project.path / name)
         (project.workdir / name).write_text(named[name])
     packages = project.workdir / _packages_folder(project.path)
     installed = project.cache / "packages.json"
@@ -218,12 +218,12 @@ def _install_packages(project: DbtProject) -> None:
         installed.write_text(json.dumps(named))
 
 
-def _with_found_packages(project: DbtProject, file: Path) -> str:
-    """Return a file of packages whose local ones are found from the working directory.
+def _packages_for_workdir(project: DbtProject, file: Path) -> str:
+    """Return the text of a packages.yml whose local paths are valid in the working directory.
 
-    dbt resolves the local packages of a local package against the root project, so a relative path
-    gets a link where it leads to from the working directory. Where that is not possible, the path
-    becomes absolute.
+    dbt resolves the local packages of a local package against the root project. So a link is made
+    to which the relative path leads from the working directory. If that is not possible, the path
+    is made absolute.
     """
     text = file.read_text()
     known = yaml.safe_load(text) or {}
