@@ -2,12 +2,13 @@
 
     from include.dbt_build import DbtDag, DbtTaskGroup
 
-The arguments are those of Cosmos, and source_freshness. Each node of dbt is a task. One setup task
-runs `dbt build` and reports the result of each node to Airflow while dbt works:
+The arguments are those of Cosmos, source_freshness and run_options. Each dbt node has a task. One
+setup task runs `dbt build` and reports the result of each node to Airflow while dbt works:
 
     dbt_build -> stg_a.run -> stg_a.test -> mart.run -> mart.test -> dbt_build_done
 
-docs/how-it-works.md explains it. The modules, in the order of a DAG file's parse and of a run:
+docs/how-it-works.md explains it. The modules, in the order in which a DAG file is parsed and a run
+works:
 
 drop_in     the two classes
 arguments   Cosmos's arguments, honoured or refused
@@ -16,7 +17,7 @@ workdir     the working directory: linked files, packages, dbt's parse
 parsing     how dbt parses without a connection, and how a run uses the parse
 selection   which nodes dbt selects
 manifest    the slim manifest that Cosmos renders
-rendering   the tasks and their edges
+rendering   the tasks and their edges, made by Cosmos and completed here
 run_options the fields of the trigger form
 operators   the build task, the node tasks and the teardown
 command     one dbt command of a task

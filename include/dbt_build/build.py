@@ -26,9 +26,9 @@ ENDING_SECONDS = 5
 class DbtBuildOperator(DbtCommandOperator):
     """Runs one `dbt build` and reports the result of each node to Airflow while dbt works.
 
-    It is the setup task of the node tasks. It succeeds although nodes failed, if each of them has
-    a task, which then fails. When tasks of the run are successful already, as in a retry or after
-    a clear, it builds the nodes of the others only.
+    It is the setup task of the node tasks. A failed node fails its own task and not the build task,
+    unless it has no task. If some node tasks are already successful, as in a retry or after a
+    clear, the build task builds only the nodes of all other tasks.
     """
 
     def __init__(self, *, group: BuildGroup, **kwargs):
@@ -36,7 +36,7 @@ class DbtBuildOperator(DbtCommandOperator):
         super().__init__(**group.command_args, **kwargs)
 
     def execute(self, context, **_) -> None:
-        # This is a copy of the operator, which shares its attributes with other runs.
+        # Airflow executes a shallow copy of the operator, which would share this object.
         self.results = BuildResults()
         self.apply_run_options(context)
         with (
@@ -111,15 +111,15 @@ class DbtBuildOperator(DbtCommandOperator):
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
         ti, known = context["ti"], {*self.group.slim["nodes_to_run"]}
-        # A retry keeps the selection of the first try, because `state:` may mean others by then.
+        # A retry keeps the selection of the first try, because by then `state:` may select others.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
         if stored is not None:
             return {*stored}
         try:
-            # Another command of this operator, whose templates are rendered.
+            # A command changes the attributes of its operator, so it gets a copy.
             listed = copy(self).list_nodes(context, select, exclude)
         except AirflowException as error:
-            # A retry would get the same answer.
+            # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
         selected = listed & known
         self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
@@ -169,7 +169,7 @@ class DbtBuildOperator(DbtCommandOperator):
         checks = [task for task in pending if task.checks_freshness]
         if checks:
             sources = [source for task in checks for source in task.nodes]
-            # Another command of this operator, whose templates are rendered.
+            # A command changes the attributes of its operator, so it gets a copy.
             copy(self).check_freshness(context, sources)
         stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
         return nodes_downstream_of(self.group.slim, {n for task in stale for n in task.nodes})
@@ -225,6 +225,6 @@ class DbtBuildOperator(DbtCommandOperator):
         message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
         self.log.error("%s\n%s", message, self.results.message(failed))
         if self.results.succeeded() - built_before:
-            # A retry would build again what was built, and add rows to a model without a key.
+            # A retry would build these nodes again, and add rows to a model without a unique_key.
             raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
         raise AirflowException(message)

@@ -35,7 +35,7 @@ class PluginClient:
         """Send a report and return the answer of the plugin.
 
         Raises:
-            ReportError: the answer is not one of the plugin, whatever its status says.
+            ReportError: no URL gave an answer of the plugin, whatever the status was.
         """
         if self.key is None:
             raise ReportError("set [dbt_build] signing_key or [core] fernet_key")

@@ -32,8 +32,9 @@ from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
-# The folder of a run whose artifacts name single nodes, and dbt's own variables for --state.
+# The folder, within that of a dbt command, with the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
+# dbt's own variables for --state.
 STATE_VARIABLES = ("DBT_ARTIFACT_STATE_PATH", "DBT_ENGINE_STATE", "DBT_STATE")
 
 
@@ -107,7 +108,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self._call_on_warning(context)
 
     def apply_run_options(self, context) -> None:
-        """Take over what the trigger form of the run says. Templates are rendered already."""
+        """Apply the options of the run's trigger form, after the templates were rendered."""
         if self.has_run_options:
             self.run_options = RunOptions.of_run(context["params"])
             self.full_refresh = self.run_options.full_refresh or self.full_refresh
@@ -132,15 +133,15 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def check_freshness(self, context, sources: list[str]) -> None:
         """Run `dbt source freshness` for some sources.
 
-        A run for days that are past, as one of a backfill, does not check: how old the rows are
-        now says nothing about it.
+        A run for a past interval, such as one of a backfill, checks nothing, because the present
+        age of a source does not matter to it.
         """
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
         if end and end > start and datetime.now(UTC) - end > end - start:
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
-        # Options of `dbt build`, such as an event time range, are none of this command.
+        # This command does not have the options of `dbt build`, such as an event time range.
         self.base_cmd, self.dbt_cmd_flags = ["source", "freshness"], []
         self._select_nodes(sources)
         self.build_and_run_cmd(context)
@@ -159,7 +160,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             return super().build_and_run_cmd(context, cmd_flags, **kwargs)
 
     def _load_manifest(self, environment) -> None:
-        """Load the parsed manifest, if dbt would come to the same one in this run."""
+        """Load the parsed manifest, unless a parse in this run could have another result."""
         self.manifest = None
         if (
             self.may_use_parse
@@ -251,10 +252,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             )
 
     def calculate_openlineage_events_completes(self, *args, **kwargs) -> bool:
-        """Make OpenLineage's events only where they are emitted, because it takes seconds."""
+        """Make the OpenLineage events only if they are emitted, because this takes seconds."""
         if self.base_cmd != ["build"] or not is_lineage_active():
             return False
-        # It logs the whole node of each test that does not test a model, such as one of a snapshot.
+        # This logger prints the whole node of each test that tests no model, but a snapshot.
         logging.getLogger("openlineage.common.provider.dbt").setLevel(logging.ERROR)
         return super().calculate_openlineage_events_completes(*args, **kwargs)
 
@@ -264,7 +265,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             raise AirflowException(f"dbt failed: {result.exception}")
 
     def handle_exception_subprocess(self, result) -> None:
-        # dbt's exit codes: 1 if a node failed, 2 if dbt failed. Another code is one of a signal.
+        # dbt's exit codes: 1 if a node failed, 2 if dbt failed. Other codes come from a signal.
         if result.exit_code and (result.exit_code != 1 or not self.results.failed()):
             output = "\n".join(result.full_output[-20:])
             raise AirflowException(f"dbt ended with code {result.exit_code}: {output}")

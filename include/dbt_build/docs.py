@@ -9,7 +9,8 @@ from airflow.sdk.configuration import conf
 def docs_folder(project: str) -> dict | None:
     """Return where the docs of a project go, or None if the UI shows none.
 
-    [cosmos] dbt_docs_projects names a folder for each project, or for `dbt` if there is one only.
+    [cosmos] dbt_docs_projects names a folder for each project. The name of a single project can be
+    `dbt`.
     """
     folders = json.loads(conf.get("cosmos", "dbt_docs_projects", fallback="{}"))
     return folders.get(project) or folders.get("dbt")
@@ -18,7 +19,7 @@ def docs_folder(project: str) -> dict | None:
 def publish_docs(project_dir: str, folder: dict, **_) -> None:
     """Copy the docs of a run to the folder that the UI reads: a callback of Cosmos's operators.
 
-    The operator needs `dbt_cmd_flags=["--static"]`: then all is in one file.
+    The operator needs `dbt_cmd_flags=["--static"]`, which writes the docs into one file.
     """
     target = ObjectStoragePath(folder["dir"], conn_id=folder.get("conn_id"))
     target.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,10 @@ class DbtDag(cosmos.DbtDag):
 
     Args:
         source_freshness: whether each source with thresholds for its age gets a task. A source
-            older than error_after fails, and dbt does not build what reads it.
+            older than error_after fails, and dbt does not build the nodes that depend on it.
         run_options: whether the trigger form gets fields to build a part of the nodes, with a full
-            refresh, an event time range or other variables: see run_options.PARAMS. Node tasks
-            then have the trigger rule none_failed, because nodes that are left out are skipped.
+            refresh, an event time range or other variables: see run_options.PARAMS. Node tasks then
+            have the trigger rule none_failed, because the tasks of all other nodes are skipped.
         args, kwargs: the arguments of cosmos.DbtDag.
     """
 

@@ -1,7 +1,8 @@
 """OpenLineage events of a `dbt build`: one for each node, with the tables it reads and writes.
 
-Airflow's OpenLineage provider emits events of tasks, so only of the build task, and only where it
-is installed and has a transport. Cosmos makes the events of the nodes from dbt's artifacts.
+Airflow's OpenLineage provider emits only events of tasks that have a process. Cosmos makes the
+events of nodes from dbt's artifacts, and the build task emits them, if the provider is installed
+and has a transport.
 """
 
 
@@ -14,7 +15,7 @@ def is_lineage_active() -> bool:
 
 
 def emit_lineage(ti, events: list) -> None:
-    """Emit the events of nodes as those of runs that belong to a task instance."""
+    """Emit the events of nodes, with a task instance as their parent run."""
     if not events or not is_lineage_active():
         return
     from airflow.providers.openlineage.api import emit

@@ -1,9 +1,9 @@
 """One `dbt build` at a time in the schema of a project, whoever starts it.
 
-Airflow alone cannot promise that: runs of a backfill do not count into `max_active_runs`, and two
-DAGs may build parts of one project. The build task holds an exclusive lock; node tasks that run
-dbt again share one, each for its own nodes. It is an advisory lock in the warehouse, which
-Postgres releases with the connection, also when the process that holds it is killed.
+Airflow alone cannot ensure that: runs of a backfill do not count into `max_active_runs`, and two
+DAGs may build parts of one project. The build task holds an exclusive lock. Node tasks that run dbt
+hold a shared lock, because each builds its own nodes. It is an advisory lock in the warehouse,
+which Postgres releases with the connection, also when the process that holds it is killed.
 
 The lock belongs to a transaction and not to a session, because behind PgBouncer in transaction mode
 a session is shared. The transaction writes nothing and reads nothing, so it does not hold back
@@ -29,8 +29,8 @@ PING_SECONDS = 10
 # network that loses all packets hangs for a quarter of an hour.
 LIBPQ = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 KEY = "hashtext('dbt'), hashtext(%s)"
-# Postgres ends the transaction when a machine is lost, and not before. Version 17 has the second
-# setting.
+# Postgres ends the transaction if no statement comes for five minutes, such as when the machine is
+# lost, and never because the transaction is long. The second setting exists since version 17.
 TIMEOUTS = """
     select set_config(name, value, true)
     from pg_settings
@@ -51,10 +51,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]:
-    """Hold the lock of the profile's schema for a task instance, and log for whom it waits.
+    """Hold the lock of the profile's schema for a task instance, and log which run it waits for.
 
-    There is a lock for a profile of Postgres that is made from an Airflow connection. For any
-    other profile, `max_active_runs=1` and a pool of one slot keep two builds apart.
+    There is a lock only for a profile of Postgres that is made from an Airflow connection.
     """
     mapping = profile.profile_mapping
     if mapping is None or mapping.dbt_profile_type != "postgres":
@@ -91,7 +90,7 @@ class _Lock:
         self.connection, self.is_held, self.pid = None, False, 0
 
     def wait(self) -> None:
-        """Wait for the lock, and log who holds it."""
+        """Wait for the lock, and log which run holds it."""
         logged = None
         while not self.take():
             holders = self.holders()
@@ -112,14 +111,14 @@ class _Lock:
         return self.is_held
 
     def holders(self) -> str | None:
-        """Return who holds the lock, besides the last connection that had it."""
+        """Return the runs that hold the lock, without the last connection of this task."""
         return self._row(HOLDERS, self.schema, self.pid)[0]
 
     def keep(self, stop: Event) -> None:
         """Keep the connection alive, and take the lock again if the connection is lost.
 
         If another build has taken it in the meantime, dbt is interrupted. Postgres can need minutes
-        to see that a connection is lost. Until then nobody else gets the lock.
+        to notice that a connection is lost. Until then no other build gets the lock.
         """
         while not stop.wait(PING_SECONDS):
             try:
