@@ -108,9 +108,9 @@ def slim_manifest(
         elif detach_tests and len(attached) > 1:
             detached[unique_id] = sorted(read)
         elif attached:
-            # A test that reads several nodes is shown at the one furthest downstream, which can be
-            # read over a node without a task. The name decides between equal ones, so that every
-            # parse gives the same DAG.
+            # A test that reads several nodes is attached to the one furthest downstream, which it
+            # may read through a node without a task. If two are equally far, the name decides, so
+            # that every parse gives the same DAG.
             test[max(read, key=lambda k: (depth[k], k))].append(unique_id)
         else:
             tested = min(parents[unique_id], default=unique_id)
@@ -162,7 +162,7 @@ def slim_manifest(
 
 
 def nodes_downstream_of(slim: SlimManifest, sources: Iterable[str]) -> set[str]:
-    """Return the nodes that depend on some sources, and the tests that read one of these."""
+    """Return the nodes that depend on some sources, and the tests that read one of these nodes."""
     checks = [check for check in slim["freshness"] if {*sources} & {*check["nodes"]}]
     found = {key for check in checks for key in check["downstream"]}
     reads = {key: {*node["depends_on"]["nodes"]} for key, node in slim["nodes"].items()}
@@ -222,7 +222,7 @@ def _node(node: dict, depends_on: list[str]) -> dict:
 
 
 def _parents(nodes: dict[str, dict]) -> dict[str, list[str]]:
-    """Return what each node depends on. In this dict each node comes after its parents."""
+    """Return the parents of each node. In this dict each node comes after its parents."""
     # A seed depends on nothing and has no list of nodes.
     found = {k: (node.get("depends_on") or {}).get("nodes") or [] for k, node in nodes.items()}
     return {k: found.get(k, []) for k in TopologicalSorter(found).static_order()}
@@ -274,7 +274,7 @@ def _other_tests(
                 name=name if names[name] == 1 else f"{name}_{_digest(attached, *read)}",
                 nodes=tests,
                 upstream=sorted(key[k] for k in read),
-                # The others wait for these.
+                # Nodes further downstream wait for these.
                 downstream=sorted(key[k] for k in after if not reads[k] & after),
             )
         )

@@ -1,4 +1,4 @@
-"""The tasks of a group that stand beside its build task: the node tasks, and the teardown."""
+"""The operators of a group beside its build task: of the node tasks, and of the teardown."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
@@ -29,7 +29,7 @@ from include.dbt_build.reporting import set_xcom, task_states
 
 @dataclass
 class BuildGroup:
-    """The tasks of one build: what its operators know of each other.
+    """What the operators of one build share.
 
     Args:
         slim_file: the slim manifest of the selection.
@@ -51,7 +51,7 @@ class BuildGroup:
 
 
 class DbtNodeOperator(BaseOperator):
-    """Stands for a dbt node with its unit tests, for the tests of a node, or for a source's age.
+    """Stands for a node with its unit tests, the tests of a node, or the freshness of a source.
 
     Usually it becomes successful without a process: the build task reports it to Airflow. It
     starts a process when a node failed, to fail with dbt's message, and when the result could not
@@ -68,11 +68,11 @@ class DbtNodeOperator(BaseOperator):
         self.nodes = tuple(nodes)
         # Whether no other node task of the group is downstream of it.
         self.is_leaf = True
-        # The nearest node tasks upstream, over tasks without a node.
+        # The nearest node tasks upstream, directly or through tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
     def nodes_of(self, selected: Set[str] | None) -> tuple[str, ...]:
-        """Return those of its nodes that a run selects: all if it selects no part of the DAG."""
+        """Return the nodes of this task that a run selects, or all if `selected` is None."""
         return tuple(node for node in self.nodes if selected is None or node in selected)
 
     def is_done(self, states: Mapping[str, str | None], selected: Set[str] | None) -> bool:
@@ -113,7 +113,7 @@ class DbtNodeOperator(BaseOperator):
 
     @property
     def needs_process(self) -> bool:
-        """Whether something has to run in a process of the task when its nodes succeeded."""
+        """Whether the task has callbacks or outlets, which need a process, when dbt succeeded."""
         return bool(self.has_on_success_callback or self.has_on_execute_callback or self.outlets)
 
     def execute(self, context) -> None:
@@ -135,7 +135,8 @@ class DbtNodeOperator(BaseOperator):
     def _stored_result(self, ti) -> StoredResult | None:
         """Return the result that the build task stored, unless an earlier try has read it.
 
-        A node that dbt has built is not built again if the process of that try was killed.
+        A retry reads the result of a successful node again, because the process of the earlier try
+        may have been killed.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:

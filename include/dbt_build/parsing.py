@@ -31,14 +31,14 @@ MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
 # An expression can contain dicts.
 JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-# What a project can know of its profile without the connection.
+# The fields of `target` whose values do not come from the connection.
 SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
 # Jinja that prints a value of the connection, and Jinja that uses one in any way.
 PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
 CONNECTION_USED = re.compile(
     rf"\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%"
 )
-# Whatever DBT_LOG_LEVEL or DBT_TARGET_PATH say: what a DAG file's parse prints is not read.
+# These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
 QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none")
 
 
@@ -99,8 +99,8 @@ def invoke_dbt(words: list[str], environment: Mapping[str, str], manifest=None, 
         with environ(environment):
             return dbtRunner(manifest, callbacks).invoke(words)
     finally:
-        # dbt keeps an adapter for each type, with the settings of the last project. Its semaphores
-        # are reported by Python if they are left at its end.
+        # dbt keeps an adapter for each type, with the settings of the last project. If adapters
+        # remain when the process ends, Python reports their semaphores as leaked.
         reset_adapters()
         gc.collect()
 
@@ -140,7 +140,7 @@ def connection_values(project: DbtProject) -> dict[str, str]:
 
 def environment_variables_of(project: DbtProject) -> set[str]:
     """Return the names of the environment variables that a project reads when dbt parses it."""
-    # dbt does not record those of its configuration files.
+    # dbt does not record the variables that its configuration files read.
     found = {
         name
         for file in project.path.glob("*.yml")
@@ -156,7 +156,7 @@ def environment_variables_of(project: DbtProject) -> set[str]:
 
 
 def uses_connection(project: DbtProject) -> bool:
-    """Return whether a parse can depend on the connection in another way than by its values."""
+    """Return whether the project does more with a value of the connection than print it."""
     return any(
         CONNECTION_USED.search(tag) and not PRINTED.fullmatch(tag)
         for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")

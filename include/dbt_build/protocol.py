@@ -13,8 +13,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
 # XCom of the build task and of the teardown: the unique IDs of the nodes and sources that the run
-# selects, if it selects a part of the DAG. A task that starts loses its own XComs: a retry of the
-# build task reads that of the teardown, a node task that of the build task.
+# selects, if it selects a part of the DAG. Airflow deletes the XComs of a task that starts, so a
+# retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
 SELECTED_NODES = "dbt_selected_nodes"
 # XCom of the teardown: the unique IDs of the nodes that dbt built and whose tasks are not
 # successful yet.
@@ -25,14 +25,15 @@ DONE_BEFORE = "dbt_done_before"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
 
-# What became of the nodes of a task:
+# The outcome of the nodes of a task:
 # success  dbt built all of them.
 # fail     a test failed. Another try would not change that.
 # error    a node failed in another way.
 # skipped  dbt skipped a node. If its task starts later, because the task that failed upstream has
 #          succeeded in a later try, or because it was cleared, it builds its nodes.
-# not_run  dbt did not run a node for another reason, as with fail_fast.
-# left_out dbt did not run a node although nothing failed, as one that the run does not select.
+# not_run  dbt did not run a node for another reason, such as fail_fast.
+# left_out dbt did not run a node although nothing failed, such as a node that the run does not
+#          select.
 Outcome = Literal["success", "fail", "error", "skipped", "not_run", "left_out"]
 
 

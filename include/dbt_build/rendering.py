@@ -1,4 +1,4 @@
-"""Renders a dbt project through Cosmos, and adds the tasks that are not a node of Cosmos."""
+"""Renders a dbt project through Cosmos, and adds the tasks that Cosmos does not make."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ class Rendering:
         """Return the arguments with which Cosmos's class renders the slim manifest."""
         arguments = self.arguments
 
-        # Cosmos copies its configs deeply, and with a bound method this object too.
+        # Cosmos makes deep copies of its configs, and of the object of a bound method.
         def convert(**kwargs) -> BaseOperator:
             return self._convert(**kwargs)
 
@@ -85,7 +85,7 @@ class Rendering:
     def _convert(self, *, node, task_id, task_group, dag, **options) -> BaseOperator:
         """Make the task of a node or of its tests: what RenderConfig.node_converters calls."""
         slim, given = self.group.slim, dict(self.arguments.task_args)
-        # Cosmos gives the task of each detached test the node that it rendered last.
+        # For the task of a detached test, Cosmos passes the node that it rendered last.
         detached = {
             calculate_detached_node_name(test): test
             for tests in options["detached_from_parent"].values()
@@ -94,7 +94,7 @@ class Rendering:
         node = detached.get(task_id, node)
         key, runs_tests = node.unique_id, task_id == "test" or task_id in detached
         if self.group.tests_last and task_id == f"{self.project_name}_test":
-            # The task of all tests, to which Cosmos gives that node too.
+            # For the task of all tests, Cosmos passes the node that it rendered last too.
             key, runs_tests = task_id, True
             nodes = [test for tests in slim["test"].values() for test in tests]
         else:
@@ -174,7 +174,7 @@ class Rendering:
         for name, param in PARAMS.items():
             dag.params.setdefault(name, param)
         for task in tasks.values():
-            # What a run leaves out is skipped, and the nodes downstream of it are built.
+            # A selected node can be downstream of a node whose task is skipped.
             if task.upstream_task_ids & tasks.keys():
                 task.trigger_rule = TriggerRule.NONE_FAILED
 
@@ -209,7 +209,7 @@ class Rendering:
 
 
 def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
-    """Refuse what all tasks have, as by default_args, and what one build cannot have."""
+    """Refuse arguments of default_args, and a mapped group, that one build cannot honour."""
     for task in tasks:
         if task.get_closest_mapped_task_group():
             raise UnsupportedArgumentError(
@@ -223,7 +223,7 @@ def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
 
 
 def _copy(config, **changes):
-    """Return a copy of one of Cosmos's configs, some of whose fields its constructor lacks."""
+    """Return a changed copy of a config of Cosmos, also with fields that its constructor lacks."""
     changed = copy(config)
     for name, value in changes.items():
         setattr(changed, name, value)

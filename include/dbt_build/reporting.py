@@ -39,11 +39,11 @@ class ResultReporter:
     """Reports results in a thread of its own until the block ends.
 
     A task whose nodes succeeded becomes successful at once. A leaf of the group waits for dbt's
-    end, because what follows the group must not start before dbt's hooks have ended well. A task
-    with a failed node is scheduled at once: it starts and fails with dbt's message.
+    end, because tasks downstream of the group must not start before dbt's hooks have succeeded. A
+    task with a failed node is scheduled at once: it starts and fails with dbt's message.
 
-    What Airflow does not show at the end, because the plugin could not be reached or because a task
-    has callbacks to run, is stored: such a task starts a process, reads its result and ends.
+    Results that Airflow does not show at the end, because the plugin could not be reached or the
+    task has callbacks, are stored: the task starts a process, reads its result and ends.
 
     Args:
         ti: the task instance of the build task.
@@ -68,7 +68,7 @@ class ResultReporter:
         # Tasks that have no outcome yet, and leaves, which wait for dbt's end.
         self.pending = dict(self.tasks)
         self.outcomes: dict[str, Outcome] = {}
-        # Tasks whose node dbt did not run because of a failure upstream, or that are between.
+        # Tasks downstream of a failed node, also tasks whose nodes the run does not select.
         self.blocked: set[str] = set()
         # Outcomes that the plugin has not confirmed.
         self.unsent: dict[str, Outcome] = {}
@@ -105,9 +105,9 @@ class ResultReporter:
         try:
             if not self._is_interrupted:
                 self._end()
-            # Airflow has ended the task, so it accepts no states from it.
+            # Airflow has ended the build task, so the plugin accepts no reports from it.
             elif self._is_cleared():
-                # Airflow does not count the next try as a first one. It has to build all nodes.
+                # The next try has to build all nodes, but Airflow does not count it as a first try.
                 set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
             else:
                 self._store_built()
@@ -115,7 +115,7 @@ class ResultReporter:
             self._error = error
 
     def _is_cleared(self) -> bool:
-        """Return whether the build task was cleared while dbt works."""
+        """Return whether the build task was cleared while dbt worked."""
         return task_states(self.ti).get(self.ti.task_id) == "restarting"
 
     def _collect(self) -> None:
@@ -149,7 +149,7 @@ class ResultReporter:
         self._send_unsent(has_ended=self.has_ended_well)
         self._store_built()
         if self.has_ended_well:
-            # Airflow shows these as upstream_failed. One that is cleared later runs dbt.
+            # Airflow shows these tasks as upstream_failed. If one is cleared later, it runs dbt.
             shown = self.outcomes.keys() - self.unsent.keys()
             not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
@@ -186,7 +186,7 @@ class ResultReporter:
                 report.others[task_id] = "due"
             elif outcome == "not_run":
                 report.others[task_id] = "upstream_failed"
-            # What is downstream of a failed task has to wait for that task's retry.
+            # A task downstream of a failed task has to wait for the retry of that task.
             elif outcome == "left_out" and task_id not in self.blocked:
                 report.others[task_id] = "skipped"
         if has_ended and {*self.outcomes.values()} <= {"success", "left_out"}:
@@ -258,5 +258,5 @@ def set_xcom(ti, task_id: str, key: str, value) -> None:
 
 
 def _utc(time: str) -> datetime:
-    """Return one of dbt's times, which are UTC with and without an offset."""
+    """Return a time of dbt as a datetime. It is UTC, whether or not it has an offset."""
     return datetime.fromisoformat(time).replace(tzinfo=UTC)

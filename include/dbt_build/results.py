@@ -45,7 +45,7 @@ class BuildResults:
 
     def __init__(self):
         self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
-        # An exception of this class, which must not become an error of the node that dbt builds.
+        # An exception of `receive`. Raised there, it would become an error of the node.
         self.error: Exception | None = None
         # The message of what stopped dbt outside of its nodes.
         self.dbt_error: str | None = None
@@ -87,7 +87,7 @@ class BuildResults:
         node.message, node.failures = clean_message(result.message), result.num_failures
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in SUCCEEDED | SKIPPED:
-            # The message begins the log, before the lines that dbt logged on its way to it.
+            # The message begins the log, before the lines that dbt logged earlier.
             node.lines.insert(0, node.message or result.status)
             # The rows of a failed test stay in the warehouse, because they can be personal data.
             if result.status == "fail" and (stored := info.node_relation.relation_name):
@@ -129,7 +129,7 @@ class BuildResults:
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
-        """Read sources.json, which `dbt source freshness` writes for the sources it could ask."""
+        """Read sources.json, which has the sources whose age `dbt source freshness` could read."""
         for result in _results(project_dir, "sources.json"):
             if result["unique_id"] in sources and "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)

@@ -45,14 +45,14 @@ PARAMS = {
         None,
         type=["null", "object"],
         title="dbt: vars",
-        description="Variables that replace those of the DAG. dbt then parses the project again.",
+        description="Variables that override those of the DAG. dbt then parses the project again.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run builds, and how, beside what its DAG says."""
+    """The options of a run, in addition to those of its DAG."""
 
     select: str | None = None
     exclude: str | None = None

@@ -81,7 +81,7 @@ def select(project: DbtProject, selection: Selection) -> Path:
 
 
 def _digest(project: DbtProject, selection: Selection) -> str:
-    """Return a hash of all that decides over a selection of a parsed project."""
+    """Return a hash of everything that decides which nodes are selected."""
     inputs = [
         asdict(selection),
         (project.manifest or project.target / "manifest.json").stat().st_mtime_ns,

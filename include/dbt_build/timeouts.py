@@ -1,9 +1,7 @@
-"""Airflow's timeout, its SIGTERM and a lost lock end dbt as Ctrl-C does.
+"""Ends dbt as Ctrl-C does, on Airflow's timeout, on its SIGTERM, and when the lock is lost.
 
-dbt then cancels its statements.
-
-Airflow's own exception would let dbt wait for its threads, and so for the statement that hangs.
-The statement of a process that is killed runs on in the database.
+dbt then cancels its statements. With Airflow's own exception dbt would wait for its threads, and so
+for a statement that hangs. If the process were killed, the database would continue the statement.
 """
 
 import os
@@ -29,15 +27,15 @@ def interrupt_dbt() -> None:
 
 
 class DbtInterruptedError(Exception):
-    """Airflow ended dbt."""
+    """A signal interrupted dbt."""
 
 
 @contextmanager
 def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
-    """Let these signals interrupt dbt until the block ends.
+    """Let the signals in REASONS interrupt dbt until the block ends.
 
     Raises:
-        DbtInterruptedError: one of the signals came.
+        DbtInterruptedError: one of the signals was received.
     """
     received = []
 

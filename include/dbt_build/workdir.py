@@ -84,7 +84,7 @@ def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[s
 
 
 def _times(project: DbtProject) -> Iterable[float]:
-    """Yield when the files and folders were changed that the working directory is made from."""
+    """Yield the modification times of everything that the working directory is made from."""
     yield from (file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
@@ -106,7 +106,7 @@ def _times(project: DbtProject) -> Iterable[float]:
 
 
 def _make(project: DbtProject) -> None:
-    # An edit while dbt parses has to count as newer.
+    # An edit that is made while dbt parses has to be newer than the working directory.
     started_at = time.time()
     _inputs_file(project).unlink(missing_ok=True)
     links = _links(project)
@@ -139,7 +139,7 @@ def _make(project: DbtProject) -> None:
 
 
 def _links(project: DbtProject) -> dict[str, str]:
-    """Return what is linked into the working directory: the project's files, by name."""
+    """Return the files and folders that are linked into the working directory, by name."""
     shipped = _packages_folder(project.path).parts[0]
     written = {"dbt_project.yml", *PACKAGE_FILES, LOCK_FILE, _target_folder(project.path)}
     names = {*os.listdir(project.path)} - GENERATED - written
