@@ -5,8 +5,8 @@ signature is checked before anything else happens. A report changes node tasks o
 task that sent it, and nothing else. Each change writes a row to Airflow's audit log.
 
 This file is the only one that uses what is not public in Airflow: the models of the task instances,
-of the DAG versions and of the audit log. tests/plugins/test_dbt_build_api.py names what an upgrade
-has changed.
+of the DAG versions and of the audit log. In the repository of the template,
+tests/plugins/test_dbt_build_api.py fails with the name of what an upgrade has changed.
 """
 
 import hmac
@@ -40,7 +40,7 @@ MAX_BYTES = 32 * 2**20
 SKEW = timedelta(minutes=5)
 
 log = logging.getLogger(__name__)
-# Its own pages would describe the endpoint to everybody.
+# FastAPI's own pages would describe the endpoint to everybody.
 app = FastAPI(title="dbt build", docs_url=None, redoc_url=None, openapi_url=None)
 key = signing_key(conf)
 if key is None:
@@ -53,14 +53,14 @@ if key is None:
 @app.post("/{build_id}")
 async def receive_report(build_id: UUID, request: Request) -> Answer:
     """Set the states of a report; return the try numbers of the tasks."""
-    # The signature is that of the bytes, so FastAPI must not parse them.
+    # The signature covers the bytes of the body, so FastAPI must not parse it.
     length = request.headers.get("content-length", "")
     if not (length.isdecimal() and 0 < int(length) <= MAX_BYTES):
         raise HTTPException(413, "the report has no length, or is too long")
     body = await request.body()
     signature = request.headers.get("x-dbt-build-signature", "")
     report = _verified(str(build_id), body, signature)
-    # The database driver blocks, so not in the event loop.
+    # The database driver would block the event loop.
     return await run_in_threadpool(_apply_report, build_id, report)
 
 
@@ -78,7 +78,7 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
 
 
 def _verified(build_id: str, body: bytes, signature: str) -> Report:
-    """Return a report, if its signature is right, it is new, and it is well formed."""
+    """Return the report, if its signature is right, its format is valid, and it is new."""
     if key is None:
         raise HTTPException(403, "the endpoint is off: no signing key is set")
     if not hmac.compare_digest(sign(key, build_id, body).encode(), signature.encode()):
@@ -94,13 +94,14 @@ def _verified(build_id: str, body: bytes, signature: str) -> Report:
 
 
 class BuildTasks:
-    """The tasks of one build, by the serialized DAG."""
+    """The task IDs of one build, from the serialized DAG."""
 
     def __init__(self, dag, build_id: str):
         build = dag.get_task(build_id)
         (teardown,) = (task for task in build.downstream_list if task.task_type == TEARDOWN)
         self.teardown = teardown.task_id
-        # What follows the group is downstream of the build task too, but not before its teardown.
+        # Tasks that follow the group are downstream of the build task too, but not upstream of its
+        # teardown.
         upstream = teardown.get_flat_relative_ids(upstream=True)
         self.nodes = {
             name
@@ -137,7 +138,7 @@ def _apply(
     answer = Answer(applied={})
     changes = dict.fromkeys(report.succeeded, State.SUCCESS)
     changes |= {k: None if v == "due" else State(v) for k, v in report.others.items()}
-    # The teardown last: it depends on the others.
+    # The teardown comes last, because it depends on the states of the node tasks.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
         ti, state = by_id.get(task_id), changes[task_id]
         if ti is None or ti.state == state or not _is_replaceable(ti, state, build):
@@ -166,10 +167,10 @@ def _apply(
 def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) -> bool:
     """Return whether a reported state replaces the one of a task instance.
 
-    A state that somebody sets while dbt works stays, as does a task that has begun. The scheduler
-    sets a task to upstream_failed before it knows that dbt builds its node, and skips the tasks of
-    a run that it stops. For a task that failed before this try of the build task, dbt has a newer
-    result.
+    It does not replace a state that somebody sets while dbt works, or that of a task that has
+    begun. It can replace upstream_failed, which the scheduler sets before it knows that dbt builds
+    the node, skipped, which it sets when a run is stopped, and a failure from before this try of
+    the build task, because dbt has a newer result.
     """
     if ti.state is None:
         return True
@@ -200,7 +201,7 @@ def _set_state(
 def next_try(ti: TaskInstance) -> int:
     """Return the number of a task instance's next try.
 
-    Airflow 3.3 counts a try when it schedules it, Airflow 3.4 already when the last one has ended.
+    Airflow 3.3 increases the number when it schedules a try, Airflow 3.4 when the last try ended.
     """
     if hasattr(TaskInstance, "working_set"):
         return max(1, ti.try_number)
