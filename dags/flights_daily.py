@@ -3,7 +3,8 @@
 
 1. `load_day` replaces the flights and the weather of the day in the schema `raw`.
 2. `dbt` builds and tests every model of `nyc_flights` except the reporting ones. It checks the age
-   of the sources first: a source that is too old fails, and dbt does not build what reads it.
+   of the sources first. The task of a source that is too old fails, and dbt does not build the
+   nodes that depend on it.
 3. `publish_figures` reads the figures of the day from `nyc_flights_marts.fct_flights` and updates
    the asset `nyc_flights`, which starts `flights_reporting`.
 
@@ -38,7 +39,7 @@ def days_to_build(ti, params) -> dict[str, str]:
     """Return the start and the end of the interval that dbt builds.
 
     It is the interval that load_day loaded, or with a full refresh all days in raw. These are read
-    from raw: when the dbt tasks of an old run are cleared, raw can hold more days than in that run.
+    from raw each time, because raw has more days when an old run is cleared than in its first try.
     """
     if not params.get("dbt_full_refresh"):
         return ti.xcom_pull(task_ids="load_day")

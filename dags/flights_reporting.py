@@ -4,9 +4,9 @@
 Builds and tests the models of `nyc_flights` with the tag `reporting`. The asset `nyc_flights`,
 which `flights_daily` updates, starts it.
 
-Where AIRFLOW__COSMOS__DBT_DOCS_PROJECTS names a folder or bucket for the docs of `nyc_flights`,
-`make_docs` puts them there, and Airflow shows them under Browse. If that fails, the run does not
-fail, and the previous docs stay.
+If AIRFLOW__COSMOS__DBT_DOCS_PROJECTS names a folder or bucket for the dbt docs of `nyc_flights`,
+`make_docs` writes them there, and Airflow shows them under Browse. If this task fails, the run does
+not fail, and the previous docs stay.
 
 **When it fails**, open the log of the failed task for dbt's message, fix the cause and clear the
 task with its downstream tasks. No other DAG depends on this one.
@@ -45,7 +45,7 @@ flights_reporting = DbtDag(
 )
 
 if folder := docs_folder("nyc_flights"):
-    reports = flights_reporting.leaves
+    last_tasks = flights_reporting.leaves
     make_docs = DbtDocsLocalOperator(
         task_id="make_docs",
         dag=flights_reporting,
@@ -58,4 +58,4 @@ if folder := docs_folder("nyc_flights"):
         queue=DBT_QUEUE,
     )
     # The failure of a teardown does not fail the run, unless on_failure_fail_dagrun is set.
-    reports >> make_docs.as_teardown()
+    last_tasks >> make_docs.as_teardown()

@@ -12,7 +12,7 @@ DAG_DEFAULTS = {
         # retried, because another try would find the same rows.
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
-        # A task that takes longer is ended, and its statement is cancelled. It is then retried.
+        # Airflow ends a task that takes longer, and dbt cancels its statements. Then it is retried.
         "execution_timeout": timedelta(hours=2),
     },
     # The time is counted from the start of the run, or from its last clear.

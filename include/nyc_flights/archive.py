@@ -4,8 +4,8 @@ Here it is the archive of New York's flights of 2013, replayed on today's calend
 14 March of any year returns the flights of 14 March 2013 with their dates moved to that year.
 29 February has none.
 
-What the rest needs from a source: for each table a tuple of column names, and a function that
-yields rows in that order. An interval is of whole days in New York, [start, end).
+Your own source needs, for each table, a tuple of column names and a function that yields rows in
+that order. An interval has whole days in New York, [start, end).
 """
 
 import csv
@@ -80,7 +80,7 @@ def weather(start: date, end: date) -> Iterator[Row]:
     """Hourly readings at the three airports in [start, end)."""
     for observed_on, row in _replay("weather", WEATHER, start, end):
         observed_at, time_hour, *readings = row
-        # Moved by as many days as the local date, it keeps the clock change of 2013.
+        # Moved by as many days as the local date, so that the clock change of 2013 is kept.
         moved = observed_on - date.fromisoformat(observed_at[:10])
         time_hour = datetime.fromisoformat(time_hour.replace("Z", "+00:00")) + moved
         yield (f"{observed_on}{observed_at[10:]}", time_hour.isoformat(), *readings)

@@ -2,7 +2,7 @@
 
 from airflow.sdk import Asset
 
-# Updated once a day's models and their tests have passed. Cosmos could emit an asset per model,
-# but as soon as that model is built, so before its tests, and under a name that holds the
-# warehouse's host and port.
+# It is updated when all models of a day are built and their tests have passed. An asset of Cosmos
+# is updated when its model is built, before its tests, and its name has the warehouse's host and
+# port.
 FLIGHTS_MARTS = Asset("nyc_flights")

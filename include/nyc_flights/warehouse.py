@@ -1,4 +1,4 @@
-"""What flights_daily does in the warehouse apart from dbt."""
+"""The statements that flights_daily runs in the warehouse without dbt."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from include.nyc_flights import archive as source
 from include.warehouse import target_schema
 
 if TYPE_CHECKING:
-    # What Airflow's PostgresHook connects with. Every DAG file imports this module, so it doesn't
-    # import the driver itself.
+    # The driver of Airflow's PostgresHook. It is not imported when a DAG file is parsed.
     from psycopg import Connection, Cursor
 
 
-# Each deployment loads, and builds, what is its own.
+# Each deployment loads into its own schema, and builds its own marts.
 RAW = target_schema("raw")
 MARTS = f"{target_schema('nyc_flights')}_marts"
 
-# The names and types of the source, unchanged: what they mean is the business of dbt's staging.
+# The names and types of the source, unchanged. The staging models of dbt interpret them.
 TABLES = """
 create table if not exists flights (
     flight_date date not null,
@@ -74,9 +73,9 @@ create table if not exists planes (
 
 
 def load(connection: Connection, start: date, end: date) -> dict[str, int]:
-    """Replace the days [start, end) in raw by what the source says now, in one transaction.
+    """Replace the days [start, end) in raw with the current rows of the source, in one transaction.
 
-    Returns the rows copied per table.
+    Returns the number of rows copied to each table.
     """
     interval = {"start": start, "end": end}
     with _in_schema(connection, RAW) as cursor:
@@ -106,7 +105,7 @@ def loaded_days(connection: Connection) -> dict[str, str]:
 
 
 def day_figures(connection: Connection, day: date) -> dict[str, str | int | float | None]:
-    """What the mart fct_flights says about a day. A day without flights has zeros and nulls."""
+    """Return the figures of a day from fct_flights: zeros and nulls for a day without flights."""
     with _in_schema(connection, MARTS) as cursor:
         cursor.execute(
             """
@@ -126,7 +125,7 @@ def day_figures(connection: Connection, day: date) -> dict[str, str | int | floa
 
 @contextmanager
 def _in_schema(connection: Connection, schema: str) -> Iterator[Cursor]:
-    """A transaction in which a table's name alone means the one in the schema."""
+    """Begin a transaction in which table names without a schema are those of this schema."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(f"set local search_path to {schema}")
         yield cursor
