@@ -1,5 +1,5 @@
 # Everything here runs without Docker; with Docker use `astro dev start`.
-# The comment of a target says who needs it and when. `make PORT=9000 start` takes another port.
+# The comment of a target names who needs it and when. `make PORT=9000 start` takes another port.
 export PORT WAREHOUSE_PORT WAREHOUSE_URL
 
 # `astro dev start --standalone` makes .venv for itself.
@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 LOCAL_FOLDER = $(or $(LOCAL_HOME),.local)
 LOCAL = @$(PYTHON) -m local
 HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
-# Two files at a time, because a test mostly waits. Each process has an Airflow of its own.
+# Two files of tests run at a time, because tests mostly wait. Each process has its own Airflow.
 PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
 BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
@@ -81,8 +81,8 @@ ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STAT
 ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what ci-dbt built; PR=1
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
-# Python's own venv first, so that a machine needs git, make and Python only. A new lock only changes
-# the packages that differ.
+# Python's own venv installs uv, so that a machine needs git, make and Python only. After a change of
+# the lock, uv replaces only the packages that differ.
 $(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
 	@if ! { [ -x $(VENV)/bin/uv ] && $(PYTHON) -c '' 2>/dev/null; }; then \
 		python=; for candidate in python3 python3.13 python3.12 python3.11; do \

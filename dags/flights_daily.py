@@ -39,7 +39,7 @@ def days_to_build(ti, params) -> dict[str, str]:
     """Return the start and the end of the interval that dbt builds.
 
     It is the interval that load_day loaded, or with a full refresh all days in raw. These are read
-    from raw each time, because raw has more days when an old run is cleared than in its first try.
+    from raw each time, because raw can have more days when an old run is cleared than before.
     """
     if not params.get("dbt_full_refresh"):
         return ti.xcom_pull(task_ids="load_day")

@@ -158,7 +158,7 @@ def _state(settings: Settings) -> dict:
 
 
 def _processes(state: dict) -> dict[str, psutil.Process]:
-    """Return the components that still run, without a process that only got the ID of one."""
+    """Return the components that still run, without other processes that got their IDs."""
     found = {}
     for name, (pid, created_at) in state["processes"].items():
         with suppress(psutil.NoSuchProcess):

@@ -20,7 +20,7 @@ SUCCEEDED = ("success", "pass")
 MAX_ROWS, MAX_MESSAGE = 150, 200
 CHANGED = ("--select", "state:modified+")
 # An incremental model and a snapshot are built on a clone of prod's table, as the next run of prod
-# will build them. If contract, configuration or name differ, that table is of no use.
+# will build them. If contract, configuration or name differ, that table cannot be used.
 CLONED_KINDS = ("incremental", "snapshot")
 CLONED = (
     *("--select", *(f"state:modified+,config.materialized:{k},state:old" for k in CLONED_KINDS)),
@@ -78,7 +78,7 @@ def ci_dbt(
     done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
     rows += [(relation(prod["nodes"][k]), "read from prod") for k in deferred(manifest, nodes)]
     failed, built, passed = sort_results(done.result, cloned)
-    # What failed comes first.
+    # Failed nodes come first.
     publish(comment, prod, f"Tests that passed: {passed}.", sorted(failed) + sorted(built + rows))
     if not done.success:
         raise Failure("dbt build failed: see above.")

@@ -72,7 +72,7 @@ def has_installed_packages(project: Path) -> bool:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
-    # dbt would take it as its target, but it is that of the DAGs.
+    # dbt reads DBT_TARGET too, but here it is the target of the DAGs.
     env = {name: value for name, value in env.items() if name != "DBT_TARGET"}
     for command in (words,) if has_installed_packages(project) else (("deps",), words):
         if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:

@@ -170,9 +170,9 @@ def required_variables(project: Path) -> set[str]:
 def _find_sources(
     settings: Settings, manifest: dict, findings: Findings
 ) -> tuple[list[dict], dict]:
-    """Sort the sources that a node reads into the findings.
+    """Add the sources that nodes read to the findings.
 
-    Return those without a table, and the tables of the others.
+    Returns the sources without a table, and the tables that exist.
     """
     relations = {
         (node["schema"], node["alias"]): node["resource_type"]
@@ -212,7 +212,7 @@ def is_read(source: dict, node: dict) -> bool:
 
 
 def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -> dict:
-    """Return those relations that the warehouse has, each with the SQL of its columns."""
+    """Return the relations that exist in the warehouse, each with the SQL of its columns."""
     existing = {(schema, name): "" for schema, name in relations if schema in SYSTEM_SCHEMAS}
     is_local = not settings.environment.get("WAREHOUSE_URL")
     if is_local and not postgres.data_folder(settings).exists():
@@ -234,7 +234,7 @@ def _build(
     existing: dict,
     findings: Findings,
 ) -> None:
-    """Build the project on an empty Postgres, except for what reads a missing source."""
+    """Build the project on an empty Postgres, without the nodes that depend on a missing source."""
     folder = workdir.parent / "build"
     folder.mkdir()
     (folder / "profiles.yml").write_text(profiles_yml(profile, prod=SCHEMA))
@@ -300,7 +300,7 @@ def _create_tables(server: Settings, tables: dict) -> None:
     with postgres.connect(server) as connection:
         for (schema, name), columns in tables.items():
             if columns:
-                # A type of an extension does not exist here: the nodes are then only parsed.
+                # If a column has a type of an extension, the nodes that read it are only parsed.
                 with suppress(connection.ProgrammingError):
                     connection.execute(f'create schema if not exists "{schema}"')
                     connection.execute(f'create table "{schema}"."{name}" ({columns})')

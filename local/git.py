@@ -13,9 +13,9 @@ def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
     Raises:
         Failure: git failed. The message is git's own.
     """
-    # By default git writes names with other letters than ASCII in quotes.
+    # By default git writes names with non-ASCII letters in quotes.
     command = ["git", "-c", "core.quotePath=false", *map(str, words)]
-    # A question for a password would be hidden by the line that shows the progress.
+    # The line that shows the progress would hide a question for a password.
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(command, cwd=at, env=env, input=input, capture_output=True, text=True)
     if done.returncode:

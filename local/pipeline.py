@@ -107,11 +107,11 @@ def unpause(api: Api, dag_id: str) -> None:
 def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     """Start a run for the last complete interval of a DAG's schedule; return its ID.
 
-    `conf` has values for the DAG's params. A run with such values is an extra one, because it may
-    build only some nodes.
+    `conf` has values for the DAG's params.
 
-    The first run has the logical date of the scheduled run, which it replaces. A later run has no
-    logical date; the tasks of the DAG must treat it as a run for the same interval.
+    The first run without such values has the logical date of the scheduled run, which it replaces.
+    Any other run has no logical date, because it is an extra run or may build only some nodes. The
+    tasks of the DAG must treat it as a run for the same interval.
     """
     dag = api("GET", f"/dags/{dag_id}")
     date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]

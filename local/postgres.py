@@ -70,7 +70,7 @@ def start(settings: Settings) -> None:
         _create(settings, new)
         new.rename(data)
     _allow_user(data)
-    # What remains of a server that was killed. No other server starts beside it.
+    # Processes that remain of a server that was killed keep a new one from starting.
     kill(_processes(settings))
     # The server does not start while another process has the process ID in this file.
     (data / "postmaster.pid").unlink(missing_ok=True)
@@ -153,7 +153,7 @@ def _create(settings: Settings, data: Path) -> None:
     ]
     # In single-user mode nothing listens before every role has its password.
     single_user = ("postgres", "--single", "-D", data, "postgres")
-    # The package prints its arguments if the program fails, so the password is in none of them.
+    # If the program fails, the package prints its arguments, so they must not contain the password.
     with tempfile.TemporaryFile("w+") as file:
         file.write("\n".join(statements) + "\n")
         file.seek(0)

@@ -212,7 +212,7 @@ def add_postgres_macros(project: Path) -> list[Path]:
     paths = project_yml(project).get("macro-paths") or ["macros"]
     files = [file for path in paths for file in (project / path).rglob("*.sql")]
     defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
-    # A folder outside of the project belongs to other projects too.
+    # A folder outside of the project can belong to other projects too.
     inside = next((path for path in paths if not path.startswith("..")), paths[0])
     folder = project / inside / POSTGRES_MACROS.name
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the runner keeps its files, which ports it takes, and what local.toml says.
+    """The folders and ports of the runner, its environment, and local.toml.
 
     Args:
         environment: the environment of the command, which its subprocesses inherit.
@@ -147,10 +147,10 @@ class Settings:
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
             # By default Airflow accepts one edit of a DAG in 30 s.
             "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
-            # Tasks of a scheduler that ended run again after two minutes, not after five.
+            # Tasks of a scheduler that was killed run again after two minutes, not after five.
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-            # With 6,000 tasks in a run a loop of the scheduler takes 30 s, the default. It would
-            # then take itself for a scheduler that ended.
+            # With 6,000 tasks in a run, a loop of the scheduler takes 30 s, the default. Airflow
+            # would then treat the scheduler as dead, and restart the running build.
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "90",
             # The default of 32 processes is too many for a laptop, where they wait for each other.
             "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),

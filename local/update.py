@@ -16,9 +16,9 @@ FORK_FILES = ("README.md", "local.toml", "include/defaults.py", "include/warehou
 
 
 def update(settings: Settings, source: str) -> None:
-    """Merge the template without its own development, and with the fork's own files unchanged."""
+    """Merge the template without the files that a fork lacks, and keep the fork's own files."""
     require_no_changes()
-    # local.toml is read before the merge, which can write marks of a conflict into it.
+    # local.toml is read before the merge, which can write conflict markers into it.
     left_out = settings.local_toml.get("left_out", [])
     if not source:
         raise Failure("FROM= is missing: make update FROM=<git URL of the template>")
@@ -68,7 +68,7 @@ def remove_targets(makefile: Path, names: list[str]) -> None:
 
 
 def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None]) -> None:
-    """Merge a file without what adopt removes from it. A conflict stays as it is."""
+    """Merge a file without the parts that `strip` removes. A conflict stays in the file."""
     with tempfile.TemporaryDirectory(prefix="update-") as folder:
         files = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
