@@ -51,7 +51,7 @@ docs: $(VENV)/installed ## Readers of the models, and CI: write the dbt docs to 
 test: $(VENV)/installed ## Everyone, before a pull request: run the tests; ARGS=tests/dags
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(VENV)/installed ## CI, and before a release: run the slow tests and those in a browser too
+test-all: $(VENV)/installed ## Maintainers, before a release: run the slow tests and those in a browser too
 	@$(PYTHON) -m tests.requirements
 	$(PYTEST) $(ARGS)
 
@@ -81,8 +81,8 @@ ci-dbt: $(VENV)/installed ## CI, for a pull request: build what it changes; STAT
 ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what ci-dbt built; PR=1
 	$(LOCAL) ci-dbt-drop --pr "$(PR)"
 
-# Python's own venv installs uv, so that a machine needs git, make and Python only. After a change of
-# the lock, uv replaces only the packages that differ.
+# Python's own venv installs uv, so that a machine needs git, make and Python only. After a change
+# of the lock, uv replaces only the packages that differ.
 $(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
 	@if ! { [ -x $(VENV)/bin/uv ] && $(PYTHON) -c '' 2>/dev/null; }; then \
 		python=; for candidate in python3 python3.13 python3.12 python3.11; do \
