@@ -19,7 +19,7 @@ if not (ROOT / ".git").exists():
     pytest.skip("the image holds none of these files", allow_module_level=True)
 
 WORKFLOWS = ROOT / ".github" / "workflows"
-# What a make that a test runs must not have from the make that runs the tests.
+# Variables of the make that runs the tests. A make that a test starts must not inherit them.
 OF_MAKE = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "NO_SKIPS"}
 
 
@@ -49,8 +49,8 @@ def test_each_make_target_that_a_workflow_names_is_one():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
-    """`make test` runs one file of tests: all of them is what this is a part of."""
-    # This environment is taken for the one that make would install there.
+    """Run one file of tests in `make test`, because this test is itself a part of `make test`."""
+    # The clone uses this environment, and installs none.
     (clone / ".local").mkdir()
     (clone / ".local" / "venv").symlink_to(sys.prefix)
     os.utime(clone / "requirements-dev.txt", (0, 0))
@@ -61,7 +61,7 @@ def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
         if name not in unwanted and not name.startswith("PYTEST")
     }
     check = clone / ".github" / "workflows" / "check.yml"
-    # A fork elsewhere may have deleted it.
+    # A fork that uses another CI service may have deleted the file.
     found = list(steps(check)) if check.exists() else ["make lint", "make test"]
     assert "make test" in found
     for step in found:
@@ -78,7 +78,7 @@ def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
 
 @pytest.fixture
 def index():
-    """A server of OSV's: its address, and what it knows, as {package: [vulnerability]}."""
+    """The URL of a server that answers like OSV, and its vulnerabilities by package."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -99,9 +99,9 @@ def index():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_audit_names_a_vulnerability_and_fails_without_an_answer(clone, index):
-    """It needs PyPI, as the hooks' other tools do."""
+    """This test needs PyPI, from which pre-commit installs the hook."""
     url, known = index
-    # Short locks, because their packages are asked for one by one.
+    # Short locks, because the audit sends one request for each package.
     (clone / "requirements-dev.txt").write_text("jinja2==3.1.6\nmarkupsafe==3.0.3\n")
     (clone / ".ci" / "template-requirements.txt").write_text("click==8.3.1\n")
 

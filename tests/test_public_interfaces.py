@@ -1,4 +1,4 @@
-"""Nothing of the project depends on what Cosmos, Airflow or dbt may change without a word."""
+"""The project uses only what Cosmos, Airflow and dbt do not change without a release note."""
 
 import ast
 from collections.abc import Iterator

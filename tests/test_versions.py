@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "Dockerfile").exists():
     pytest.skip("the image holds none of these files", allow_module_level=True)
 
-# Airflow's version inside each runtime, from Astro's release notes for the runtime. Nothing in
-# this folder could tell it, so a new tag in the Dockerfile needs its line here.
+# Airflow's version in each runtime, from Astro's release notes for the runtime. No file in this
+# repository has it, so a new tag in the Dockerfile needs a line here.
 AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 FILES = [
@@ -44,7 +44,7 @@ def check_deployment(root: Path):
 
 
 def check_image(root: Path):
-    # The runtime's build refuses it.
+    # The build of the runtime refuses a requirement of Airflow.
     assert "apache-airflow" not in image(root)
 
 
@@ -59,7 +59,7 @@ def check_postgres(root: Path):
     tag = yaml.safe_load(read(root, ".astro/config.yaml"))["postgres"]["tag"]
     compose = yaml.safe_load(read(root, "docker-compose.override.yml"))
     assert compose["services"]["warehouse"]["image"] == f"postgres:{tag}"
-    # One of a single number moves on.
+    # A tag with the major version only is moved to newer images.
     assert "." in tag
 
 

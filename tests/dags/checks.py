@@ -14,15 +14,15 @@ from include.dbt_build.operators import DbtBuildTeardown
 def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
     """Yield a line for each thing that is wrong with a DAG."""
     if dag.dag_id != dag.dag_id.lower() or not dag.dag_id.isidentifier():
-        yield f"{dag.dag_id}: the id is not snake_case"
+        yield f"{dag.dag_id}: the ID is not snake_case"
     if not (dag.doc_md or "").strip():
         yield f"{dag.dag_id}: no doc_md"
     if not dag.tags:
         yield f"{dag.dag_id}: no tags"
     if dag.catchup:
-        yield f"{dag.dag_id}: catchup is on, a deployment would run each day since start_date"
+        yield f"{dag.dag_id}: catchup is on, so a deployment would run each day since start_date"
     if not dag.on_failure_callback:
-        yield f"{dag.dag_id}: no on_failure_callback, use DAG_DEFAULTS"
+        yield f"{dag.dag_id}: no on_failure_callback: use DAG_DEFAULTS"
     if not dag.dagrun_timeout:
         yield f"{dag.dag_id}: no dagrun_timeout, so a run could hang for ever: use DAG_DEFAULTS"
     for task in dag.tasks:
@@ -38,7 +38,7 @@ def misnamed(files: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each file that dbt would import as a plugin of its own."""
     for file in files:
         if file.name.startswith("dbt_"):
-            yield f"{file.name}: dbt imports every module dbt_*, choose another name"
+            yield f"{file.name}: dbt imports every module dbt_* as a plugin: choose another name"
 
 
 def built_twice(dags: Iterable[DAG]) -> Iterator[str]:

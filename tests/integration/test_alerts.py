@@ -120,7 +120,7 @@ def test_a_failed_run_and_the_next_successful_one_send_a_message_each(states, re
     assert receiver.logins == {
         f"Basic {b64encode(f'someone:{RECEIVER_PASSWORD}'.encode()).decode()}"
     }
-    # A second message would have come by now.
+    # A second message would have been received by now.
     assert len(receiver.about(failed)) == 1
 
 

@@ -1,4 +1,4 @@
-"""What dbt builds, skips or fails is what Airflow shows: dbt decides."""
+"""dbt decides which nodes are built, skipped or failed, and Airflow shows the same."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_a_failed_node_stops_nodes_downstream_of_a_node_that_is_not_selected(run
 
 def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of):
     states = run_of("decides_continue")
-    # The table of an earlier run.
+    # A run before the failure has built both models.
     assert states.run() == "success"
     states.broken("continues")
     # Long enough for the scheduler to set the task to upstream_failed while dbt builds the node.
@@ -55,18 +55,18 @@ def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of)
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")
-    # Longer than the failing one, so that dbt has not built them when it stops.
+    # They take longer than the failing model, so that dbt stops before they are built.
     for node in ("independent_2", "independent_3"):
         states.warehouse.execute("insert into raw_states.broken values (%s, false, 5)", [node])
     assert states.run() == "failed"
     found = states.states()
     assert found["independent_1_run"] == "failed"
     for node in ("independent_2", "independent_3"):
-        # dbt may have had the statement run to its end.
+        # The statement may have ended before dbt cancelled it.
         assert found[f"{node}_run"] != "success" or states.built()[node] == 1
         assert states.tasks()[f"{node}_run"]["pid"] is None
 
-    # Cleared without the build task, each of them runs dbt for its own node.
+    # If they are cleared without the build task, each task runs dbt for its own node.
     states.broken()
     states.clear(*found.keys() - {"dbt_build", "dbt_build_done"}, only_failed=True)
     assert states.end() == "success"

@@ -18,9 +18,9 @@ BUILD, DONE = "dbt.dbt_build", "dbt.dbt_build_done"
 BELOW_D = {"dbt.d.test": "upstream_failed", "dbt.e_run": "upstream_failed"}
 BELOW_B = {"dbt.b.test": "upstream_failed", "dbt.d.run": "upstream_failed", **BELOW_D}
 AFTER = {"after": "upstream_failed"}
-# What a failed node leads to. The teardown fails with it.
+# The states of other tasks after a node failed.
 FAILED = {DONE: "failed", **AFTER}
-# What a failed build task leads to.
+# The states of other tasks after the build task failed.
 NOT_BUILT = {BUILD: "failed", DONE: "upstream_failed", **AFTER}
 MODELS = {"a", "b", "c", "d", "e", "f", "g", "by_day"}
 
@@ -109,7 +109,7 @@ def test_a_failed_node_fails_its_own_task(states, broken, failed, below, message
     states.clear(failed)
     assert states.end() == "success"
     assert states.not_successful() == {}
-    # One dbt process has built what failed and what is below it, and nothing else.
+    # One dbt process has built the failed node and the nodes downstream of it, and no other node.
     wanted = {name.split(".")[1].removesuffix("_run") for name in (failed, *below) if "run" in name}
     assert set(states.built()) == wanted
     assert {task["pid"] for name, task in node_tasks(states).items() if name != failed} <= {None}
@@ -172,10 +172,10 @@ def test_a_failed_hook_fails_the_build_task_and_the_run(states, hook, tries):
     states.broken(hook)
     assert states.run() == "failed"
     build = states.tasks()[BUILD]
-    # A retry would build again what was built.
+    # A retry would build the nodes again.
     assert (build["state"], build["try_number"]) == ("failed", tries)
     assert states.not_successful().items() >= NOT_BUILT.items()
-    # What follows the group, and so its leaves, must not see a run whose hook failed.
+    # Tasks downstream of the group must not start after a failed hook, so its leaves wait for it.
     assert states.states()["dbt.e_run"] == "upstream_failed"
     assert "division by zero" in states.log(BUILD, tries)
 
@@ -279,7 +279,7 @@ def test_a_node_that_is_cleared_alone_and_fails_fails_the_run(states):
     states.broken("b")
     states.clear("dbt.b.run", downstream=False)
     assert states.end() == "failed"
-    # Below it stays what the run has built.
+    # The nodes downstream stay as the run has built them.
     assert states.not_successful() == {"dbt.b.run": "failed", DONE: "failed"}
 
     states.broken()
@@ -342,7 +342,7 @@ def test_a_run_that_is_marked_as_failed_ends_dbt_with_one_line(states):
 def test_a_run_that_was_stopped_is_completed_by_a_clear_of_its_build_task(states):
     mark_a_run_as_failed(states)
     states.wait_for_state(BUILD, "failed")
-    # Airflow skips what it stops. That must not count as built.
+    # Airflow skips the tasks that it stops. They must not count as built.
     wait_until(lambda: states.states()["dbt.g_run"] == "skipped")
     states.broken()
     states.clear(BUILD, downstream=False)

@@ -149,7 +149,7 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
         "Only parsed: 2 of 5 nodes",
     ):
         assert line in done.stdout
-    # Neither what follows from those, nor what no node reads.
+    # Nodes that depend on these, and sources that no node reads, are not reported.
     assert "of_" not in done.stdout
     assert "unread" not in done.stdout
     assert "load() >> dbt >> publish()" in (clone / "dags" / "theirs.py").read_text()

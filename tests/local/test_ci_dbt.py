@@ -25,7 +25,7 @@ FILES = {
         flags: {send_anonymous_usage_stats: false}
         models:
           shop:
-            # Other in each target, here, in a model and in its yaml, as the schema is: no change.
+            # A value that differs between targets is not a change, here, in a model or in its YAML.
             +meta: {target: "{{ target.name }}"}
             marts: {+schema: marts}
     """,
@@ -99,11 +99,11 @@ STAGING, MART = FILES["models/stg_orders.sql"], FILES["models/marts/marts.yml"]
 
 @pytest.fixture(scope="module")
 def prod(warehouse, postgres, tmp_path_factory) -> Path:
-    """What a run of prod leaves: its tables, and a folder with its artifacts."""
+    """The tables of a run of prod, and the folder with its artifacts, which is returned."""
     warehouse.execute("create schema raw")
     warehouse.execute("create table raw.orders (order_id int, customer_id int, cents int)")
     warehouse.execute("insert into raw.orders values (1, 1, 250), (2, 2, 400)")
-    # Elsewhere, as a deployment is, and by another profile.
+    # A deployment has the project in another folder, and another profile.
     folder = write(tmp_path_factory.mktemp("prod") / "shop", FILES)
     (folder / "profiles.yml").write_text(profiles_yml("shop", prod="shop"))
     for words in (["deps"], ["build", "--no-partial-parse"]):
@@ -220,11 +220,11 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
 
 @pytest.mark.slow
 def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
-    # Deleted, which the children of a model can't outlive.
+    # A model without children is deleted, because dbt could not parse its children.
     (branch / "models" / "old.sql").unlink()
     warehouse.execute("create schema ci_1_shop")
     warehouse.execute("create table ci_1_shop.of_an_earlier_push as select 1")
-    # As an address, which can be that of a bucket.
+    # The state is given as a URL, which can be that of a bucket.
     done = ci_dbt(state=f"file://{prod}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to build: no node differs from prod's." in done.stdout

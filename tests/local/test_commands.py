@@ -1,4 +1,4 @@
-"""What the commands say while they work and to a wrong word, and whom their Postgres lets in."""
+"""What the commands print, their errors, and who can connect to their Postgres."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# What `make test ARGS=...` would hand on to the make that a test runs.
+# Variables of `make test ARGS=...` that a make that a test starts must not inherit.
 OF_MAKE = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
 
 
@@ -103,7 +103,7 @@ def test_containers_have_the_same_connection():
     settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text())
     [conn] = settings["airflow"]["connections"]
     assert conn.pop("conn_id") == "warehouse"
-    # The one says login, the other conn_login; the type alone has the same name in both.
+    # The names differ by the prefix conn_, except that of the type.
     assert given.pop("conn_type") == conn.pop("conn_type")
     assert given == {name.removeprefix("conn_"): value for name, value in conn.items()}
     assert [given[name] for name in ("login", "password", "schema")] == [*LOCAL_LOGIN.values()]
@@ -115,7 +115,7 @@ def test_containers_are_reached_from_this_machine_only():
     assert published
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
     assert [s for s in override["services"].values() if "network_mode" in s] == []
-    # The CLI's own ports are for this machine too, unless this is set.
+    # The CLI publishes its own ports on this machine only, unless this is set.
     settings = yaml.safe_load((ROOT / ".astro" / "config.yaml").read_text())
     assert "expose_port" not in settings.get("airflow", {})
 
@@ -196,7 +196,7 @@ def server(postgres) -> psutil.Process:
 def test_postgres_listens_on_this_machine_only(postgres):
     found = listening(running_in(Path(postgres["LOCAL_HOME"])))
     assert found == {("127.0.0.1", int(postgres["WAREHOUSE_PORT"]))}
-    # Nor by a Unix socket, which any user of the machine could open.
+    # It has no Unix socket either, which any user of the machine could open.
     assert server(postgres).net_connections("unix") == []
 
 
@@ -240,13 +240,13 @@ def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
         )
         os.close(terminal)
         shown = b""
-        # Once nothing can write to it any more, Linux calls reading it an error.
+        # On Linux, reading a terminal that no process can write to any more is an error.
         with contextlib.suppress(OSError):
             while read := os.read(screen, 1024):
                 shown += read
         assert started.wait() == 0
         assert printed.encode() in shown
-        # A line that is erased and written anew.
+        # This sequence erases a line, which is then written again.
         assert b"\x1b[2K" in shown
 
         assert local("stop", env=own).returncode == 0

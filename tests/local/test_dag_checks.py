@@ -1,4 +1,4 @@
-"""The checks of tests/dags, which a fork keeps, find what they are for."""
+"""Each check in tests/dags/checks.py, which a fork keeps, can fail."""
 
 from datetime import datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What a process that was killed leaves behind, and what the next command makes of it."""
+"""What remains of a process that was killed, and how the next command handles it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The sample's DAGs with the classes of Cosmos, as the README says."""
+"""The sample's DAGs with the classes of Cosmos, as the README describes."""
 
 import shutil
 
@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 MARTS = ["dim_aircraft", "dim_airports", "dim_carriers", "fct_flights", "carrier_performance_daily"]
-# What the README says to change.
+# The changes that the README describes.
 CHANGES = [
     ("from include.dbt_build import Dbt", "from cosmos import Dbt"),
     ("        source_freshness=True,\n", ""),

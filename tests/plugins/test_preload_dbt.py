@@ -1,4 +1,4 @@
-"""A task's process has nothing left to import of Cosmos and dbt."""
+"""The process of a task imports nothing of Cosmos and dbt, because its parent has done it."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 from tests.conftest import ROOT
 
-# What the scheduler does before it forks, and then what a task's process does first.
+# The imports of the scheduler before it forks, and then the first import of a task's process.
 SCRIPT = """
 import sys
 sys.argv = ["airflow", "scheduler"]
@@ -30,5 +30,5 @@ def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(projects):
         [sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert parsed.returncode == 0, parsed.stderr
-    # Airflow writes its warnings there too.
+    # Airflow writes its warnings to stdout too.
     assert parsed.stdout.splitlines()[-1].split() == ["new:"]

@@ -1,4 +1,4 @@
-"""Plain dbt on a project, as the measure for what the engine makes of it."""
+"""Plain dbt on a project, to compare with the tasks that the engine makes."""
 
 import gc
 import json

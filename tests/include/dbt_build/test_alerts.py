@@ -1,4 +1,4 @@
-"""What a message says, and what it leaves out."""
+"""The content of a message, and what is left out of it."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -40,7 +40,7 @@ from include.dbt_build import alerts
             "dbt ended with code 2: Running\nDatabase Error\n  it's full",
         ),
         ("no insert\nDETAIL:  Key (id)=(5)", "no insert"),
-        # Only what a database says can hold a value.
+        # Only a message of a database can contain a value.
         ("Compilation Error in model d\n  'x' is undefined", None),
         ("Got 3 results, configured to fail if != 0", None),
     ],

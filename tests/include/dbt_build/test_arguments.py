@@ -85,7 +85,7 @@ RENDER = {
     "selector": ["chosen"],
     "dbt_deps": [False],
     "node_converters": [Refused({"model": print})],
-    # It means nothing if there are no node_converters.
+    # It has no effect without node_converters.
     "node_conversion_by_task_group": [False],
     "dbt_executable_path": [Refused("/opt/dbt/bin/dbt")],
     "env_vars": [{"RAW": "x"}],
@@ -167,7 +167,7 @@ OPERATOR = {
     "full_refresh": [True, "{{ params.full_refresh }}"],
     "log_format": ["json"],
 }
-# Arguments of BaseOperator that are no matter of a build. All others are honoured.
+# The refused arguments of BaseOperator, and some honoured ones. All others are honoured too.
 BASE = {
     **{key: [Refused("x")] for key in ("task_id", "dag", "task_group")},
     **{key: [Refused(True)] for key in ("depends_on_past", "wait_for_downstream")},

@@ -91,7 +91,7 @@ class Proxy:
             while ready := select.select([client, server], [], [], self.idle_seconds)[0]:
                 for source in ready:
                     if not (data := source.recv(65536)):
-                        # The other side learns of it only if it sends something.
+                        # The other side notices it only when it sends something.
                         return
                     (server if source is client else client).sendall(data)
             client.close()

@@ -35,9 +35,9 @@ DIFFICULT = {
     "packages.yml": "packages: [{local: ../package}]",
     "../package/dbt_project.yml": "{name: package, version: 1.0.0}",
     "../package/models/plain.sql": "{{ config(schema='other') }} select 1 as id",
-    # A package that is named as a folder of the project, and has what the project has too.
+    # A package with the name of a folder of the project, and with models of the same names.
     "../package/models/package/deep.sql": "{{ config(schema='other', alias='d') }} select 1 as id",
-    # Models that are named as the project, as a folder, as a test and as the start of another.
+    # Models with the name of the project, a folder, a test, and the start of another model.
     "models/small.sql": "select 1 as id",
     "models/plain.sql": "select 1 as id",
     "models/plain_2.sql": "select 1 as id",
