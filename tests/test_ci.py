@@ -38,7 +38,7 @@ def scripts(gitlab: Path) -> Iterator[str]:
             yield from job.get("script", [])
 
 
-def test_each_make_target_that_a_workflow_names_is_one():
+def test_each_make_target_of_a_workflow_exists():
     named = [line for workflow in WORKFLOWS.glob("*.yml") for line in steps(workflow)]
     named += scripts(ROOT / ".gitlab-ci.yml")
     targets = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(named)))
@@ -48,7 +48,7 @@ def test_each_make_target_that_a_workflow_names_is_one():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_each_step_of_the_check_workflow_is_green_in_a_clean_clone(clone):
+def test_each_step_of_the_check_workflow_succeeds_in_a_clean_clone(clone):
     """Run one file of tests in `make test`, because this test is itself a part of `make test`."""
     # The clone uses this environment, and installs none.
     (clone / ".local").mkdir()

@@ -9,7 +9,7 @@ from include.warehouse import target_schema, warehouse_profile
 @pytest.mark.parametrize(
     ("target", "schema"), [("prod", "my_project"), ("staging", "staging_my_project")]
 )
-def test_only_prod_writes_to_the_plain_names(monkeypatch, target, schema):
+def test_only_prod_has_schemas_without_a_prefix(monkeypatch, target, schema):
     monkeypatch.setenv("DBT_TARGET", target)
     assert target_schema("my-project") == schema
     assert target_schema("my-project", "ci_1") == "ci_1_my_project"

@@ -209,7 +209,7 @@ def test_two_projects_that_share_names_are_side_by_side(clone):
 
 
 @pytest.mark.slow
-def test_a_newer_template_is_merged_and_the_sample_stays_away(clone, tmp_path):
+def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     template = tmp_path / "template"
     git(tmp_path, "clone", "--quiet", clone, template)
     assert run(clone, "adopt", "--name=acme", "--ci=github", "--parse-only").returncode == 0

@@ -68,7 +68,7 @@ def test_a_log_that_is_still_written_to_loses_nothing(launch, tmp_path):
     assert log.read_text() == "another\n"
 
 
-def test_stop_reads_past_a_state_that_was_written_in_part(launch, tmp_path):
+def test_stop_ignores_a_state_file_that_was_written_in_part(launch, tmp_path):
     component = psutil.Process(launch("sleep 300"))
     (tmp_path / "airflow.json").write_text('{"port": "80')
     assert local("stop", env={"LOCAL_HOME": str(tmp_path)}).returncode == 0

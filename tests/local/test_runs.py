@@ -100,7 +100,7 @@ def with_url(url: str) -> Settings:
     return replace(SETTINGS, environment={**SETTINGS.environment, "WAREHOUSE_URL": url})
 
 
-def test_a_warehouse_of_ones_own_is_one_variable():
+def test_one_variable_names_another_warehouse():
     settings = with_url("postgresql://ada:a%40b@db.example.com/analytics")
     assert settings.dbt_env() == {
         "WAREHOUSE_HOST": "db.example.com",
@@ -118,7 +118,7 @@ WRONG_URLS = ["mysql://ada@db/x", "postgresql://db/x", "db.example.com", "postgr
 
 
 @pytest.mark.parametrize("url", [*WRONG_URLS, "postgresql://ada@db/x?sslmode=require"])
-def test_a_wrong_url_of_the_warehouse_is_an_error(url):
+def test_an_invalid_url_of_the_warehouse_is_an_error(url):
     with pytest.raises(Failure, match=r"^WAREHOUSE_URL is not the URL of a Postgres"):
         with_url(url).warehouse()
 
@@ -130,7 +130,7 @@ def test_nothing_on_this_machine_goes_through_a_proxy_of_the_network():
         assert env["NO_PROXY"] == env["no_proxy"] == expected
 
 
-def test_start_on_a_warehouse_of_ones_own_requires_a_target():
+def test_start_on_another_warehouse_requires_a_target():
     settings = with_url("postgresql://ada@db.example.com/analytics")
     require_target(settings)
     environment = {**settings.environment, "DBT_TARGET": ""}

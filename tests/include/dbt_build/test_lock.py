@@ -218,7 +218,7 @@ def test_dbt_is_interrupted_if_another_build_takes_a_lost_lock(postgres, conn_id
         build(other)
 
 
-def test_dbt_works_on_while_postgres_has_not_seen_that_the_connection_is_lost(
+def test_dbt_continues_while_postgres_has_not_noticed_the_lost_connection(
     postgres, conn_id, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)

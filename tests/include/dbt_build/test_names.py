@@ -158,7 +158,7 @@ def test_equal_names_in_packages_have_tasks_of_their_own(small, same):
     assert other == {"package__a_run" if "models/" in kind else "package__a_seed"}
 
 
-def test_names_that_become_equal_are_told_apart():
+def test_names_that_become_equal_get_a_hash():
     nodes = {
         f"model.small.{name}": {"package_name": "small"} for name in ("a.b", "a_b", "a b", "ab")
     }

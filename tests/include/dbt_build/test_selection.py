@@ -357,5 +357,5 @@ def test_a_changed_state_changes_the_selection(small, tmp_path):
         ),
     ],
 )
-def test_options_that_select_nodes_are_told_from_others(words, selecting, others):
+def test_options_that_select_nodes_are_separated_from_all_others(words, selecting, others):
     assert split_options(words) == (selecting, others)
