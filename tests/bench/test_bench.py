@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, connect, free_port, running_in
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, running_in
+from tests.fixtures import connect
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,7 @@ import httpx
 from include.warehouse import target_schema
 from local import pipeline, postgres
 from local.settings import ROOT, Failure, Settings
-from tests.conftest import connect
+from tests.fixtures import connect
 
 SETTINGS = Settings.from_environment(os.environ)
 OWN = SETTINGS.local_toml

@@ -14,7 +14,8 @@ from pathlib import Path
 from local import airflow
 from local.pipeline import Api, unpause, wait_for_dags
 from local.settings import BIN, Settings
-from tests.conftest import HOME, SETTINGS, connect, free_port, local, wait_until
+from tests.conftest import HOME, SETTINGS, free_port, local
+from tests.fixtures import connect, wait_until
 
 TABLES = """
     drop schema if exists raw_states cascade;

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, free_port, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, free_port
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States, connection

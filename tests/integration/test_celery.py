@@ -17,7 +17,8 @@ from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 from local import airflow, pipeline
 from local.celery import celery
 from local.settings import Settings
-from tests.conftest import HOME, ROOT, SETTINGS, free_port, listening, local, running_in
+from tests.conftest import HOME, ROOT, SETTINGS, free_port, local, running_in
+from tests.fixtures import listening
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, free_port, local, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, free_port, local
+from tests.fixtures import connect, wait_until
 
 if HAS_POSTGRES:
     from local.postgres import BIN, USER

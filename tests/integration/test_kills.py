@@ -7,7 +7,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, is_alive, local, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, local
+from tests.fixtures import connect, is_alive, wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States

@@ -3,7 +3,8 @@
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, wait_until
+from tests.conftest import HAS_POSTGRES
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States

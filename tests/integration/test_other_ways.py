@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, connect, started_apart
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS
+from tests.fixtures import connect, started_apart
 
 if HAS_POSTGRES:
     from local.pipeline import Api

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, free_port, wait_until
+from tests.conftest import HAS_POSTGRES, free_port
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     import boto3

@@ -13,7 +13,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, connect, listening, running_in
+from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, running_in
+from tests.fixtures import connect, listening
 
 if HAS_POSTGRES:
     from tests.integration.pages import first_run

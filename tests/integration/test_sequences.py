@@ -13,7 +13,8 @@ from airflow.dag_processing.dagbag import DagBag
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.results import SUCCEEDED
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, wait_until
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States

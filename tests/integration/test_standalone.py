@@ -16,17 +16,8 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
-from tests.conftest import (
-    HAS_POSTGRES,
-    HOME,
-    ROOT,
-    SETTINGS,
-    connect,
-    free_port,
-    listening,
-    running_in,
-    wait_until,
-)
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, free_port, running_in
+from tests.fixtures import connect, listening, wait_until
 
 pytestmark = [
     pytest.mark.timeout(600),

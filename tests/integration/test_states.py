@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from include.dbt_build.protocol import BUILT_NODES
-from tests.conftest import HAS_POSTGRES, wait_until
+from tests.conftest import HAS_POSTGRES
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States

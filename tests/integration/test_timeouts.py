@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, wait_until
+from tests.conftest import HAS_POSTGRES
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States

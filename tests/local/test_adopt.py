@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, commit, free_port, git, write
+from tests.conftest import HAS_POSTGRES, ROOT, free_port
+from tests.fixtures import commit, git, write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)

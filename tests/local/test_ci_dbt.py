@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, free_port, local, write
+from tests.conftest import HAS_POSTGRES, ROOT, free_port, local
+from tests.fixtures import write
 
 if not HAS_POSTGRES:
     pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)

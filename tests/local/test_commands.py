@@ -16,17 +16,8 @@ import psycopg
 import pytest
 import yaml
 
-from tests.conftest import (
-    HAS_POSTGRES,
-    HOME,
-    ROOT,
-    connect,
-    free_port,
-    is_alive,
-    listening,
-    local,
-    running_in,
-)
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, free_port, local, running_in
+from tests.fixtures import connect, is_alive, listening
 
 pytestmark = pytest.mark.skipif(
     not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, free_port, local, write
+from tests.conftest import HAS_POSTGRES, free_port, local
+from tests.fixtures import write
 
 if not HAS_POSTGRES:
     pytest.skip("the image has no runner", allow_module_level=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import HAS_POSTGRES, ROOT, connect, is_alive, local, wait_until
+from tests.conftest import HAS_POSTGRES, ROOT, local
+from tests.fixtures import connect, is_alive, wait_until
 
 pytestmark = [
     pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/"),

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, connect, started_apart
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS
+from tests.fixtures import connect, started_apart
 from tests.nyc_flights.helpers import rows
 
 pytestmark = [

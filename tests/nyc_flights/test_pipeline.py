@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from include.nyc_flights.archive import TIMEZONE, local_date
-from tests.conftest import HAS_POSTGRES, local, wait_until
+from tests.conftest import HAS_POSTGRES, local
+from tests.fixtures import wait_until
 from tests.nyc_flights.helpers import (
     BY_CARRIER,
     REPORTED,

@@ -14,7 +14,8 @@ import pytest
 
 from include.nyc_flights import archive
 from include.nyc_flights.warehouse import day_figures, load
-from tests.conftest import connect, drop_schemas, local, wait_for_blocked
+from tests.conftest import local
+from tests.fixtures import connect, drop_schemas, wait_for_blocked
 from tests.nyc_flights.helpers import archived
 
 # Both days have cancelled and diverted flights.

@@ -11,7 +11,7 @@ import pytest
 
 from include.nyc_flights import archive
 from include.nyc_flights.warehouse import load, loaded_days
-from tests.conftest import connect, drop_schemas, wait_for_blocked
+from tests.fixtures import connect, drop_schemas, wait_for_blocked
 from tests.nyc_flights.helpers import archived
 
 DAY = date(2026, 3, 14)

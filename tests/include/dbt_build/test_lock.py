@@ -18,7 +18,8 @@ import pytest
 from include.dbt_build import lock
 from include.dbt_build.lock import build_lock
 from include.dbt_build.timeouts import DbtInterruptedError, interruptible
-from tests.conftest import SETTINGS, connect, free_port, wait_until
+from tests.conftest import SETTINGS, free_port
+from tests.fixtures import connect, wait_until
 from tests.include.dbt_build.conftest import profile
 
 pytestmark = pytest.mark.slow
