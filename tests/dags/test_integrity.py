@@ -62,20 +62,3 @@ def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
         watching = False
     assert seen == []
     assert parsed() == before != {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from airflow.sdk import DAG\nimport there_is_no_such_module",
-        "from airflow.sdk import DAG\nDAG('syntax'",
-        "from airflow.sdk import DAG\n"
-        "from airflow.providers.standard.operators.empty import EmptyOperator as Task\n"
-        "with DAG('cycle'):\n    one, two = Task(task_id='one'), Task(task_id='two')\n"
-        "    one >> two >> one",
-    ],
-    ids=["import", "syntax", "cycle"],
-)
-def test_a_broken_file_is_an_import_error(tmp_path, source):
-    (tmp_path / "broken.py").write_text(source)
-    assert len(DagBag(tmp_path, bundle_path=tmp_path).import_errors) == 1

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from cosmos import ProjectConfig, RenderConfig
@@ -79,3 +80,20 @@ def test_a_table_that_two_dags_build_is_named(projects, changes, twice):
     lines = list(built_twice(dags))
     assert {line.split(" of warehouse is built by ")[0] for line in lines} == twice
     assert all("in one and by model.states." in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from airflow.sdk import DAG\nimport there_is_no_such_module",
+        "from airflow.sdk import DAG\nDAG('syntax'",
+        "from airflow.sdk import DAG\n"
+        "from airflow.providers.standard.operators.empty import EmptyOperator as Task\n"
+        "with DAG('cycle'):\n    one, two = Task(task_id='one'), Task(task_id='two')\n"
+        "    one >> two >> one",
+    ],
+    ids=["import", "syntax", "cycle"],
+)
+def test_a_broken_file_is_an_import_error(tmp_path, source):
+    (tmp_path / "broken.py").write_text(source)
+    assert len(DagBag(tmp_path, bundle_path=tmp_path).import_errors) == 1
