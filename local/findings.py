@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +32,6 @@ COLUMNS = """
     and attnum > 0 and not attisdropped
 """
 COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", flags=re.DOTALL)
-MISSING_RELATION = re.compile(r'relation "(.+?)" does not exist')
 
 
 @dataclass
@@ -119,16 +118,16 @@ def check(
             return findings
         show(f"building {project.name} on an empty Postgres")
         workdir = manifest_file.parents[1]
-        _build(settings, workdir, profile_name(project), manifest, missing, existing, findings)
+        _build(settings, workdir, manifest, missing, existing, findings)
     return findings
 
 
 def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) -> Path | None:
     """Parse the project as its DAG file does; return the file of the manifest."""
     tree = project.parents[1]
-    env = {name: v for name, v in settings.environment.items() if name != "DBT_PROJECTS_DIR"}
-    env |= shared_env() | settings.machine_env() | settings.dbt_env()
+    env = settings.environment | shared_env() | settings.machine_env() | settings.dbt_env()
     env |= {
+        "DBT_PROJECTS_DIR": str(project.parent),
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(findings.dag_file),
         "AIRFLOW__COSMOS__CACHE_DIR": str(folder),
@@ -167,35 +166,31 @@ def required_variables(project: Path) -> set[str]:
     return found
 
 
-def _find_sources(
-    settings: Settings, manifest: dict, findings: Findings
-) -> tuple[list[dict], dict]:
+def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> tuple[set, dict]:
     """Add the sources that nodes read to the findings.
 
-    Returns the sources without a table, and the tables that exist.
+    Returns the relations that must be loaded, and those that exist with the SQL of their columns.
     """
-    relations = {
+    kinds = {
         (node["schema"], node["alias"]): node["resource_type"]
         for node in manifest["nodes"].values()
         if node["resource_type"] in BUILT
     }
-    kinds = {name: kind for (_, name), kind in relations.items()}
-    by_relation = {}
-    for unique_id, source in manifest["sources"].items():
-        nodes = (manifest["nodes"].get(child) for child in manifest["child_map"][unique_id])
-        if any(is_read(source, node) for node in nodes if node):
-            by_relation[source["schema"], source["identifier"]] = source
-    existing = _existing_tables(settings, by_relation)
-    missing, by_schema = [], defaultdict(list)
-    for (schema, name), source in sorted(by_relation.items()):
-        if (schema, name) in existing:
-            continue
-        if relations.get((schema, name)) == "seed":
-            findings.has_seeds_as_sources = True
-            continue
-        missing.append(source)
-        if name in kinds:
-            findings.own_nodes.append(f"source {schema}.{name} is a {kinds[name]} of the project")
+    read = {
+        (source["schema"], source["identifier"])
+        for unique_id, source in manifest["sources"].items()
+        for child in manifest["child_map"][unique_id]
+        if child in manifest["nodes"] and is_read(source, manifest["nodes"][child])
+    }
+    existing = _existing_tables(settings, read)
+    seeds = {relation for relation in read - existing.keys() if kinds.get(relation) == "seed"}
+    findings.has_seeds_as_sources = bool(seeds)
+    missing = read - existing.keys() - seeds
+    kinds_by_name = {name: kind for (_, name), kind in kinds.items()}
+    by_schema = defaultdict(list)
+    for schema, name in sorted(missing):
+        if kind := kinds_by_name.get(name):
+            findings.own_nodes.append(f"source {schema}.{name} is a {kind} of the project")
         else:
             by_schema[schema].append(name)
     findings.missing = dict(by_schema)
@@ -228,29 +223,24 @@ def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -
 def _build(
     settings: Settings,
     workdir: Path,
-    profile: str,
     manifest: dict,
-    missing: list[dict],
+    missing: set,
     existing: dict,
     findings: Findings,
 ) -> None:
     """Build the project on an empty Postgres, without the nodes that depend on a missing source."""
     folder = workdir.parent / "build"
     folder.mkdir()
-    (folder / "profiles.yml").write_text(profiles_yml(profile, prod=SCHEMA))
+    (folder / "profiles.yml").write_text(profiles_yml(profile_name(workdir), prod=SCHEMA))
     port = str(postgres.pgserver.find_suitable_port())
-    environment = {k: v for k, v in settings.environment.items() if k != "WAREHOUSE_URL"}
-    home = folder / "postgres"
-    home.mkdir()
-    server = replace(settings, home=home, warehouse_port=port, environment=environment)
+    environment = settings.environment | {"WAREHOUSE_URL": ""}
+    server = replace(settings, home=folder, warehouse_port=port, environment=environment)
     env = environment | shared_env() | server.dbt_env()
     env |= {name: name.lower() for name in findings.variables}
     # dbt builds one batch of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
-    excluded = [f"source:{s['package_name']}.{s['source_name']}.{s['name']}+" for s in missing]
-    exclude = ["--exclude", *excluded] if excluded else []
-    exclude += ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
+    exclude = ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
 
     def build(*words: str) -> dict[str, dict]:
         command = [BIN / "dbt", "--quiet", "build", *words, *exclude]
@@ -264,7 +254,13 @@ def _build(
         return {result["unique_id"]: result for result in results}
 
     with postgres.running(server):
-        _create_tables(server, existing)
+        unreadable = missing | _create_tables(server, existing)
+        excluded = [
+            f"source:{source['package_name']}.{source['source_name']}.{source['name']}+"
+            for source in manifest["sources"].values()
+            if (source["schema"], source["identifier"]) in unreadable
+        ]
+        exclude += ["--exclude", *excluded] if excluded else []
         results = {}
         if findings.has_seeds_as_sources:
             results = build("--select", "resource_type:seed")
@@ -272,11 +268,8 @@ def _build(
         # --empty would add an alias to each ref(), where a model can have one of its own.
         # The sources are empty without it.
         results |= build()
-    unknown = {source["identifier"] for source in manifest["sources"].values()}
     for unique_id, result in results.items():
-        relation = MISSING_RELATION.search(result["message"] or "")
-        is_source = relation and relation[1].split(".")[-1].strip('"') in unknown
-        if result["status"] == "error" and not is_source:
+        if result["status"] == "error":
             name = unique_id.split(".", 2)[2]
             # The compiled code is deleted with the check.
             message, _, _ = result["message"].partition("compiled code at")
@@ -295,15 +288,19 @@ def _build(
         )
 
 
-def _create_tables(server: Settings, tables: dict) -> None:
-    """Create empty copies of the tables that the project reads."""
+def _create_tables(server: Settings, tables: dict) -> set:
+    """Create empty copies of the tables that the project reads; return those without a copy."""
+    failed = set()
     with postgres.connect(server) as connection:
         for (schema, name), columns in tables.items():
             if columns:
-                # If a column has a type of an extension, the nodes that read it are only parsed.
-                with suppress(connection.ProgrammingError):
+                try:
                     connection.execute(f'create schema if not exists "{schema}"')
                     connection.execute(f'create table "{schema}"."{name}" ({columns})')
+                except connection.ProgrammingError:
+                    # If a column has a type of an extension, the nodes that read it are only parsed.
+                    failed.add((schema, name))
+    return failed
 
 
 def dag_file_of(project: Path) -> Path | None:
