@@ -7,7 +7,7 @@ from pathlib import Path
 from local.settings import ROOT, Failure
 
 
-def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
+def git(*words: str | Path, at: Path = ROOT) -> str:
     """Run a git command; return what it prints.
 
     Raises:
@@ -17,7 +17,7 @@ def git(*words: str | Path, at: Path = ROOT, input: str | None = None) -> str:
     command = ["git", "-c", "core.quotePath=false", *map(str, words)]
     # The line that shows the progress would hide a question for a password.
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    done = subprocess.run(command, cwd=at, env=env, input=input, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=at, env=env, capture_output=True, text=True)
     if done.returncode:
         raise Failure(f"git {words[0]} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()

@@ -94,14 +94,16 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
             if path.exists():
                 raise Failure(f"{path.relative_to(tree)} exists already: choose another NAME=.")
         if source:
-            copy_files(tree, found, folder)
+            copy_files(found, folder)
             bring_packages_along(tree, found, folder)
             exclude_from_lint(tree, folder)
-            git("add", "--force", *add_postgres_macros(folder), at=tree)
+            add_postgres_macros(folder)
         else:
             shutil.copytree(found, folder)
             for path in folder.rglob("*.yml"):
                 path.write_text(Template(path.read_text()).safe_substitute(project=name))
+        # Also files that a .gitignore of the project names. No tool has generated files here yet.
+        git("add", "--all", "--force", at=tree)
     return folder, dag_file
 
 
@@ -130,10 +132,10 @@ def found_project(source: str, scratch: Path) -> Path:
     return found[0]
 
 
-def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = None) -> None:
-    """Copy a dbt project and stage the copy, also files that its .gitignore names.
+def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
+    """Copy the files of a dbt project that git tracks or would track.
 
-    Files that git tracks or would track are copied. Without git, all but generated files are.
+    Without git, all but generated files are copied.
     """
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True).stdout
@@ -141,7 +143,6 @@ def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = No
     if Path("dbt_project.yml") not in files:
         walked = ((Path(root), names) for root, _, names in os.walk(source))
         files = [(root / name).relative_to(source) for root, names in walked for name in names]
-    copied = []
     for file in files:
         origin = source / file
         is_ignored = IGNORED & {*file.parts} or file.parts[0] in IGNORED_ON_TOP
@@ -153,9 +154,6 @@ def copy_files(tree: Path, source: Path, folder: Path, without: Path | None = No
             shutil.copytree(origin, folder / file, dirs_exist_ok=True)
         elif origin.is_file():
             shutil.copy(origin, folder / file)
-        copied += [str(folder / file)] if (folder / file).exists() else []
-    words = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
-    git("add", *words, at=tree, input="\0".join(copied))
 
 
 def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
@@ -172,8 +170,6 @@ def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
                 origin = _existing(source / value, file, value)
                 shutil.copytree(origin, tree / "dbt" / "packages" / origin.name, dirs_exist_ok=True)
                 _replace_path(file, value, f"../packages/{origin.name}")
-    if (tree / "dbt" / "packages").exists():
-        git("add", "--force", "dbt/packages", at=tree)
 
 
 def _bring_packages(tree: Path, source: Path, file: Path) -> None:
@@ -186,7 +182,7 @@ def _bring_packages(tree: Path, source: Path, file: Path) -> None:
             name = project_yml(_existing(origin, file, path))["name"]
             copy = tree / "dbt" / "packages" / name
             if not copy.exists():
-                copy_files(tree, origin, copy, without=source)
+                copy_files(origin, copy, without=source)
                 exclude_from_lint(tree, copy.parent)
                 for nested in ("packages.yml", "dependencies.yml"):
                     _bring_packages(tree, source, copy / nested)
@@ -207,8 +203,8 @@ def _replace_path(file: Path, old: str, new: str) -> None:
     file.write_text(re.sub(pattern, new, file.read_text()))
 
 
-def add_postgres_macros(project: Path) -> list[Path]:
-    """Copy the macros for Postgres that a project does not define itself; return the copies."""
+def add_postgres_macros(project: Path) -> None:
+    """Copy the macros for Postgres that a project does not define itself."""
     paths = project_yml(project).get("macro-paths") or ["macros"]
     files = [file for path in paths for file in (project / path).rglob("*.sql")]
     defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
@@ -216,8 +212,9 @@ def add_postgres_macros(project: Path) -> list[Path]:
     inside = next((path for path in paths if not path.startswith("..")), paths[0])
     folder = project / inside / POSTGRES_MACROS.name
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [macro for macro in POSTGRES_MACROS.glob("*.sql") if macro.stem not in defined]
-    return [Path(shutil.copy(macro, folder)) for macro in missing]
+    for macro in POSTGRES_MACROS.glob("*.sql"):
+        if macro.stem not in defined:
+            shutil.copy(macro, folder)
 
 
 def exclude_from_lint(tree: Path, folder: Path) -> None:
