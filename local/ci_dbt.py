@@ -184,7 +184,7 @@ def publish(comment: Path, prod: dict, summary: str, rows: list[tuple[str, str]]
     if rows:
         lines += ["", "| node | result |", "| --- | --- |"]
     table = [f"| `{name}` | {what} |" for name, what in rows]
-    console.print("\n".join(lines + table), markup=False, soft_wrap=True)
+    console.print("\n".join(lines + table))
     if len(table) > MAX_ROWS:
         table[MAX_ROWS:] = [f"| ... | {len(rows) - MAX_ROWS} more: see the log of the job |"]
     comment.write_text("\n".join(lines + table) + "\n")

@@ -21,7 +21,7 @@ def docs(settings: Settings) -> None:
     names = [escape(project.name) for project in projects]
     links = "".join(f'<li><a href="{name}/">{name}</a></li>' for name in names)
     (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
-    console.print(f"The docs are in {site}.", soft_wrap=True)
+    console.print(f"The docs are in {site}.")
 
 
 def page(settings: Settings, project: Path) -> bytes:

@@ -52,11 +52,11 @@ class Findings:
     def print(self) -> None:
         groups = [*self._groups()]
         for heading, lines in groups:
-            console.print(f"\n{heading}", markup=False, soft_wrap=True)
+            console.print(f"\n{heading}")
             for line in lines:
-                console.print(f"  {line}", markup=False, soft_wrap=True)
+                console.print(f"  {line}")
         if self.only_parsed:
-            console.print(f"\nOnly parsed: {self.only_parsed}", markup=False, soft_wrap=True)
+            console.print(f"\nOnly parsed: {self.only_parsed}")
         if not groups:
             console.print("Nothing is missing. Next, run make start, make test and make lint.")
 

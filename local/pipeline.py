@@ -158,7 +158,7 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     console.print(
         f"[{colour}]{run['state']:8}[/] {dag_id} in {run['duration']:.0f} s: {summary}."
         + (f" Slowest: {slowest}." if slowest else ""),
-        soft_wrap=True,
+        markup=True,
     )
     if run["state"] == "failed":
         print_failures(api, tasks)
@@ -170,11 +170,11 @@ def print_failures(api: Api, tasks: list[dict]) -> None:
     # The teardown of a build only repeats that other tasks failed.
     causes = [task for task in failed if task["operator_name"] != "DbtBuildTeardown"] or failed
     for task in causes[:PRINTED_FAILURES]:
-        console.print(f"\n[red]{task['task_id']}[/]")
+        console.print(f"\n{task['task_id']}", style="red")
         lines = failure_message(api, task).splitlines()
         if len(lines) > PRINTED_LINES:
             lines[PRINTED_LINES:] = [f"({len(lines) - PRINTED_LINES} more lines in its log)"]
-        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        console.print("\n".join(lines))
     if (hidden := len(causes) - PRINTED_FAILURES) > 0:
         console.print(f"\n{hidden} more tasks failed.")
     console.print()

@@ -11,14 +11,14 @@ from time import monotonic
 
 from rich.console import Console
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 30
 
 
 @contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
     """Print what begins, and show its progress until the block ends."""
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(title)
     with live(title) as show:
         yield show
 
@@ -35,7 +35,7 @@ def live(text: str) -> Iterator[Callable[[str], None]]:
     def print_lines() -> None:
         while not ended.wait(SECONDS_BETWEEN_LINES):
             seconds = round(monotonic() - started_at)
-            console.print(f"... {texts[-1]}, {seconds} s so far", markup=False, soft_wrap=True)
+            console.print(f"... {texts[-1]}, {seconds} s so far")
 
     thread = Thread(target=print_lines, daemon=True)
     thread.start()

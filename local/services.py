@@ -38,7 +38,7 @@ def start(settings: Settings) -> None:
     pipeline.wait_for_dags(api, dag_id, *then)
     pipeline.run(api, dag_id, then=then)
     show(settings, airflow.target(settings))
-    console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.", soft_wrap=True)
+    console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.")
 
 
 def require_target(settings: Settings) -> None:
@@ -76,7 +76,7 @@ def prepare_projects(settings: Settings) -> None:
         command = [sys.executable, "-m", "include.dbt_build"]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
-        console.print(done.stderr.strip(), style="red", markup=False, soft_wrap=True)
+        console.print(done.stderr.strip(), style="red")
 
 
 def standalone(settings: Settings) -> None:
@@ -113,9 +113,7 @@ def show(settings: Settings, target: str) -> None:
     with postgres.connect(settings) as connection:
         postgres.look_in(connection, target_schema(settings.local_toml["project"], target))
         cursor = connection.execute(settings.local_toml["show"])
-        table = Table()
-        for column in cursor.description:
-            table.add_column(column.name)
+        table = Table(*(column.name for column in cursor.description))
         for row in cursor:
             table.add_row(*map(str, row))
     console.print(table)
