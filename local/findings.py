@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,14 +44,14 @@ class Findings:
     # Tables by schema.
     missing: dict[str, list[str]] = field(default_factory=dict)
     own_nodes: list[str] = field(default_factory=list)
-    # Whether a source has the schema and the name of a seed of the project.
-    has_seeds_as_sources: bool = False
+    # Seeds that have the schema and the name of a source.
+    seeds_as_sources: list[str] = field(default_factory=list)
     postgres_errors: dict[str, str] = field(default_factory=dict)
     only_parsed: str = ""
 
     def print(self) -> None:
-        groups = [*self._groups()]
-        for heading, lines in groups:
+        groups = {heading: lines for heading, lines in self._groups().items() if lines}
+        for heading, lines in groups.items():
             console.print(f"\n{heading}")
             for line in lines:
                 console.print(f"  {line}")
@@ -60,33 +60,32 @@ class Findings:
         if not groups:
             console.print("Nothing is missing. Next, run make start, make test and make lint.")
 
-    def _groups(self) -> Iterator[tuple[str, list[str]]]:
-        if self.variables:
-            yield (
-                "Environment variables without a default. Set them in your shell for `make start`, "
-                "in .env for the Astro CLI, and in the deployment; or only for this project in "
-                f"dags/{self.dag_file.name}, as env_vars of its ProjectConfig:",
-                self.variables,
-            )
-        if self.parse_error:
-            kind = "cannot install its packages" if "dbt deps failed" in self.parse_error else ""
-            yield f"dbt {kind or 'cannot parse the project'}:", self.parse_error.splitlines()
-        if self.missing:
-            lines = [f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()]
-            yield "Tables that must be loaded before dbt runs, by schema:", lines
-        if self.own_nodes:
-            yield "Sources that the project builds itself. Read them with ref():", self.own_nodes
-        if self.has_seeds_as_sources:
-            line = "write a DAG file with the seeds in a group of their own, before the other nodes"
-            yield "Sources that are seeds of the project:", [line]
-        if self.postgres_errors:
-            lines = [f"{node}: {message}" for node, message in self.postgres_errors.items()]
-            yield "Cannot run on Postgres:", lines
+    def _groups(self) -> dict[str, list[str]]:
+        """Return the findings of each kind as lines, by their heading."""
+        seeds = [", ".join(self.seeds_as_sources)] if self.seeds_as_sources else []
+        is_of_deps = "dbt deps failed" in self.parse_error
+        failed_step = "install its packages" if is_of_deps else "parse the project"
+        return {
+            "Environment variables without a default. Set them in your shell for `make start`, in "
+            ".env for the Astro CLI, and in the deployment; or only for this project in "
+            f"dags/{self.dag_file.name}, as env_vars of its ProjectConfig:": self.variables,
+            f"dbt cannot {failed_step}:": self.parse_error.splitlines(),
+            "Tables that must be loaded before dbt runs, by schema:": [
+                f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()
+            ],
+            "Sources that the project builds itself. Read them with ref():": self.own_nodes,
+            "Sources that are seeds of the project. Write a DAG file with the seeds in a group of "
+            "their own, before the other nodes:": seeds,
+            "Cannot run on Postgres:": [
+                f"{node}: {message}" for node, message in self.postgres_errors.items()
+            ],
+        }
 
 
 def check_project(settings: Settings, name: str, parse_only: bool) -> None:
     project = chosen_project(settings, name)
-    dag_file = dag_file_of(project)
+    files = sorted((ROOT / "dags").glob("*.py"))
+    dag_file = next((file for file in files if f'"{project.name}"' in file.read_text()), None)
     if dag_file is None:
         raise Failure(f"No file in dags/ contains {project.name!r}: write a DAG for it first.")
     check(settings, project.resolve(), dag_file, builds=not parse_only).print()
@@ -184,7 +183,7 @@ def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> tup
     }
     existing = _existing_tables(settings, read)
     seeds = {relation for relation in read - existing.keys() if kinds.get(relation) == "seed"}
-    findings.has_seeds_as_sources = bool(seeds)
+    findings.seeds_as_sources = sorted(name for _, name in seeds)
     missing = read - existing.keys() - seeds
     kinds_by_name = {name: kind for (_, name), kind in kinds.items()}
     by_schema = defaultdict(list)
@@ -262,7 +261,7 @@ def _build(
         ]
         exclude += ["--exclude", *excluded] if excluded else []
         results = {}
-        if findings.has_seeds_as_sources:
+        if findings.seeds_as_sources:
             results = build("--select", "resource_type:seed")
             exclude += ["--exclude-resource-type", "seed"]
         # --empty would add an alias to each ref(), where a model can have one of its own.
@@ -301,9 +300,3 @@ def _create_tables(server: Settings, tables: dict) -> set:
                     # If a column has a type of an extension, the nodes that read it are only parsed.
                     failed.add((schema, name))
     return failed
-
-
-def dag_file_of(project: Path) -> Path | None:
-    """Return a DAG file that names a project."""
-    files = sorted((ROOT / "dags").glob("*.py"))
-    return next((file for file in files if f'"{project.name}"' in file.read_text()), None)

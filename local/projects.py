@@ -46,9 +46,9 @@ def add(
     values = {"project": folder.name, "dag_id": folder.name.lower()}
     write_template(dag_file, "dag_with_load.py.txt" if load else "dag.py.txt", **values)
     findings = check(settings, folder, dag_file, builds=False if parse_only else None)
-    if findings.has_seeds_as_sources and not load:
+    if findings.seeds_as_sources and not load:
         write_template(dag_file, "dag_with_seeds.py.txt", **values)
-        findings.has_seeds_as_sources = False
+        findings.seeds_as_sources = []
     return folder, findings
 
 
