@@ -16,7 +16,6 @@ FOLLOW_UP_SECONDS = 60
 IMPORT_ERROR_SECONDS = 15
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
-COLOURS = {"success": "green", "skipped": "yellow"}
 SLOWEST_NODES = 3
 # Failed tasks whose messages are printed, and the lines of each.
 PRINTED_FAILURES, PRINTED_LINES = 5, 30
@@ -154,7 +153,7 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     nodes = [task for task in nodes if task["duration"] is not None]
     nodes.sort(key=lambda task: -task["duration"])
     slowest = ", ".join(f"{t['task_id']} {t['duration']:.1f} s" for t in nodes[:SLOWEST_NODES])
-    colour = COLOURS.get(run["state"], "red")
+    colour = "green" if run["state"] == "success" else "red"
     console.print(
         f"[{colour}]{run['state']:8}[/] {dag_id} in {run['duration']:.0f} s: {summary}."
         + (f" Slowest: {slowest}." if slowest else ""),
