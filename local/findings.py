@@ -43,6 +43,8 @@ class Findings:
     variables: list[str] = field(default_factory=list)
     # Tables by schema.
     missing: dict[str, list[str]] = field(default_factory=dict)
+    # Whether the warehouse has tables that the project reads and does not build.
+    reads_loaded_tables: bool = False
     own_nodes: list[str] = field(default_factory=list)
     # Seeds that have the schema and the name of a source.
     seeds_as_sources: list[str] = field(default_factory=list)
@@ -182,6 +184,7 @@ def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> tup
         if child in manifest["nodes"] and is_read(source, manifest["nodes"][child])
     }
     existing = _existing_tables(settings, read)
+    findings.reads_loaded_tables = any(existing.values())
     seeds = {relation for relation in read - existing.keys() if kinds.get(relation) == "seed"}
     findings.seeds_as_sources = sorted(name for _, name in seeds)
     missing = read - existing.keys() - seeds
@@ -297,6 +300,6 @@ def _create_tables(server: Settings, tables: dict) -> set:
                     connection.execute(f'create schema if not exists "{schema}"')
                     connection.execute(f'create table "{schema}"."{name}" ({columns})')
                 except connection.ProgrammingError:
-                    # If a column has a type of an extension, the nodes that read it are only parsed.
+                    # With a type of an extension, the nodes that read the table are only parsed.
                     failed.add((schema, name))
     return failed

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 
+import psycopg
 from rich.table import Table
 
 from local import airflow, pipeline, postgres
@@ -112,7 +113,10 @@ def show(settings: Settings, target: str) -> None:
 
     with postgres.connect(settings) as connection:
         postgres.look_in(connection, target_schema(settings.local_toml["project"], target))
-        cursor = connection.execute(settings.local_toml["show"])
+        try:
+            cursor = connection.execute(settings.local_toml["show"])
+        except psycopg.Error as error:
+            raise Failure(f"The query `show` in local.toml failed: {error}") from None
         table = Table(*(column.name for column in cursor.description))
         for row in cursor:
             table.add_row(*map(str, row))

@@ -1,7 +1,4 @@
-"""dbt projects of many kinds can be brought in, and what they need is reported.
-
-The IDs in the names are those of the cases that users met.
-"""
+"""dbt projects of many kinds can be brought in, and what they need is reported."""
 
 import os
 import re
@@ -212,7 +209,14 @@ def test_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):
     )
 
 
-def test_the_end_to_end_test_does_not_run_a_dag_that_lacks_its_sources(clone, settings, tmp_path):
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_the_end_to_end_test_does_not_run_a_dag_that_needs_loaded_tables(
+    clone, settings, tmp_path, is_loaded
+):
+    if is_loaded:
+        # The end-to-end test has an empty Postgres of its own.
+        with postgres.running(settings), postgres.connect(settings) as connection:
+            connection.execute("create schema raw; create table raw.orders (id int)")
     files = {
         "dbt_project.yml": PROJECT,
         "models/sources.yml": SOURCE % ("raw", "{name: orders}"),
