@@ -9,14 +9,15 @@ from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import nodes_downstream_of
-from include.dbt_build.operators import (
-    BuildGroup,
-    DbtNodeOperator,
-    is_first_try,
-    stored_problems,
+from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
+from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES, TryNodes
+from include.dbt_build.reporting import (
+    ResultReporter,
+    first_try,
+    set_nodes,
+    set_xcom,
+    task_states,
 )
-from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES
-from include.dbt_build.reporting import ResultReporter, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
 # How long the build task waits for the final states of node tasks.
@@ -58,8 +59,8 @@ class DbtBuildOperator(DbtCommandOperator):
         states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
-        is_new = is_first_try(ti, self) and len(pending) == len(all_tasks)
-        built = self._built_nodes(ti, is_new=is_new)
+        is_new = ti.try_number == first_try(ti, self) and len(pending) == len(all_tasks)
+        built = self._built_nodes(ti, is_whole=len(pending) == len(all_tasks))
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
@@ -138,27 +139,33 @@ class DbtBuildOperator(DbtCommandOperator):
         set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
         return selected
 
-    def _built_nodes(self, ti, *, is_new: bool) -> set[str]:
+    def _built_nodes(self, ti, *, is_whole: bool) -> set[str]:
         """Return the nodes that an earlier try of the build task built.
 
         After a clear they are built again, except nodes without a task of their own.
+
+        Args:
+            ti: the task instance of the build task.
+            is_whole: whether all tasks are pending.
         """
-        stored = {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES) or ())}
-        if not is_first_try(ti, self):
-            return stored
-        built = set() if is_new else stored - self._nodes_with_task()
-        if built != stored:
-            # A retry of this try must not find the nodes from before the clear.
-            set_xcom(ti, self.group.teardown_id, BUILT_NODES, sorted(built))
+        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
+        if stored is None:
+            return set()
+        if stored["first_try"] == first_try(ti, self):
+            return {*stored["nodes"]}
+        # They are from before a clear, whose first try can have ended before it came here.
+        built = set() if is_whole else {*stored["nodes"]} - self._nodes_with_task()
+        set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built
 
     def _built_by_earlier_tries(self, ti, done: list[DbtNodeOperator]) -> set[str]:
         """Return the nodes of successful tasks whose asset events were lost with a failed try."""
         nodes = {node for task in done for node in task.nodes}
-        if is_first_try(ti, self):
-            set_xcom(ti, self.group.teardown_id, DONE_BEFORE, sorted(nodes))
+        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
+        if stored is None or stored["first_try"] != first_try(ti, self):
+            set_nodes(ti, self.group.teardown_id, DONE_BEFORE, nodes)
             return set()
-        return nodes - {*(ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE) or ())}
+        return nodes - {*stored["nodes"]}
 
     def _nodes_with_task(self) -> set[str]:
         tasks = (self.dag.get_task(task_id) for task_id in self.group.node_task_ids)

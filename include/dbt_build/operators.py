@@ -24,7 +24,7 @@ from include.dbt_build.protocol import (
     SELECTED_NODES,
     StoredResult,
 )
-from include.dbt_build.reporting import set_xcom, task_states
+from include.dbt_build.reporting import first_try, set_xcom, task_states
 
 
 @dataclass
@@ -233,12 +233,3 @@ def stored_problems(command: DbtCommandOperator, context) -> Iterator[None]:
         raise
     finally:
         context["ti"].xcom_push(key=PROBLEMS, value=command.results.problems())
-
-
-def first_try(ti, task: BaseOperator) -> int:
-    """Return the number of a task instance's first try since the run began or it was cleared."""
-    return ti.max_tries - task.retries + 1
-
-
-def is_first_try(ti, task: BaseOperator) -> bool:
-    return ti.try_number == first_try(ti, task)

@@ -16,11 +16,10 @@ NODE_RESULTS = "dbt_node_results"
 # selects, if it selects a part of the DAG. Airflow deletes the XComs of a task that starts, so a
 # retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
 SELECTED_NODES = "dbt_selected_nodes"
-# XCom of the teardown: the unique IDs of the nodes that dbt built and whose tasks are not
-# successful yet.
+# XCom of the teardown: the TryNodes that dbt built and whose tasks are not successful yet.
 BUILT_NODES = "dbt_built_nodes"
-# XCom of the teardown: the unique IDs of the nodes whose tasks were successful when the build task
-# began, or began again after a clear. Their asset events are older.
+# XCom of the teardown: the TryNodes whose tasks were successful when the build task began, or began
+# again after a clear. Their asset events are older.
 DONE_BEFORE = "dbt_done_before"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
@@ -45,6 +44,16 @@ class StoredResult(TypedDict):
     sql: str
     # The nodes of the task that dbt built, if the outcome is not success.
     built: list[str]
+
+
+class TryNodes(TypedDict):
+    """The unique IDs of nodes, and the first try of the build task to which they belong.
+
+    A clear leads to another first try, which can end before it stores anything.
+    """
+
+    first_try: int
+    nodes: list[str]
 
 
 class Problem(TypedDict):

@@ -9,6 +9,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from airflow.sdk import BaseOperator
 from airflow.sdk.bases.xcom import BaseXCom
 
 from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
@@ -20,6 +21,7 @@ from include.dbt_build.protocol import (
     Report,
     StoredResult,
     Times,
+    TryNodes,
 )
 from include.dbt_build.results import BuildResults
 from include.dbt_build.timeouts import DbtInterruptedError
@@ -105,18 +107,11 @@ class ResultReporter:
         try:
             if not self._is_interrupted:
                 self._end()
-            # Airflow has ended the build task, so the plugin accepts no reports from it.
-            elif self._is_cleared():
-                # The next try has to build all nodes, but Airflow does not count it as a first try.
-                set_xcom(self.ti, self.teardown_id, BUILT_NODES, [])
             else:
+                # Airflow has ended the build task, so the plugin accepts no reports from it.
                 self._store_built()
         except Exception as error:
             self._error = error
-
-    def _is_cleared(self) -> bool:
-        """Return whether the build task was cleared while dbt worked."""
-        return task_states(self.ti).get(self.ti.task_id) == "restarting"
 
     def _collect(self) -> None:
         """Take the tasks whose nodes have ended from `pending`."""
@@ -244,7 +239,7 @@ class ResultReporter:
         }
         if (built := self.results.succeeded() - shown) - self._built:
             self._built |= built
-            set_xcom(self.ti, self.teardown_id, BUILT_NODES, sorted(self._built))
+            set_nodes(self.ti, self.teardown_id, BUILT_NODES, self._built)
 
 
 def task_states(ti) -> dict[str, str | None]:
@@ -255,6 +250,17 @@ def task_states(ti) -> dict[str, str | None]:
 def set_xcom(ti, task_id: str, key: str, value) -> None:
     """Set an XCom of another task of the run."""
     BaseXCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
+
+
+def set_nodes(ti, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
+    """Set an XCom of the teardown to nodes, for the build task's retries until it is cleared."""
+    value = TryNodes(first_try=first_try(ti, ti.task), nodes=sorted(nodes))
+    set_xcom(ti, teardown_id, key, value)
+
+
+def first_try(ti, task: BaseOperator) -> int:
+    """Return the number of a task instance's first try since the run began or it was cleared."""
+    return ti.max_tries - task.retries + 1
 
 
 def _utc(time: str) -> datetime:

@@ -385,7 +385,8 @@ def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
 
     def known_to_airflow() -> set[str]:
         # Airflow does not show the leaves before dbt's end, so the engine stores them.
-        stored = {node.split(".")[2] for node in states.xcom(DONE, BUILT_NODES)}
+        built = states.xcom(DONE, BUILT_NODES) or {"nodes": []}
+        stored = {node.split(".")[2] for node in built["nodes"]}
         tasks = [name for name, state in states.states().items() if state == "success"]
         return stored | {name[4:-4] for name in tasks if name.endswith("run")}
 
