@@ -4,8 +4,10 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowException
@@ -32,6 +34,8 @@ from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
 from include.dbt_build.workdir import is_parse_valid
 
+# The time that an external dbt has to cancel its statements.
+CANCEL_SECONDS = 60
 # The folder, within that of a dbt command, with the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
 # dbt's own variables for --state.
@@ -156,7 +160,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         # Set here, because Airflow executes a copy of the operator that was made with the DAG.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
-        with interruptible(self.on_kill):
+        with interruptible(self.results.interrupt):
             return super().build_and_run_cmd(context, cmd_flags, **kwargs)
 
     def _load_manifest(self, environment) -> None:
@@ -192,7 +196,15 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def run_subprocess(self, command, env, cwd, **kwargs):
         options = self._prepare_run(Path(cwd))
         env = self._state_env(env, Path(cwd))
-        return super().run_subprocess([*command, *options], env, cwd, **kwargs)
+        try:
+            return super().run_subprocess([*command, *options], env, cwd, **kwargs)
+        except KeyboardInterrupt:
+            # The folder of the run and the lock of the schema must outlast dbt.
+            if (process := self.subprocess_hook.sub_process) and process.poll() is None:
+                self.on_kill()
+                with suppress(TimeoutExpired):
+                    process.communicate(timeout=CANCEL_SECONDS)
+            raise
 
     def _prepare_run(self, folder: Path) -> list[str]:
         """Return the options for where dbt reads and writes, whatever the project's settings."""

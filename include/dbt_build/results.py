@@ -50,6 +50,11 @@ class BuildResults:
         # The message of what stopped dbt outside of its nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
+        # Whether dbt is interrupted: nodes whose statements it cancels have not failed.
+        self.is_interrupted = False
+
+    def interrupt(self) -> None:
+        self.is_interrupted = True
 
     def add_succeeded(self, nodes: Iterable[str], line: str) -> None:
         """Set nodes to successful without dbt. The line is their log, and gives the reason."""
@@ -84,6 +89,8 @@ class BuildResults:
             node.lines.append(event.info.msg)
 
     def _finish(self, node: NodeResult, info, result) -> None:
+        if self.is_interrupted and result.status not in SUCCEEDED:
+            return
         node.message, node.failures = clean_message(result.message), result.num_failures
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in SUCCEEDED | SKIPPED:

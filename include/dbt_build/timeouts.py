@@ -31,8 +31,11 @@ class DbtInterruptedError(Exception):
 
 
 @contextmanager
-def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
+def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     """Let the signals in REASONS interrupt dbt until the block ends.
+
+    Args:
+        on_interrupt: called before dbt begins to cancel its statements.
 
     Raises:
         DbtInterruptedError: one of the signals was received.
@@ -43,6 +46,7 @@ def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
         # A second signal must not disturb dbt while it cancels its statements.
         if not received:
             received.append(number)
+            on_interrupt()
             # dbt would log the traceback of the KeyboardInterrupt. An external dbt has no module.
             if events := sys.modules.get("dbt_common.events.event_manager_client"):
                 events.get_event_manager().loggers.clear()
@@ -54,7 +58,6 @@ def interruptible(end_subprocess: Callable[[], None]) -> Iterator[None]:
     except BaseException:
         if not received:
             raise
-        end_subprocess()
         raise DbtInterruptedError(f"dbt was interrupted: {REASONS[received[0]]}.") from None
     finally:
         for number, handler in before.items():
