@@ -80,7 +80,7 @@ class DbtBuildOperator(DbtCommandOperator):
             if self.group.tests_last:
                 self._build_tests_last(context, nodes)
             # If an earlier try built everything, dbt builds nothing and Cosmos runs the callbacks.
-            elif nodes is None or nodes or built:
+            elif nodes is None or nodes or built or self.built_by_earlier_tries:
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed

@@ -19,6 +19,7 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest
 from include.dbt_build.protocol import (
+    BUILT_NODES,
     NODE_RESULTS,
     PROBLEMS,
     SELECTED_NODES,
@@ -120,16 +121,16 @@ class DbtNodeOperator(BaseOperator):
         ti = context["ti"]
         result = self._stored_result(ti)
         if result is None and ti.try_number == 1:
-            raise AirflowException(
-                f"The build task stored no result for {', '.join(self.nodes)}: see its log."
-            )
+            result = self._built_result(ti)
         # The task of a skipped node is due: the task that failed upstream has succeeded in a later
         # try, or somebody has cleared this one.
         if result is None or result["outcome"] == "skipped":
             with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
-                # A retry of the build task may have built the nodes in the meantime.
-                stored = self._stored_result(ti) if result is None else None
-                result = stored or self._run_dbt(context, result["built"] if result else ())
+                # A build that held the lock in the meantime has a newer result.
+                stored = self._stored_result(ti)
+                if stored is None or stored == result:
+                    stored = self._run_dbt(context, result["built"] if result else ())
+                result = stored
         self._end(result)
 
     def _stored_result(self, ti) -> StoredResult | None:
@@ -149,6 +150,21 @@ class DbtNodeOperator(BaseOperator):
         is_retry = first_try(ti, self) <= reader < ti.try_number
         is_mine = reader == ti.try_number or (is_retry and result["outcome"] == "success")
         return result if is_mine else None
+
+    def _built_result(self, ti) -> StoredResult:
+        """Return the result of nodes that dbt built, but that the build task did not report.
+
+        Somebody has marked a failed build task as successful, or a deploy has renamed this task.
+
+        Raises:
+            AirflowException: dbt has not built the nodes in this run.
+        """
+        built = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
+        names = ", ".join(self.nodes)
+        if built is None or not {*self.nodes} <= {*built["nodes"]}:
+            raise AirflowException(f"The build task stored no result for {names}: see its log.")
+        message = f"dbt built {names}: see the log of the build task."
+        return StoredResult(outcome="success", message=message, sql="", built=[])
 
     def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
         """Run dbt for the nodes of this task without those that are built."""
