@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -57,7 +57,9 @@ def is_up_to_date(project: DbtProject) -> bool:
         return False
     if inputs["links"] != _links(project) or inputs["packages"] != _package_files(project):
         return False
-    return all(changed_at <= made_at for changed_at in _times(project))
+    times = _times(project)
+    # A deploy that keeps the times of files can replace one by an older one.
+    return _digest(times) == inputs["times"] and max(times.values()) <= made_at
 
 
 def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
@@ -83,12 +85,23 @@ def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[s
     }
 
 
-def _times(project: DbtProject) -> Iterable[float]:
-    """Yield the modification times of everything that the working directory is made from."""
-    yield from (file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
+def _times(project: DbtProject) -> dict[str, float]:
+    """Return the modification time of each file that the working directory is made from."""
+    return {str(file): file.stat().st_mtime for file in _files(project)}
+
+
+def _digest(times: Mapping[str, float]) -> str:
+    """Return a hash of the files' names and times, in which a deleted file is missing too."""
+    # The layers of an image have no fractions of seconds.
+    seconds = {file: int(changed_at) for file, changed_at in times.items()}
+    return sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()
+
+
+def _files(project: DbtProject) -> Iterator[Path]:
+    yield from Path(__file__).parent.glob("*.py")
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
-            yield Path(file).stat().st_mtime
+            yield Path(file)
     packages = project.workdir / _packages_folder(project.path)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
     outside = [path for path in _outside_paths(project.path) if path.is_dir()]
@@ -98,11 +111,9 @@ def _times(project: DbtProject) -> Iterable[float]:
     for root in (project.path, *local, *outside):
         for folder, subfolders, files in os.walk(root):
             subfolders[:] = [name for name in subfolders if name not in ignored]
-            # The time of a folder changes when a file in it is deleted or renamed. The root folder
-            # itself is left out, because dbt makes target/ and logs/ there.
-            for name in {*files, *subfolders} - ignored:
+            for name in {*files} - ignored:
                 if (path := Path(folder, name)).exists():
-                    yield path.stat().st_mtime
+                    yield path
 
 
 def _make(project: DbtProject) -> None:
@@ -118,6 +129,9 @@ def _make(project: DbtProject) -> None:
     _write_project_file(project)
     if project.manifest is None:
         _install_packages(project)
+    # A file that is deleted while dbt parses is among them, so that the next check finds a change.
+    times = _digest(_times(project))
+    if project.manifest is None:
         run_dbt(project, "parse")
     else:
         project.target.mkdir(exist_ok=True)
@@ -131,6 +145,7 @@ def _make(project: DbtProject) -> None:
         "packages": _package_files(project),
         "environment": _fingerprint(sorted(names), project.parse_environment),
         "uses_connection": uses_connection(project),
+        "times": times,
     }
     partial = _inputs_file(project).with_suffix(".partial")
     partial.write_text(json.dumps(inputs))
