@@ -36,6 +36,7 @@ from include.dbt_build.workdir import is_parse_valid
 
 # The time that an external dbt has to cancel its statements.
 CANCEL_SECONDS = 60
+FRESHNESS = ["source", "freshness"]
 # The folder, within that of a dbt command, with the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
 # dbt's own variables for --state.
@@ -146,9 +147,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # This command does not have the options of `dbt build`, such as an event time range.
-        self.base_cmd, self.dbt_cmd_flags = ["source", "freshness"], []
+        self.base_cmd, self.dbt_cmd_flags = FRESHNESS, []
         self._select_nodes(sources)
         self.build_and_run_cmd(context)
+        self.results.add_unread(sources)
 
     def _select_nodes(self, nodes: Iterable[str]) -> None:
         self.selected_nodes = [*nodes]
@@ -272,12 +274,23 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         return super().calculate_openlineage_events_completes(*args, **kwargs)
 
     def handle_exception_dbt_runner(self, result) -> None:
+        error = result.exception
+        if not error and self.base_cmd == FRESHNESS:
+            # This command runs the hooks of the project too, which sources.json leaves out.
+            error = "\n".join(
+                hook.message
+                for hook in result.result.results
+                if hook.node.resource_type == "operation" and hook.status == "error"
+            )
         # A failed node does not raise: it fails its own task.
-        if not result.success and (result.exception or not self.results.failed()):
-            raise AirflowException(f"dbt failed: {result.exception}")
+        elif not error and not result.success and not self.results.failed():
+            error = "no node failed, see the log"
+        if error:
+            raise AirflowException(f"dbt failed: {error}")
 
     def handle_exception_subprocess(self, result) -> None:
         # dbt's exit codes: 1 if a node failed, 2 if dbt failed. Other codes come from a signal.
-        if result.exit_code and (result.exit_code != 1 or not self.results.failed()):
+        is_of_node = self.base_cmd == FRESHNESS or self.results.failed()
+        if result.exit_code and (result.exit_code != 1 or not is_of_node):
             output = "\n".join(result.full_output[-20:])
             raise AirflowException(f"dbt ended with code {result.exit_code}: {output}")

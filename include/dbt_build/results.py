@@ -140,6 +140,9 @@ class BuildResults:
         for result in _results(project_dir, "sources.json"):
             if result["unique_id"] in sources and "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)
+
+    def add_unread(self, sources: Iterable[str]) -> None:
+        """Set the sources to failed whose age dbt could not read, although it ran."""
         for source in sources:
             node = self.nodes[source]
             if not node.status:
