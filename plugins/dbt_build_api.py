@@ -70,9 +70,9 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
         if build is None or build.state != State.RUNNING or build.operator != BUILD:
             raise HTTPException(409, "no such build task is running")
         tasks = _tasks_of(session, build)
-        named = {*report.succeeded, *report.others}
-        if unknown := sorted(named - tasks.nodes - {tasks.teardown}):
-            raise HTTPException(422, f"not a task of this build: {unknown[0]}")
+        # A deploy while dbt works can remove or rename tasks. Airflow then moves the running build
+        # task to the new version of the DAG. What is not a task of the build is never changed.
+        named = {*report.succeeded, *report.others} & (tasks.nodes | {tasks.teardown})
         _check_times(report, build)
         return _apply(session, build, report, tasks, named)
 
@@ -149,6 +149,9 @@ def _apply(
             states = session.scalars(nodes.with_only_columns(TaskInstance.state))
             if any(state not in DONE for state in states):
                 continue
+        if ti.state == State.FAILED and not hasattr(TaskInstance, "working_set"):
+            # As in a clear: the log of the failed try stays in the UI.
+            ti.prepare_db_for_next_try(session)
         _set_state(ti, state, report.succeeded.get(task_id), build)
         session.add(
             Log(
@@ -175,8 +178,9 @@ def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) 
     if ti.state is None:
         return True
     if state in (State.SUCCESS, State.SCHEDULED, None):
-        is_old = ti.state == State.FAILED and ti.end_date and ti.end_date < build.start_date
-        return bool(is_old) or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
+        # end_date can be older: neither a clear nor a mark by hand changes it.
+        is_old = ti.state == State.FAILED and ti.updated_at < build.start_date
+        return is_old or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
     return state == State.UPSTREAM_FAILED and ti.state == State.SKIPPED
 
 
