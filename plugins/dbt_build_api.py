@@ -27,7 +27,7 @@ from cachetools import LRUCache, cached
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from include.dbt_build.protocol import Answer, Report, Times, sign, signing_key
 
@@ -108,6 +108,7 @@ class BuildTasks:
             for name in build.get_flat_relative_ids(upstream=False) & upstream
             if dag.get_task(name).task_type == NODE
         }
+        self.upstream = {name: dag.get_task(name).upstream_task_ids for name in self.nodes}
 
 
 # A DAG of thousands of tasks is slow to read.
@@ -138,6 +139,7 @@ def _apply(
     answer = Answer(applied={})
     changes = dict.fromkeys(report.succeeded, State.SUCCESS)
     changes |= {k: None if v == "due" else State(v) for k, v in report.others.items()}
+    changes |= dict.fromkeys(_without_process(session, of_run, report, tasks), State.FAILED)
     # The teardown comes last, because it depends on the states of the node tasks.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
         ti, state = by_id.get(task_id), changes[task_id]
@@ -163,8 +165,31 @@ def _apply(
             )
         )
         if state:
-            answer.applied[task_id] = ti.try_number
+            known = answer.failed if state == State.FAILED else answer.applied
+            known[task_id] = ti.try_number
     return answer
+
+
+def _without_process(session, of_run: Select, report: Report, tasks: BuildTasks) -> set[str]:
+    """Return the tasks of failed nodes that have to fail at once, because a task upstream failed.
+
+    If such a task started, the scheduler would replace its state with upstream_failed.
+    """
+    upstream = {
+        name: tasks.upstream[name]
+        for name, state in report.others.items()
+        if state == "scheduled" and name in tasks.nodes
+    }
+    if not upstream:
+        return set()
+    failed = of_run.where(
+        TaskInstance.task_id.in_({one for names in upstream.values() for one in names}),
+        TaskInstance.state.in_((State.FAILED, State.UPSTREAM_FAILED)),
+    )
+    # This report replaces the states of the tasks that it names.
+    named = report.succeeded.keys() | report.others.keys()
+    stopped = {*session.scalars(failed.with_only_columns(TaskInstance.task_id))} - named
+    return {name for name, above in upstream.items() if above & stopped}
 
 
 def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) -> bool:
@@ -177,7 +202,7 @@ def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) 
     """
     if ti.state is None:
         return True
-    if state in (State.SUCCESS, State.SCHEDULED, None):
+    if state in (State.SUCCESS, State.SCHEDULED, State.FAILED, None):
         # end_date can be older: neither a clear nor a mark by hand changes it.
         is_old = ti.state == State.FAILED and ti.updated_at < build.start_date
         return is_old or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
@@ -188,18 +213,19 @@ def _set_state(
     ti: TaskInstance, state: State | None, times: Times | None, build: TaskInstance
 ) -> None:
     ti.state = state
-    if state in (State.SUCCESS, State.SCHEDULED):
+    if state in (State.SUCCESS, State.SCHEDULED, State.FAILED):
         ti.try_number = next_try(ti)
     if state == State.SCHEDULED:
         ti.scheduled_dttm = datetime.now(UTC)
     if times:
         ti.start_date, ti.end_date = times.start, times.end
         ti.duration = (times.end - times.start).total_seconds()
-        # The log of the task is on the worker of the build task.
-        ti.hostname = build.hostname
-    elif state in (State.UPSTREAM_FAILED, State.SKIPPED):
+    elif state in (State.FAILED, State.UPSTREAM_FAILED, State.SKIPPED):
         ti.start_date = ti.end_date = datetime.now(UTC)
         ti.duration = 0
+    if times or state == State.FAILED:
+        # The log of the task is on the worker of the build task.
+        ti.hostname = build.hostname
 
 
 def next_try(ti: TaskInstance) -> int:

@@ -93,11 +93,13 @@ class Report(BaseModel):
 
 
 class Answer(BaseModel):
-    """The try number of each task whose state was set."""
+    """The try number of each task whose state was set, by task ID."""
 
     model_config = ConfigDict(extra="forbid")
 
     applied: dict[TaskId, int]
+    # Tasks that failed without a process, because a task upstream of them had failed.
+    failed: dict[TaskId, int] = {}
 
 
 def signing_key(conf) -> bytes | None:

@@ -200,6 +200,11 @@ class ResultReporter:
             self._next_report = monotonic() + self._retry_seconds
             return
         self._retry_seconds = POLL_SECONDS
+        for task_id, try_number in answer.failed.items():
+            self.unsent.pop(task_id, None)
+            nodes = self.nodes[task_id]
+            message = f"{self.results.message(nodes)}\n{self.results.sql(nodes)}"
+            self._logs.write(task_id, try_number, message, datetime.now(UTC).isoformat())
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":
                 message = self.results.message(self.nodes[task_id])
