@@ -76,6 +76,20 @@ def test_a_warehouse_that_is_down_before_a_run(api, server, connected):
     assert states.end() == "success"
 
 
+def test_a_cleared_run_is_built_whole_if_its_first_try_cannot_connect(api, server, connected):
+    with server.connect() as warehouse:
+        states = States(api, warehouse, "elsewhere")
+        assert states.run() == "success"
+        states.broken()
+    server.stop()
+    states.clear()
+    wait_for_a_failed_try(states)
+    server.start()
+    assert states.end() == "success"
+    with server.connect() as states.warehouse:
+        assert states.built() == {"a": 1, "b": 1}
+
+
 def test_a_warehouse_that_goes_down_during_a_run(api, server, connected):
     with server.connect() as warehouse:
         states = States(api, warehouse, "elsewhere")

@@ -52,6 +52,21 @@ def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of)
 
 
 @pytest.mark.slow
+def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_message(run_of):
+    states = run_of("decides_continue")
+    states.broken("continues", "after_continues")
+    states.warehouse.execute(
+        "update raw_states.broken set seconds = 30 where node = 'after_continues'"
+    )
+    states.trigger()
+    states.wait_for_state("after_continues_run", "upstream_failed")
+    assert states.end() == "failed"
+    for name in ("continues_run", "after_continues_run"):
+        assert states.states()[name] == "failed"
+        assert "division by zero" in states.log(name)
+
+
+@pytest.mark.slow
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")
@@ -99,6 +114,11 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
         "dbt_build_done": "upstream_failed",
     }
     assert states.tasks()["dbt_build"]["try_number"] == 1
+    assert states.built() == {"appends": 1}
+    # Somebody decides that the hook does not matter.
+    states.mark("dbt_build", "success")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
     assert states.built() == {"appends": 1}
     # A clear is an order to build again, and runs the hooks.
     states.broken()

@@ -75,6 +75,15 @@ def test_the_check_of_a_missing_source_is_retried_and_fails(states, age):
 
 
 @pytest.mark.slow
+def test_a_failed_hook_of_the_check_fails_the_build_task_and_no_source(states, age):
+    states.broken("start_hook")
+    assert states.run() == "failed"
+    assert states.states()["dbt_build"] == "failed"
+    assert states.states()[CHECK] == "upstream_failed"
+    assert "division by zero" in states.log("dbt_build", 2)
+
+
+@pytest.mark.slow
 def test_a_run_for_a_past_interval_checks_no_source(states, age):
     age("1 day")
     start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"

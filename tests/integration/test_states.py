@@ -298,6 +298,9 @@ def test_clear_only_failed_builds_the_failed_nodes_and_downstream_nodes(states):
     assert states.end() == "success"
     assert states.not_successful() == {}
     assert states.built() == {"b": 1, "d": 1, "e": 1}
+    # The log of the try that failed stays in the UI.
+    path = f"{states.path}/taskInstances/dbt.b.run/logs/2"
+    assert "division by zero" in str(states.api("GET", path))
 
 
 @pytest.mark.slow
@@ -312,9 +315,12 @@ def test_a_task_marked_as_successful_is_not_built_and_downstream_nodes_are(state
 
 
 @pytest.mark.slow
-def test_a_task_marked_as_failed_while_dbt_works_stays_failed(states):
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_a_task_marked_as_failed_while_dbt_works_stays_failed(states, is_cleared):
+    if is_cleared:
+        states.run()
     states.broken("g", fails=False, seconds=10)
-    states.trigger()
+    states.clear() if is_cleared else states.trigger()
     states.wait_for_state("dbt.a.run", "success")
     states.mark("dbt.e_run", "failed")
     assert states.end() == "failed"

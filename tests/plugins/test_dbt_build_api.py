@@ -67,7 +67,7 @@ def body(**changes) -> bytes:
 
 def test_a_signed_report_is_applied(client, applied):
     answer = post(client, body())
-    assert (answer.status_code, answer.json()) == (200, {"applied": {}})
+    assert (answer.status_code, answer.json()) == (200, {"applied": {}, "failed": {}})
     assert [report.others for report in applied] == [{"a": "skipped"}]
 
 
@@ -186,6 +186,7 @@ def test_a_build_may_set_the_states_of_its_own_tasks_only(serialized, group):
     tasks = dbt_build_api.BuildTasks(read, f"{group}.dbt_build")
     assert tasks.nodes == {name for name in node_tasks(dag) if name.startswith(group)}
     assert tasks.teardown == f"{group}.dbt_build_done"
+    assert f"{group}.dbt_build" in tasks.upstream[f"{group}.base.run"]
 
 
 def test_times_outside_of_the_try_are_unprocessable():
@@ -219,7 +220,8 @@ def test_a_try_has_the_next_number_in_each_version_of_airflow(monkeypatch):
 USED = {
     TaskInstance: {
         *("id", "dag_id", "run_id", "task_id", "operator", "state", "try_number", "hostname"),
-        *("start_date", "end_date", "duration", "scheduled_dttm", "dag_version_id"),
+        *("start_date", "end_date", "duration", "scheduled_dttm", "updated_at"),
+        "dag_version_id",
     },
     Log: {"event", "owner", "owner_display_name", "extra"},
 }
@@ -235,9 +237,12 @@ def test_airflow_has_the_column(model, column):
 def test_airflow_has_the_arguments_and_relations():
     assert {"event", "task_instance"} <= inspect.signature(Log.__init__).parameters.keys()
     assert "serialized_dag" in DagVersion.__mapper__.relationships
+    assert "session" in inspect.signature(TaskInstance.prepare_db_for_next_try).parameters
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "SUCCESS", "SCHEDULED", "UPSTREAM_FAILED", "SKIPPED"])
+@pytest.mark.parametrize(
+    "state", ["RUNNING", "SUCCESS", "SCHEDULED", "FAILED", "UPSTREAM_FAILED", "SKIPPED"]
+)
 def test_airflow_has_the_state(state):
     assert TaskInstanceState[state] == state.lower()
 

@@ -150,6 +150,15 @@ def test_the_sql_of_a_failed_node_is_the_statement_that_ran(tmp_path):
     assert results.sql(["model.p.b"]) == ""
 
 
+def test_a_node_whose_statement_is_cancelled_has_not_failed():
+    results = received(start(), start("model.p.b"))
+    results.interrupt()
+    results.receive(finish("error", "canceling statement due to user request"))
+    results.receive(finish("success", node="model.p.b"))
+    assert results.outcome([NODE]) is None
+    assert results.outcome(["model.p.b"]) == "success"
+
+
 def test_an_error_of_the_results_does_not_become_one_of_the_node():
     results = BuildResults()
     results.receive(None)
@@ -191,6 +200,7 @@ def test_a_source_without_an_age_is_an_error(tmp_path):
     write(tmp_path, {"target/sources.json": json.dumps({"results": entries})})
     results = BuildResults()
     results.read_sources(tmp_path, [old, unknown, unasked])
+    results.add_unread([old, unknown, unasked])
     # Another try would find the same rows, as with a failed test.
     assert results.outcome([old]) == "fail"
     assert results.message([old]) == (

@@ -47,6 +47,13 @@ def redeploy(project: Path) -> None:
         os.utime(file, (0, 0))
 
 
+def replace_by_older(project: Path) -> None:
+    """Replace a file as `rsync --archive` does: the folder has its old time too."""
+    write(project, {"models/base.sql": "select 2 as id"})
+    for path in (project / "models/base.sql", project / "models"):
+        os.utime(path, (0, 0))
+
+
 @pytest.mark.parametrize(
     ("change", "is_parsed_again"),
     [
@@ -65,6 +72,7 @@ def redeploy(project: Path) -> None:
         pytest.param(lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"),
         pytest.param(lambda p: write(p, {"selectors.yml": "selectors: []"}), True, id="new file"),
         pytest.param(redeploy, True, id="deploy"),
+        pytest.param(replace_by_older, True, id="older file"),
     ],
 )
 def test_a_project_is_parsed_again_when_it_has_changed(second, commands, change, is_parsed_again):

@@ -1,0 +1,32 @@
+"""One dbt command of a task, with an external dbt."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from cosmos import ExecutionConfig
+from cosmos.constants import InvocationMode
+
+from include.dbt_build.timeouts import DbtInterruptedError, interruptible
+from tests.include.dbt_build.conftest import render
+
+DBT = Path(sys.executable).with_name("dbt")
+
+
+def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, tmp_path):
+    # It takes two seconds to cancel its statements.
+    script = tmp_path / "dbt"
+    script.write_text("#!/bin/sh\ntrap 'sleep 2; exit 1' INT\necho started\nsleep 60 &\nwait\n")
+    script.chmod(0o755)
+    external = ExecutionConfig(
+        invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT)
+    )
+    dag = render(unchanged, execution_config=external)
+    build = dag.get_task("dbt_build")
+    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
+        build.run_subprocess([str(script)], {}, str(tmp_path))
+    assert build.subprocess_hook.sub_process.poll() is not None
