@@ -77,10 +77,11 @@ class DbtBuildOperator(DbtCommandOperator):
             if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 nodes = self._pending_nodes(pending, built, stale, selected)
-            if self.group.tests_last:
+            has_nodes = nodes is None or len(nodes) > 0
+            if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
             # If an earlier try built everything, dbt builds nothing and Cosmos runs the callbacks.
-            elif nodes is None or nodes or built or self.built_by_earlier_tries:
+            elif has_nodes or built or self.built_by_earlier_tries:
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed
