@@ -21,12 +21,7 @@ from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
-from include.dbt_build.parsing import (
-    connection_values,
-    invoke_dbt,
-    load_manifest,
-    write_manifest_json,
-)
+from include.dbt_build.parsing import connection_values, invoke_dbt, load_manifest
 from include.dbt_build.project import DbtProject
 from include.dbt_build.results import BuildResults
 from include.dbt_build.run_options import RunOptions
@@ -188,12 +183,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         manifest, self.manifest = self.manifest, None
         callbacks = [self.results.receive, *self.runner_callbacks]
         with change_working_directory(cwd):
-            result = invoke_dbt(words, env, manifest, callbacks)
-        if manifest is not None:
-            # dbt writes the file only when it parses.
-            file = Path(cwd, "target", "manifest.json")
-            write_manifest_json(self.project, connection_values(self.project), file)
-        return result
+            return invoke_dbt(words, env, manifest, callbacks)
 
     def run_subprocess(self, command, env, cwd, **kwargs):
         options = self._prepare_run(Path(cwd))

@@ -200,12 +200,3 @@ def _replaced(value, values: Mapping[str, str]):
     if isinstance(value, list):
         return [_replaced(one, values) for one in value]
     return value
-
-
-def write_manifest_json(project: DbtProject, values: Mapping[str, str], file: Path) -> None:
-    """Write the manifest.json of the parse with the connection's values."""
-    text = (project.target / "manifest.json").read_text()
-    for placeholder, real in values.items():
-        text = text.replace(placeholder, json.dumps(real)[1:-1])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
