@@ -17,7 +17,7 @@ from tests.fixtures import wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States, connection
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 BUILD = "dbt.dbt_build"
 
@@ -125,7 +125,6 @@ def test_a_failed_run_and_the_next_successful_one_send_a_message_each(states, re
     assert len(receiver.about(failed)) == 1
 
 
-@pytest.mark.slow
 def test_a_successful_run_sends_a_message_if_it_warned(states, receiver):
     # The first run can be the one that succeeds again after the failed run of an earlier test.
     for _ in range(2):
@@ -141,7 +140,6 @@ def test_a_successful_run_sends_a_message_if_it_warned(states, receiver):
     assert receiver.about(silent) == []
 
 
-@pytest.mark.slow
 def test_a_model_that_succeeded_in_a_retry_is_not_named(states, receiver):
     states.broken("d")
     states.trigger()
@@ -153,7 +151,6 @@ def test_a_model_that_succeeded_in_a_retry_is_not_named(states, receiver):
     assert "FAILED" not in text
 
 
-@pytest.mark.slow
 def test_a_run_that_succeeds_after_a_clear_sends_a_message(states, receiver):
     states.broken("test_a")
     assert states.run() == "failed"
@@ -166,7 +163,6 @@ def test_a_run_that_succeeds_after_a_clear_sends_a_message(states, receiver):
     assert "FAILED" not in message["message"]
 
 
-@pytest.mark.slow
 def test_a_killed_build_is_named_with_the_failed_nodes_that_it_reported(api, states, receiver):
     states.broken("g", fails=False, seconds=60)
     states.warehouse.execute("insert into raw_states.broken values ('test_a')")
@@ -194,7 +190,6 @@ def test_a_killed_build_is_named_with_the_failed_nodes_that_it_reported(api, sta
     )
 
 
-@pytest.mark.slow
 def test_no_value_of_a_row_is_sent(states, receiver):
     states.broken("2026-01-02")
     assert states.run() == "failed"
@@ -217,7 +212,6 @@ def test_a_warehouse_that_is_down_is_named(api, warehouse, states, receiver):
     assert WAREHOUSE_PASSWORD not in text
 
 
-@pytest.mark.slow
 def test_the_message_of_a_run_that_timed_out_has_the_reason(api, warehouse, receiver):
     hangs = States(api, warehouse, "run_hangs")
     hangs.broken("a", fails=False, seconds=3600)
@@ -226,7 +220,6 @@ def test_the_message_of_a_run_that_timed_out_has_the_reason(api, warehouse, rece
     assert "Airflow's reason: timed_out" in text
 
 
-@pytest.mark.slow
 def test_a_late_run_and_a_failed_task_without_dbt_send_a_message_each(
     api, warehouse, states, receiver
 ):
@@ -241,7 +234,6 @@ def test_a_late_run_and_a_failed_task_without_dbt_send_a_message_each(
     assert f"Run {late.run_id}\n{link(late)}" in passed["message"]
 
 
-@pytest.mark.slow
 def test_a_refused_message_is_logged_and_changes_no_state(api, states):
     before = callback_log()
     with connection(
@@ -257,7 +249,6 @@ def test_a_refused_message_is_logged_and_changes_no_state(api, states):
     assert "Callback failed" not in logged
 
 
-@pytest.mark.slow
 def test_without_the_connection_nothing_is_sent(states):
     before = callback_log()
     states.broken("reads_nothing")

@@ -8,7 +8,7 @@ from tests.fixtures import wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 RELATIONS = {
     "all_of_dbt": {
@@ -69,7 +69,6 @@ def test_a_dag_with_a_selector_another_target_and_another_schema(api, warehouse,
     assert "orders_by_day" not in built
 
 
-@pytest.mark.slow
 def test_the_log_of_a_failed_test_names_the_table_with_its_rows_and_shows_none(whole, projects):
     seed = projects / "all-of-dbt" / "seeds" / "raw_orders.csv"
     good = seed.read_text()
@@ -85,7 +84,6 @@ def test_the_log_of_a_failed_test_names_the_table_with_its_rows_and_shows_none(w
     assert f"The failing rows are in {table}" in whole.log("orders.test")
 
 
-@pytest.mark.slow
 def test_a_new_model_is_a_task_without_a_restart(api, whole, projects):
     model = projects / "all-of-dbt" / "models" / "marts" / "written_later.sql"
     model.write_text("select 1 as id\n")

@@ -7,7 +7,7 @@ from tests.conftest import HAS_POSTGRES
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def test_a_node_that_dbt_builds_downstream_of_a_failed_one_is_successful(run_of)
     assert states.built() == {"after_continues": 1}
 
 
-@pytest.mark.slow
 def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_message(run_of):
     states = run_of("decides_continue")
     states.broken("continues", "after_continues")
@@ -66,7 +65,6 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
         assert "division by zero" in states.log(name)
 
 
-@pytest.mark.slow
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")
@@ -89,7 +87,6 @@ def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     assert "stored no result" not in states.log("independent_3_run")
 
 
-@pytest.mark.slow
 def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     states = run_of("decides_function")
     assert states.run() == "success"
@@ -103,7 +100,6 @@ def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     assert "function" in states.log("uses_twice_run", 2)
 
 
-@pytest.mark.slow
 def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of):
     states = run_of("decides_hook")
     states.broken("end_hook")
@@ -127,7 +123,6 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
     assert states.not_successful() == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["independent_1", "end_hook"])
 def test_a_task_with_all_done_downstream_of_the_group_runs_and_the_run_fails(run_of, broken):
     states = run_of("decides_always")

@@ -7,7 +7,7 @@ from tests.conftest import HAS_POSTGRES
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 CHECK = "raw_states_events_freshness"
 DOWNSTREAM = ("c_run", "d.run", "d.test", "e_run")
@@ -55,7 +55,6 @@ def test_what_reads_a_stale_source_is_not_built(states, age):
     assert set(states.built()) == {"c", "d", "e"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("interval", "status"), [("5 minutes", "PASS"), ("2 hours", "WARN")])
 def test_everything_is_built_if_no_source_is_stale(states, age, interval, status):
     age(interval)
@@ -64,7 +63,6 @@ def test_everything_is_built_if_no_source_is_stale(states, age, interval, status
     assert f"{status} raw_states.events is " in states.log(CHECK)
 
 
-@pytest.mark.slow
 def test_the_check_of_a_missing_source_is_retried_and_fails(states, age):
     states.warehouse.execute("drop table raw_states.events cascade")
     assert states.run() == "failed"
@@ -74,7 +72,6 @@ def test_the_check_of_a_missing_source_is_retried_and_fails(states, age):
     assert 'relation "raw_states.events" does not exist' in states.log(CHECK, 2)
 
 
-@pytest.mark.slow
 def test_a_failed_hook_of_the_check_fails_the_build_task_and_no_source(states, age):
     states.broken("start_hook")
     assert states.run() == "failed"
@@ -83,7 +80,6 @@ def test_a_failed_hook_of_the_check_fails_the_build_task_and_no_source(states, a
     assert "division by zero" in states.log("dbt_build", 2)
 
 
-@pytest.mark.slow
 def test_a_run_for_a_past_interval_checks_no_source(states, age):
     age("1 day")
     start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"

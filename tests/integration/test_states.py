@@ -275,6 +275,7 @@ def test_a_cleared_task_downstream_of_the_group_runs_no_dbt(states):
     assert states.built() == {}
 
 
+@pytest.mark.slow
 def test_a_node_that_is_cleared_alone_and_fails_fails_the_run(states):
     assert states.run() == "success"
     states.broken("b")
@@ -385,6 +386,7 @@ def test_a_clear_of_the_build_task_alone_shows_what_it_builds(states):
     assert states.built() == {"b": 1, "d": 1, "e": 1}
 
 
+@pytest.mark.slow
 def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
     states.broken("g", fails=False, seconds=10)
     states.trigger()

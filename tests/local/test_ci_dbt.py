@@ -18,6 +18,8 @@ if not HAS_POSTGRES:
 from local.dbt import profiles_yml
 from local.projects import POSTGRES_MACROS
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     **{f"macros/{file.name}": file.read_text() for file in POSTGRES_MACROS.glob("*.sql")},
     "dbt_project.yml": """
@@ -219,7 +221,6 @@ def test_a_changed_model_and_what_reads_it_is_built_beside_prod(
     assert done.stdout == "Dropped: nothing, there is no schema ci_1_*\n"
 
 
-@pytest.mark.slow
 def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     # A model without children is deleted, because dbt could not parse its children.
     (branch / "models" / "old.sql").unlink()
@@ -233,7 +234,6 @@ def test_what_is_not_changed_is_not_built(ci_dbt, branch, prod, warehouse):
     assert relations(warehouse, "^ci_") == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "built", "read"),
     [
@@ -274,7 +274,6 @@ def test_what_is_changed_is_built_in_full(ci_dbt, branch, warehouse, changes, bu
     assert relations(warehouse, "^shop") == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("full_refresh", [False, True])
 def test_incremental_models_and_snapshots_start_from_prods_rows_or_anew(
     ci_dbt, branch, warehouse, full_refresh
@@ -291,7 +290,6 @@ def test_incremental_models_and_snapshots_start_from_prods_rows_or_anew(
     assert relations(warehouse, "^shop") == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lacks", ["macro", "table"])
 def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
     ci_dbt, branch, warehouse, lacks
@@ -312,7 +310,6 @@ def test_an_incremental_model_that_cannot_be_cloned_is_built_in_full(
     assert orders(warehouse, "ci_1_shop_marts") == [(1, "ci"), (2, "ci"), (3, "ci")]
 
 
-@pytest.mark.slow
 def test_a_changed_test_reads_the_table_of_prod_and_its_failure_fails_the_command(
     ci_dbt, branch, warehouse, postgres
 ):
@@ -333,7 +330,6 @@ def test_a_changed_test_reads_the_table_of_prod_and_its_failure_fails_the_comman
     assert "| `shop_marts.totals` | read from prod |" in text
 
 
-@pytest.mark.slow
 def test_a_model_that_reads_a_deleted_one_is_an_error(ci_dbt, branch):
     (branch / "models" / "stg_orders.sql").unlink()
     done = ci_dbt()
@@ -343,7 +339,6 @@ def test_a_model_that_reads_a_deleted_one_is_an_error(ci_dbt, branch):
     assert "depends on a node named 'stg_orders' which was not found" in line
 
 
-@pytest.mark.slow
 def test_a_schema_without_the_prefix_of_the_pull_request_is_refused(ci_dbt, branch, warehouse):
     before = relations(warehouse, "")
     macro = "{% macro generate_schema_name(name, node) %}{{ name or 'shop' }}{% endmacro %}"

@@ -19,7 +19,9 @@ DBT = Path(sys.executable).with_name("dbt")
 def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, tmp_path):
     # It takes two seconds to cancel its statements.
     script = tmp_path / "dbt"
-    script.write_text("#!/bin/sh\ntrap 'sleep 2; kill $!; exit 1' INT\necho started\nsleep 60 &\nwait\n")
+    script.write_text(
+        "#!/bin/sh\ntrap 'sleep 2; kill $!; exit 1' INT\necho started\nsleep 60 &\nwait\n"
+    )
     script.chmod(0o755)
     external = ExecutionConfig(
         invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT)
