@@ -7,6 +7,7 @@ import httpx
 import psutil
 import pytest
 
+from include.dbt_build.protocol import BUILT_NODES
 from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, local
 from tests.fixtures import connect, is_alive, wait_until
 
@@ -41,7 +42,8 @@ def all_but_g_is_known(states) -> bool:
     found = states.states()
     if {found[task] for task in ("dbt.d.run", "dbt.f_run")} != {"success"}:
         return False
-    return {"model.states.e", "model.states.by_day"} <= {*states.xcom(DONE, "dbt_built_nodes")}
+    stored = states.xcom(DONE, BUILT_NODES) or {"nodes": []}
+    return {"model.states.e", "model.states.by_day"} <= {*stored["nodes"]}
 
 
 def succeeds_with_each_model_built_once(states) -> bool:
