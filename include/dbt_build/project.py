@@ -78,6 +78,14 @@ class DbtProject:
         return self.workdir / "target"
 
     @property
+    def inputs_file(self) -> Path:
+        """Return the file that describes what the working directory was made from.
+
+        Its content is new each time that the working directory is made.
+        """
+        return self.target / "dbt_build_inputs.json"
+
+    @property
     def parse_environment(self) -> dict[str, str]:
         """Return the environment in which dbt parses the project."""
         return {**os.environ, **self.environment, **RUN_VARIABLES}

@@ -84,11 +84,10 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
     inputs = [
         asdict(selection),
-        (project.manifest or project.target / "manifest.json").stat().st_mtime_ns,
+        # Not the manifest.json: an external dbt writes it each time that it lists nodes.
+        project.inputs_file.read_text(),
         # dbt takes its options from variables too, as DBT_EXCLUDE_RESOURCE_TYPES.
         {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
-        # The code that makes the file.
-        max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py")),
     ]
     for word in selection.options:
         # An option and its value are two words, or one.

@@ -49,32 +49,27 @@ def prepare(project: DbtProject) -> None:
 
 def is_up_to_date(project: DbtProject) -> bool:
     """Return whether nothing has changed since the working directory was made."""
-    made = _inputs_file(project)
-    if not made.exists():
+    if not project.inputs_file.exists():
         return False
-    inputs, made_at = json.loads(made.read_text()), made.stat().st_mtime
+    inputs = json.loads(project.inputs_file.read_text())
     if _fingerprint(inputs["environment"], project.parse_environment) != inputs["environment"]:
         return False
     if inputs["links"] != _links(project) or inputs["packages"] != _package_files(project):
         return False
     times = _times(project)
     # A deploy that keeps the times of files can replace one by an older one.
-    return _digest(times) == inputs["times"] and max(times.values()) <= made_at
+    return _digest(times) == inputs["times"] and max(times.values()) <= inputs["made_at"]
 
 
 def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
     """Return whether dbt would parse the project to the same nodes in this environment."""
     try:
-        inputs = json.loads(_inputs_file(project).read_text())
+        inputs = json.loads(project.inputs_file.read_text())
     except FileNotFoundError:
         # Another process makes the working directory again, because a file has changed.
         return False
     known = inputs["environment"]
     return not inputs["uses_connection"] and _fingerprint(known, environment) == known
-
-
-def _inputs_file(project: DbtProject) -> Path:
-    return project.target / "dbt_build_inputs.json"
 
 
 def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -119,7 +114,7 @@ def _files(project: DbtProject) -> Iterator[Path]:
 def _make(project: DbtProject) -> None:
     # An edit that is made while dbt parses has to be newer than the working directory.
     started_at = time.time()
-    _inputs_file(project).unlink(missing_ok=True)
+    project.inputs_file.unlink(missing_ok=True)
     links = _links(project)
     for entry in project.workdir.iterdir():
         if entry.is_symlink():
@@ -141,16 +136,16 @@ def _make(project: DbtProject) -> None:
             old.unlink()
     names = environment_variables_of(project)
     inputs = {
+        "made_at": started_at,
         "links": links,
         "packages": _package_files(project),
         "environment": _fingerprint(sorted(names), project.parse_environment),
         "uses_connection": uses_connection(project),
         "times": times,
     }
-    partial = _inputs_file(project).with_suffix(".partial")
+    partial = project.inputs_file.with_suffix(".partial")
     partial.write_text(json.dumps(inputs))
-    os.utime(partial, (started_at, started_at))
-    partial.replace(_inputs_file(project))
+    partial.replace(project.inputs_file)
 
 
 def _links(project: DbtProject) -> dict[str, str]:
