@@ -167,10 +167,14 @@ def test_an_error_of_dbt_is_the_error_of_its_command(unchanged, executable):
         run_dbt(project, "ls", "--selector", "nowhere")
 
 
-def test_an_external_dbt_gives_the_same_tasks(unchanged):
+def test_an_external_dbt_gives_the_same_tasks_and_lists_them_once(unchanged):
     external = ExecutionConfig(
         dbt_executable_path=shutil.which("dbt"), invocation_mode=InvocationMode.SUBPROCESS
     )
     for select in ([], ["base+"]):
         dag = render(unchanged, select=select, execution_config=external)
         assert names_with_task(dag) == names_with_task(render(unchanged, select=select))
+    target = dag.get_task("dbt_build").project.target
+    listed = {*target.glob("slim-*.json")}
+    render(unchanged, select=select, execution_config=external)
+    assert {*target.glob("slim-*.json")} == listed
