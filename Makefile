@@ -8,8 +8,8 @@ PYTHON = $(VENV)/bin/python
 LOCAL_FOLDER = $(or $(LOCAL_HOME),.local)
 LOCAL = @$(PYTHON) -m local
 HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
-# Two groups of tests run at a time, because tests mostly wait.
-PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2
+# Two files of tests run at a time, because tests mostly wait. Each process has its own Airflow.
+PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
 BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
 .DEFAULT_GOAL := help
@@ -49,11 +49,11 @@ docs: $(VENV)/installed ## Readers of the models, and CI: write the dbt docs to 
 	$(LOCAL) docs
 
 test: $(VENV)/installed ## Everyone, before a pull request: run the tests; ARGS=tests/dags
-	$(PYTEST) --dist=loadgroup -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/installed ## Maintainers, before a release: run the slow tests and those in a browser too
 	@$(PYTHON) -m tests.requirements
-	$(PYTEST) --dist=loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/installed ## Everyone, before a pull request: run the hooks of pre-commit on all files
 	$(HOOKS) --show-diff-on-failure

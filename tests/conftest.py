@@ -99,25 +99,18 @@ else:
 def pytest_configure(config):
     """Set what the image needs too, because it has no pyproject.toml."""
     config.addinivalue_line("markers", "slow: `make test-all` only")
-    # Only the environment of `make` has the plugins that define these markers.
+    # Only the environment of `make` has pytest-timeout, which defines this marker.
     config.addinivalue_line("markers", "timeout: a limit in seconds, of pytest-timeout")
-    config.addinivalue_line("markers", "xdist_group: a name, of pytest-xdist")
     if config.option.reportchars == "fE":
         # In place of pytest's default, so that the reasons of skipped tests are printed too.
         config.option.reportchars = "a"
 
 
 def pytest_collection_modifyitems(items):
-    """Give each test a time limit and a group: `make test` runs a group in one process.
-
-    All tests of the shared Airflow are one group, so that only one Airflow is started. Other groups
-    are the files.
-    """
+    """Give each test a time limit, if pytest-timeout is installed."""
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))
-        group = "airflow" if "started" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 # This hook runs last, when pytest-xdist has ended its processes.
