@@ -103,9 +103,11 @@ def check_bundle(project: Path) -> None:
     if project.is_relative_to(bundles):
         return
     name = Path(*project.parts[-2:])
-    # Airflow adds the bundle of the DAG file to the Python path.
-    for bundle in filter(lambda path: path.is_relative_to(bundles), map(Path, sys.path)):
-        own = bundle / name
+    # Airflow adds the bundle of the DAG file to the Python path, or a subfolder that has its DAGs.
+    on_path = [path for path in map(Path, sys.path) if path.is_relative_to(bundles)]
+    folders = [folder for path in on_path for folder in (path, *path.parents)]
+    for folder in filter(lambda folder: folder.is_relative_to(bundles), folders):
+        own = folder / name
         if (own / "dbt_project.yml").is_file():
             raise ValueError(
                 f"The DAG builds {project}, but its DAG bundle has a {name} of its own, which can "

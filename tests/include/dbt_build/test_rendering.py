@@ -381,9 +381,10 @@ dag = DbtDag(
 """
 
 
+@pytest.mark.parametrize("subfolder", ["", "dags"])
 @pytest.mark.parametrize("is_own", [True, False])
 def test_a_dag_of_a_bundle_builds_the_project_of_its_own_version(
-    second, tmp_path, monkeypatch, is_own
+    second, tmp_path, monkeypatch, is_own, subfolder
 ):
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(tmp_path / "bundles"))
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -391,7 +392,8 @@ def test_a_dag_of_a_bundle_builds_the_project_of_its_own_version(
     own = write(bundle / "dbt" / "second", FILES)
     path = "Path(__file__).parents[1] / 'dbt' / 'second'" if is_own else repr(str(second))
     write(bundle, {"dags/of_a_bundle.py": DAG_OF_A_BUNDLE.replace("{path}", path)})
-    bag = BundleDagBag(bundle / "dags", bundle_path=bundle, bundle_name="git")
+    # Of a bundle with a `subdir`, Airflow knows this folder only.
+    bag = BundleDagBag(bundle / "dags", bundle_path=bundle / subfolder, bundle_name="git")
     if is_own:
         assert bag.import_errors == {}
         assert bag.dags["of_a_bundle"].get_task("dbt_build").group.slim_file.is_file()
