@@ -238,10 +238,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         alias = AssetAlias(get_dataset_alias_name(task.dag, task.task_group, task.task_id))
         task.outlets.append(alias)
         uris = compute_model_outlet_uris(Path(project_dir, "target", "manifest.json"), namespace)
-        # An ephemeral model is a part of the models that read it, and has no relation.
-        nodes = [*self.results.nodes.items()]
-        ephemeral = {name for name, node in nodes if node.materialized == "ephemeral"}
-        built = (self.results.succeeded() | self.built_by_earlier_tries) - ephemeral
+        built = self.results.succeeded() | self.built_by_earlier_tries
         for unique_id in sorted(built & uris.keys()):
             for uri in uris[unique_id]:
                 context["outlet_events"][alias].add(Asset(uri))

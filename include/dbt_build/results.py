@@ -24,8 +24,6 @@ class NodeResult:
     """The result of one node. Times are UTC in ISO 8601, `status` is dbt's own word."""
 
     status: str | None = None
-    # The materialization of a model, such as table.
-    materialized: str = ""
     started_at: str | None = None
     ended_at: str | None = None
     lines: list[str] = field(default_factory=list)
@@ -62,7 +60,7 @@ class BuildResults:
         """Set nodes to successful without dbt. The line is their log, and gives the reason."""
         now = datetime.now(UTC).isoformat()
         for node in nodes:
-            self.nodes[node] = NodeResult("success", started_at=now, ended_at=now, lines=[line])
+            self.nodes[node] = NodeResult("success", now, now, [line])
 
     def receive(self, event) -> None:
         """Read an event of dbtRunner."""
@@ -95,7 +93,6 @@ class BuildResults:
             return
         node.message, node.failures = clean_message(result.message), result.num_failures
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
-        node.materialized = info.materialized
         if result.status not in SUCCEEDED | SKIPPED:
             # The message begins the log, before the lines that dbt logged earlier.
             node.lines.insert(0, node.message or result.status)
