@@ -237,9 +237,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         task = context["task"]
         alias = AssetAlias(get_dataset_alias_name(task.dag, task.task_group, task.task_id))
         task.outlets.append(alias)
-        uris = compute_model_outlet_uris(Path(project_dir, "target", "manifest.json"), namespace)
+        manifest = Path(project_dir, "target", "manifest.json")
+        uris = compute_model_outlet_uris(manifest, namespace)
+        # An ephemeral model is a part of the models that read it, and has no relation.
+        nodes = json.loads(manifest.read_text())["nodes"].items()
+        relations = {k for k, node in nodes if node["config"].get("materialized") != "ephemeral"}
         built = self.results.succeeded() | self.built_by_earlier_tries
-        for unique_id in sorted(built & uris.keys()):
+        for unique_id in sorted(built & uris.keys() & relations):
             for uri in uris[unique_id]:
                 context["outlet_events"][alias].add(Asset(uri))
 
