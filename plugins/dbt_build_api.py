@@ -152,7 +152,7 @@ def _apply(
             if any(state not in DONE for state in states):
                 continue
         if ti.state == State.FAILED and not hasattr(TaskInstance, "working_set"):
-            # As in a clear: the log of the failed try stays in the UI.
+            # The log of the failed try stays in the UI, as it does after a clear.
             ti.prepare_db_for_next_try(session)
         _set_state(ti, state, report.succeeded.get(task_id), build)
         session.add(

@@ -102,7 +102,7 @@ def pytest_configure(config):
     # Only the environment of `make` has pytest-timeout, which defines this marker.
     config.addinivalue_line("markers", "timeout: a limit in seconds, of pytest-timeout")
     if config.option.reportchars == "fE":
-        # In place of pytest's default, so that the reasons of skipped tests are printed too.
+        # This replaces pytest's default, so that the reasons of skipped tests are printed too.
         config.option.reportchars = "a"
 
 

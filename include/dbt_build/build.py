@@ -59,8 +59,9 @@ class DbtBuildOperator(DbtCommandOperator):
         states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
-        is_new = ti.try_number == first_try(ti, self) and len(pending) == len(all_tasks)
-        built = self._built_nodes(ti, is_whole=len(pending) == len(all_tasks))
+        all_pending = len(pending) == len(all_tasks)
+        is_new = ti.try_number == first_try(ti, self) and all_pending
+        built = self._built_nodes(ti, all_pending=all_pending)
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
@@ -140,14 +141,14 @@ class DbtBuildOperator(DbtCommandOperator):
         set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
         return selected
 
-    def _built_nodes(self, ti, *, is_whole: bool) -> set[str]:
+    def _built_nodes(self, ti, *, all_pending: bool) -> set[str]:
         """Return the nodes that an earlier try of the build task built.
 
         After a clear they are built again, except nodes without a task of their own.
 
         Args:
             ti: the task instance of the build task.
-            is_whole: whether all tasks are pending.
+            all_pending: whether all tasks are pending.
         """
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
@@ -155,7 +156,7 @@ class DbtBuildOperator(DbtCommandOperator):
         if stored["first_try"] == first_try(ti, self):
             return {*stored["nodes"]}
         # They are from before a clear, whose first try can have ended before it came here.
-        built = set() if is_whole else {*stored["nodes"]} - self._nodes_with_task()
+        built = set() if all_pending else {*stored["nodes"]} - self._nodes_with_task()
         set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built
 

@@ -58,7 +58,7 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
     mapping = profile.profile_mapping
     if mapping is None or mapping.dbt_profile_type != "postgres":
         log.info(
-            "There is no lock for this profile. To keep two builds apart, set max_active_runs=1 "
+            "There is no lock for this profile. So that no builds overlap, set max_active_runs=1 "
             "and a pool of one slot: see docs/operations.md."
         )
         yield

@@ -84,7 +84,7 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
     inputs = [
         asdict(selection),
-        # Not the manifest.json: an external dbt writes it each time that it lists nodes.
+        # The time of manifest.json is no sign: an external dbt writes it when it lists nodes.
         project.inputs_file.read_text(),
         # dbt takes its options from variables too, as DBT_EXCLUDE_RESOURCE_TYPES.
         {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
