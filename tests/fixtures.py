@@ -15,6 +15,29 @@ import pytest
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, free_port, local, running_in
 
+# The files of `make test` that use the shared Airflow.
+AIRFLOW_FILES = (
+    "tests/integration/test_security.py",
+    "tests/integration/test_start.py",
+    "tests/integration/test_states.py",
+    "tests/nyc_flights/test_pipeline.py",
+    "tests/test_end_to_end.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give AIRFLOW_FILES to one process of pytest-xdist, so that Airflow starts only once."""
+    # The image has no pytest-xdist.
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneAirflow(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "airflow" if file in AIRFLOW_FILES else file
+
+    return OneAirflow(config, log)
+
 
 def write(folder: Path, files: dict[str, str]) -> Path:
     """Write files into a folder, without the indentation of their text; return the folder."""
