@@ -16,6 +16,7 @@ from tests.include.dbt_build.conftest import render
 DBT = Path(sys.executable).with_name("dbt")
 
 
+@pytest.mark.slow
 def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, tmp_path):
     # It takes two seconds to cancel its statements.
     script = tmp_path / "dbt"
