@@ -8,7 +8,7 @@ import hmac
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
@@ -71,19 +71,15 @@ OtherState = Literal["scheduled", "upstream_failed", "skipped", "due"]
 MAX_TASKS = 50_000
 
 
-class Times(BaseModel):
+class Times(BaseModel, extra="forbid"):
     """When dbt started and ended the nodes of a task."""
-
-    model_config = ConfigDict(extra="forbid")
 
     start: AwareDatetime
     end: AwareDatetime
 
 
-class Report(BaseModel):
+class Report(BaseModel, extra="forbid"):
     """New states of the node tasks of one build."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
@@ -92,10 +88,8 @@ class Report(BaseModel):
     others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
 
 
-class Answer(BaseModel):
+class Answer(BaseModel, extra="forbid"):
     """The try number of each task whose state was set, by task ID."""
-
-    model_config = ConfigDict(extra="forbid")
 
     applied: dict[TaskId, int]
     # Tasks that failed without a process, because a task upstream of them had failed.
