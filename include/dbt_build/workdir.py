@@ -54,7 +54,7 @@ def is_up_to_date(project: DbtProject) -> bool:
     inputs = json.loads(project.inputs_file.read_text())
     if _fingerprint(inputs["environment"], project.parse_environment) != inputs["environment"]:
         return False
-    if inputs["links"] != _links(project) or inputs["packages"] != _package_files(project):
+    if inputs["links"] != _links(project):
         return False
     times = _times(project)
     # A deploy that keeps the times of files can replace one by an older one.
@@ -138,7 +138,6 @@ def _make(project: DbtProject) -> None:
     inputs = {
         "made_at": started_at,
         "links": links,
-        "packages": _package_files(project),
         "environment": _fingerprint(sorted(names), project.parse_environment),
         "uses_connection": uses_connection(project),
         "times": times,
@@ -156,12 +155,6 @@ def _links(project: DbtProject) -> dict[str, str]:
     if not _has_shipped_packages(project):
         names.discard(shipped)
     return {name: str(project.path / name) for name in sorted(names)}
-
-
-def _package_files(project: DbtProject) -> list[str]:
-    """Return the files of a project that name its packages."""
-    names = (*PACKAGE_FILES, LOCK_FILE)
-    return [name for name in names if (project.path / name).is_file()]
 
 
 def _project_yml(path: Path) -> dict:
@@ -213,9 +206,9 @@ def _install_packages(project: DbtProject) -> None:
     named = {}
     for name in (*PACKAGE_FILES, LOCK_FILE):
         (project.workdir / name).unlink(missing_ok=True)
-    for name in _package_files(project):
-        named[name] = _packages_for_workdir(project, project.path / name)
-        (project.workdir / name).write_text(named[name])
+        if (file := project.path / name).is_file():
+            named[name] = _packages_for_workdir(project, file)
+            (project.workdir / name).write_text(named[name])
     packages = project.workdir / _packages_folder(project.path)
     installed = project.cache / "packages.json"
     if _has_shipped_packages(project) or not project.installs_packages:
