@@ -178,18 +178,15 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and the results as a callback."""
-        words = [*command[1:], *self._prepare_run(Path(cwd))]
-        env = self._state_env(env, Path(cwd))
-        manifest, self.manifest = self.manifest, None
+        (_, *words), env = self._prepare_run(command, env, Path(cwd))
         callbacks = [self.results.receive, *self.runner_callbacks]
         with change_working_directory(cwd):
-            return invoke_dbt(words, env, manifest, callbacks)
+            return invoke_dbt(words, env, self.manifest, callbacks)
 
     def run_subprocess(self, command, env, cwd, **kwargs):
-        options = self._prepare_run(Path(cwd))
-        env = self._state_env(env, Path(cwd))
+        command, env = self._prepare_run(command, env, Path(cwd))
         try:
-            return super().run_subprocess([*command, *options], env, cwd, **kwargs)
+            return super().run_subprocess(command, env, cwd, **kwargs)
         except KeyboardInterrupt:
             # The folder of the run and the lock of the schema must outlast dbt.
             if (process := self.subprocess_hook.sub_process) and process.poll() is None:
@@ -198,26 +195,22 @@ class DbtCommandOperator(DbtBuildLocalOperator):
                     process.communicate(timeout=CANCEL_SECONDS)
             raise
 
-    def _prepare_run(self, folder: Path) -> list[str]:
-        """Return the options for where dbt reads and writes, whatever the project's settings."""
+    def _prepare_run(
+        self, command: list[str], env: dict[str, str], folder: Path
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return the command and its environment, with folders whatever the project's settings."""
         self.results.target = folder / "target"
-        options = ["--target-path", str(self.results.target), "--log-path", str(folder)]
+        command = [*command, "--target-path", str(self.results.target), "--log-path", str(folder)]
         if self.selected_nodes is not None:
+            state = str(folder / STATE_FOLDER)
             write_state(folder / STATE_FOLDER, self.selected_nodes)
-            options += ["--state", str(folder / STATE_FOLDER)]
-        return options
-
-    def _state_env(self, env: dict[str, str], folder: Path) -> dict[str, str]:
-        """Return the environment in which --state names nodes, and --defer has its own state."""
-        if self.selected_nodes is None:
-            return env
-        known = {**os.environ, **env}
-        given = [name for name in STATE_VARIABLES if known.get(name)]
-        if given:
-            env = {"DBT_DEFER_STATE": known[given[0]], **env}
-            # dbt prefers the deprecated one of these variables to --state.
-            env |= dict.fromkeys(given, str(folder / STATE_FOLDER))
-        return env
+            command += ["--state", state]
+            known = {**os.environ, **env}
+            if given := [name for name in STATE_VARIABLES if known.get(name)]:
+                # The state that the variables name is the one for --defer. dbt prefers the
+                # deprecated one of the variables to --state.
+                env = {"DBT_DEFER_STATE": known[given[0]], **env, **dict.fromkeys(given, state)}
+        return command, env
 
     def _read_results(self, project_dir: str, context, **_) -> None:
         """Read dbt's artifacts before Cosmos removes the folder of the run."""
