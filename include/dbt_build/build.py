@@ -11,13 +11,7 @@ from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES, TryNodes
-from include.dbt_build.reporting import (
-    ResultReporter,
-    first_try,
-    set_nodes,
-    set_xcom,
-    task_states,
-)
+from include.dbt_build.reporting import ResultReporter, first_try, set_nodes, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
 # How long the build task waits for the final states of node tasks.

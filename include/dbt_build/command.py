@@ -11,11 +11,7 @@ from subprocess import TimeoutExpired
 
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowException
-from cosmos.dataset import (
-    compute_model_outlet_uris,
-    get_dataset_alias_name,
-    get_dataset_namespace,
-)
+from cosmos.dataset import compute_model_outlet_uris, get_dataset_alias_name, get_dataset_namespace
 from cosmos.dbt.project import change_working_directory
 from cosmos.operators.local import DbtBuildLocalOperator
 

@@ -23,11 +23,7 @@ class DbtDag(cosmos.DbtDag):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        source_freshness: bool = False,
-        run_options: bool = False,
-        **kwargs: Any,
+        self, *args: Any, source_freshness: bool = False, run_options: bool = False, **kwargs: Any
     ):
         rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
         with _garbage_collection_paused():

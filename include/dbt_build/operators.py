@@ -8,11 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowSkipException,
-)
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from include.dbt_build.arguments import UnsupportedArgumentError
 from include.dbt_build.command import DbtCommandOperator

@@ -109,10 +109,7 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     nodes = all_nodes(manifest)
     selected = [k for k in listed if k in nodes and not _is_empty(nodes[k])]
     return slim_manifest(
-        manifest,
-        selected,
-        selection.test_behavior,
-        detach_tests=selection.detach_tests,
+        manifest, selected, selection.test_behavior, detach_tests=selection.detach_tests
     )
 
 

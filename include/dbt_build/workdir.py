@@ -17,11 +17,7 @@ from pathlib import Path
 import yaml
 from cosmos.dbt.project import get_dbt_packages_subpath
 
-from include.dbt_build.parsing import (
-    environment_variables_of,
-    run_dbt,
-    uses_connection,
-)
+from include.dbt_build.parsing import environment_variables_of, run_dbt, uses_connection
 from include.dbt_build.project import DbtProject
 
 # What dbt or an editor writes into a project. A change of these is not a change of the project.
