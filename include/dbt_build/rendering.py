@@ -56,17 +56,13 @@ class Rendering:
         def convert(**kwargs) -> BaseOperator:
             return self._convert(**kwargs)
 
-        render = _copy(
-            arguments.render_config,
-            load_method=LoadMode.DBT_MANIFEST,
-            select=[],
-            exclude=[],
-            selector=None,
-            project_path=None,
-            node_converters={DbtResourceType(kind): convert for kind in (*RENDERED, "test")},
-            # Cosmos keeps its groups and task IDs, and only makes other operators.
-            node_conversion_by_task_group=False,
-        )
+        render, execution = copy(arguments.render_config), copy(arguments.execution_config)
+        render.load_method = LoadMode.DBT_MANIFEST
+        render.select, render.exclude, render.selector = [], [], None
+        render.project_path = execution.project_path = None
+        render.node_converters = {DbtResourceType(kind): convert for kind in (*RENDERED, "test")}
+        # Cosmos keeps its groups and task IDs, and only makes other operators.
+        render.node_conversion_by_task_group = False
         return {
             **self.kwargs,
             "project_config": ProjectConfig(
@@ -78,7 +74,7 @@ class Rendering:
                 install_dbt_deps=False,
             ),
             "render_config": render,
-            "execution_config": _copy(arguments.execution_config, project_path=None),
+            "execution_config": execution,
             "operator_args": {},
         }
 
@@ -220,11 +216,3 @@ def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
                 raise UnsupportedArgumentError(name, "dbt decides when a node is built")
         if task.trigger_rule != TriggerRule.ALL_SUCCESS:
             raise UnsupportedArgumentError("trigger_rule", "dbt decides when a node is built")
-
-
-def _copy(config, **changes):
-    """Return a changed copy of a config of Cosmos, also with fields that its constructor lacks."""
-    changed = copy(config)
-    for name, value in changes.items():
-        setattr(changed, name, value)
-    return changed
