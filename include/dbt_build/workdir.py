@@ -95,7 +95,7 @@ def _files(project: DbtProject) -> Iterator[Path]:
             yield Path(file)
     packages = project.workdir / _packages_folder(project.path)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
-    outside = [path for path in _outside_paths(project.path) if path.is_dir()]
+    outside = [path for path in _outside_paths(project.path).values() if path.is_dir()]
     ignored = GENERATED | {_target_folder(project.path)}
     if not _has_shipped_packages(project):
         ignored.add(_packages_folder(project.path).parts[0])
@@ -130,11 +130,10 @@ def _make(project: DbtProject) -> None:
         # Another process may be about to read a newer one.
         if old.stat().st_mtime < started_at - SLIM_MANIFEST_SECONDS:
             old.unlink()
-    names = environment_variables_of(project)
     inputs = {
         "made_at": started_at,
         "links": links,
-        "environment": _fingerprint(sorted(names), project.parse_environment),
+        "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
         "uses_connection": uses_connection(project),
         "times": times,
     }
@@ -165,28 +164,25 @@ def _target_folder(path: Path) -> str:
     return Path(str(_project_yml(path).get("target-path", "target"))).parts[0]
 
 
-def _outside_paths(path: Path) -> list[Path]:
-    """Return the folders outside of a project that its dbt_project.yml names."""
+def _outside_paths(path: Path) -> dict[str, Path]:
+    """Return the folders outside of a project, by the relative paths in its dbt_project.yml."""
     named = [
         value
         for key, values in _project_yml(path).items()
         if key.endswith("-paths") and isinstance(values, list)
         for value in values
     ]
-    return [(path / value).resolve() for value in named if str(value).startswith("..")]
+    return {value: (path / value).resolve() for value in named if str(value).startswith("..")}
 
 
 def _write_project_file(project: DbtProject) -> None:
     """Copy dbt_project.yml, with absolute paths where they lead out of the project."""
     text = (project.path / "dbt_project.yml").read_text()
-    known = _project_yml(project.path)
-    if _outside_paths(project.path):
+    if outside := _outside_paths(project.path):
+        known = _project_yml(project.path)
         for key, values in known.items():
             if key.endswith("-paths") and isinstance(values, list):
-                known[key] = [
-                    str((project.path / value).resolve()) if str(value).startswith("..") else value
-                    for value in values
-                ]
+                known[key] = [str(outside.get(value, value)) for value in values]
         text = yaml.safe_dump(known, sort_keys=False)
     (project.workdir / "dbt_project.yml").write_text(text)
 
