@@ -67,8 +67,7 @@ class ResultReporter:
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
         self.nodes = {task_id: task.nodes_of(selected) for task_id, task in self.tasks.items()}
-        # Tasks that have no outcome yet, and leaves, which wait for dbt's end.
-        self.pending = dict(self.tasks)
+        # A leaf has no outcome before dbt's end.
         self.outcomes: dict[str, Outcome] = {}
         # Tasks downstream of a failed node, also tasks whose nodes the run does not select.
         self.blocked: set[str] = set()
@@ -114,15 +113,15 @@ class ResultReporter:
             self._error = error
 
     def _collect(self) -> None:
-        """Take the tasks whose nodes have ended from `pending`."""
+        """Set the outcomes of the tasks whose nodes have ended."""
         failed = []
-        for task_id, task in [*self.pending.items()]:
+        for task_id in self._pending():
             outcome = self._outcome(task_id)
             if outcome in ("fail", "error"):
                 failed.append(task_id)
-            elif outcome != "success" or task.is_leaf:
+            elif outcome != "success" or self.tasks[task_id].is_leaf:
                 continue
-            self._set(task_id, outcome)
+            self.outcomes[task_id] = self.unsent[task_id] = outcome
         if failed:
             # The task reads its result as soon as the plugin has let it start.
             self._store(failed)
@@ -131,16 +130,15 @@ class ResultReporter:
         # The run may select none of a task's nodes.
         return self.results.outcome(self.nodes[task_id]) if self.nodes[task_id] else None
 
-    def _set(self, task_id: str, outcome: Outcome) -> None:
-        self.outcomes[task_id] = self.unsent[task_id] = outcome
-        del self.pending[task_id]
+    def _pending(self) -> list[str]:
+        return [task_id for task_id in self.tasks if task_id not in self.outcomes]
 
     def _end(self) -> None:
         """Report what is only known when dbt has ended."""
         self._collect()
         if self.has_ended_well:
-            for task_id in [*self.pending]:
-                self._set(task_id, self._last_outcome(task_id))
+            for task_id in self._pending():
+                self.outcomes[task_id] = self.unsent[task_id] = self._last_outcome(task_id)
         self._send_unsent(has_ended=self.has_ended_well)
         self._store_built()
         if self.has_ended_well:
