@@ -70,11 +70,8 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
         if build is None or build.state != State.RUNNING or build.operator != BUILD:
             raise HTTPException(409, "no such build task is running")
         tasks = _tasks_of(session, build)
-        # A deploy while dbt works can remove or rename tasks. Airflow then moves the running build
-        # task to the new version of the DAG. What is not a task of the build is never changed.
-        named = {*report.succeeded, *report.others} & (tasks.nodes | {tasks.teardown})
         _check_times(report, build)
-        return _apply(session, build, report, tasks, named)
+        return _apply(session, build, report, tasks)
 
 
 def _verified(build_id: str, body: bytes, signature: str) -> Report:
@@ -125,9 +122,10 @@ def _check_times(report: Report, build: TaskInstance) -> None:
             raise HTTPException(422, f"the times of {task_id} are not those of this try")
 
 
-def _apply(
-    session, build: TaskInstance, report: Report, tasks: BuildTasks, named: set[str]
-) -> Answer:
+def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> Answer:
+    # A deploy while dbt works can remove or rename tasks. Airflow then moves the running build task
+    # to the new version of the DAG. What is not a task of the build is never changed.
+    named = {*report.succeeded, *report.others} & (tasks.nodes | {tasks.teardown})
     of_run = select(TaskInstance).filter_by(dag_id=build.dag_id, run_id=build.run_id)
     # Loading all tasks of a large DAG would take longer than changing the named ones.
     found = session.scalars(
