@@ -189,24 +189,16 @@ class DbtBuildOperator(DbtCommandOperator):
         Raises:
             AirflowFailException: only the project's hooks are missing, and no test can run them.
         """
-        wanted = {
-            node
-            for task in pending
-            if not task.checks_freshness
-            for node in task.nodes_of(selected)
-        } - stale
-        without_task = {*self.group.slim["nodes_to_run"]} - self._nodes_with_task()
+        with_task, to_run = self._nodes_with_task(), {*self.group.slim["nodes_to_run"]}
         if selected is not None:
-            without_task &= selected
-        missing = (wanted | without_task) - built
+            to_run &= selected
+        wanted = {node for task in pending for node in task.nodes if node in to_run} - stale
+        missing = (wanted | (to_run - with_task)) - built
         if missing or not wanted:
             return missing
         # An earlier try built everything, and ended before hooks and callbacks. dbt runs hooks only
         # with a node. A test changes nothing.
-        tests = {node for node in self._nodes_with_task() if node.startswith("test.")}
-        if selected is not None:
-            tests &= selected
-        if tests:
+        if tests := {node for node in with_task & to_run if node.startswith("test.")}:
             return (tests & wanted) or {min(tests)}
         if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
