@@ -64,9 +64,7 @@ class DbtBuildOperator(DbtCommandOperator):
         with ResultReporter(
             ti, pending, self.results, self.group.teardown_id, selected
         ) as reporter:
-            stale = self._check_sources(
-                context, [task for task in pending if task.nodes_of(selected)]
-            )
+            stale = self._check_sources(context, pending, selected)
             # None stands for the selection of the DAG.
             nodes = None
             if stale or not is_new or selected is not None:
@@ -80,8 +78,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             reporter.has_ended_well = not failed
-        is_whole = nodes is None and not self.run_options.vars
-        is_green = is_whole and not self.results.failed()
+        is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
         if failed:
             self._fail(failed, built)
@@ -167,9 +164,11 @@ class DbtBuildOperator(DbtCommandOperator):
         tasks = (self.dag.get_task(task_id) for task_id in self.group.node_task_ids)
         return {node for task in tasks for node in task.nodes}
 
-    def _check_sources(self, context, pending: list[DbtNodeOperator]) -> set[str]:
+    def _check_sources(
+        self, context, pending: list[DbtNodeOperator], selected: set[str] | None
+    ) -> set[str]:
         """Check the sources among the pending tasks; return the nodes downstream of stale ones."""
-        checks = [task for task in pending if task.checks_freshness]
+        checks = [task for task in pending if task.checks_freshness and task.nodes_of(selected)]
         if checks:
             sources = [source for task in checks for source in task.nodes]
             # A command changes the attributes of its operator, so it gets a copy.
