@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Set
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -79,20 +80,20 @@ class ResultReporter:
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
         # Seconds until the next report after one that failed, and the time of that report.
         self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
-        self._stop, self._error, self._is_interrupted = Event(), None, False
-        self._thread = Thread(target=self._run, name="dbt-results")
+        self._stop, self._is_interrupted = Event(), False
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dbt-results")
 
     def __enter__(self) -> ResultReporter:
-        self._thread.start()
+        self._future = self._executor.submit(self._run)
         return self
 
     def __exit__(self, kind, *_) -> None:
         self._is_interrupted = kind is not None and issubclass(kind, DbtInterruptedError)
         self._stop.set()
-        self._thread.join()
+        error = self._future.exception()
         self._logs.close()
-        if self._error and kind is None:
-            raise self._error
+        if error and kind is None:
+            raise error
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
@@ -103,14 +104,11 @@ class ResultReporter:
                 self._store_built()
             except Exception as error:
                 log.warning("The results could not be passed to Airflow yet: %s", error)
-        try:
-            if not self._is_interrupted:
-                self._end()
-            else:
-                # Airflow has ended the build task, so the plugin accepts no reports from it.
-                self._store_built()
-        except Exception as error:
-            self._error = error
+        if not self._is_interrupted:
+            self._end()
+        else:
+            # Airflow has ended the build task, so the plugin accepts no reports from it.
+            self._store_built()
 
     def _collect(self) -> None:
         """Set the outcomes of the tasks whose nodes have ended."""
