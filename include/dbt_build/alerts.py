@@ -158,8 +158,7 @@ def _findings(dag, ti, url: str) -> Findings:
     unnamed = {
         name
         for name, state in states.items()
-        if state == "failed"
-        and not (dag.has_task(name) and isinstance(dag.get_task(name), DbtBuildTeardown))
+        if state == "failed" and not isinstance(dag.task_dict.get(name), DbtBuildTeardown)
     }
     for node, (task, problem) in problems.items():
         task = task_of.get(node, task)
