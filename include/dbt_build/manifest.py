@@ -128,11 +128,10 @@ def slim_manifest(
         read = {k for name in test.get(unique_id, ()) for k in reads[name]}
         return (read & rendered.keys()) - {unique_id}
 
-    is_build = test_behavior == TestBehavior.BUILD
     slim_nodes = {}
     for unique_id, node in rendered.items():
         upstream = reads[unique_id] & rendered.keys()
-        if is_build:
+        if test_behavior == TestBehavior.BUILD:
             run[unique_id] += test.get(unique_id, ())
             upstream |= read_by_tests(unique_id)
         slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))
@@ -303,7 +302,7 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
             readers[source].append(key[unique_id])
     return [
         TaskNodes(
-            name=safe_name("_".join(source.split(".")[2:])),
+            name=_test_name(source, sources),
             nodes=[source],
             upstream=[],
             downstream=sorted(readers[source]),
