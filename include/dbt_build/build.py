@@ -54,7 +54,7 @@ class DbtBuildOperator(DbtCommandOperator):
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         all_pending = len(pending) == len(all_tasks)
-        is_new = ti.try_number == first_try(ti, self) and all_pending
+        is_new = ti.try_number == first_try(ti) and all_pending
         built = self._built_nodes(ti, all_pending=all_pending)
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
@@ -144,7 +144,7 @@ class DbtBuildOperator(DbtCommandOperator):
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
             return set()
-        if stored["first_try"] == first_try(ti, self):
+        if stored["first_try"] == first_try(ti):
             return {*stored["nodes"]}
         # They are from before a clear, whose first try can have ended before it came here.
         built = set() if all_pending else {*stored["nodes"]} - self._nodes_with_task()
@@ -155,7 +155,7 @@ class DbtBuildOperator(DbtCommandOperator):
         """Return the nodes of successful tasks whose asset events were lost with a failed try."""
         nodes = {node for task in done for node in task.nodes}
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
-        if stored is None or stored["first_try"] != first_try(ti, self):
+        if stored is None or stored["first_try"] != first_try(ti):
             set_nodes(ti, self.group.teardown_id, DONE_BEFORE, nodes)
             return set()
         return nodes - {*stored["nodes"]}

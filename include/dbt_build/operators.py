@@ -143,7 +143,7 @@ class DbtNodeOperator(BaseOperator):
         if reader is None:
             set_xcom(ti, self.group.build_id, key, ti.try_number)
             return result
-        is_retry = first_try(ti, self) <= reader < ti.try_number
+        is_retry = first_try(ti) <= reader < ti.try_number
         is_mine = reader == ti.try_number or (is_retry and result["outcome"] == "success")
         return result if is_mine else None
 

@@ -10,7 +10,6 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.bases.xcom import BaseXCom
 
 from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
@@ -62,7 +61,7 @@ class ResultReporter:
         tasks: Iterable[DbtNodeOperator],
         results: BuildResults,
         teardown_id: str,
-        selected: Set[str] | None = None,
+        selected: Set[str] | None,
     ):
         self.ti, self.results, self.teardown_id = ti, results, teardown_id
         self.tasks = {task.task_id: task for task in tasks}
@@ -255,13 +254,13 @@ def set_xcom(ti, task_id: str, key: str, value) -> None:
 
 def set_nodes(ti, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
     """Set an XCom of the teardown to nodes, for the build task's retries until it is cleared."""
-    value = TryNodes(first_try=first_try(ti, ti.task), nodes=sorted(nodes))
+    value = TryNodes(first_try=first_try(ti), nodes=sorted(nodes))
     set_xcom(ti, teardown_id, key, value)
 
 
-def first_try(ti, task: BaseOperator) -> int:
+def first_try(ti) -> int:
     """Return the number of a task instance's first try since the run began or it was cleared."""
-    return ti.max_tries - task.retries + 1
+    return ti.max_tries - ti.task.retries + 1
 
 
 def _utc(time: str) -> datetime:
