@@ -104,8 +104,7 @@ def check_bundle(project: Path) -> None:
         return
     name = Path(*project.parts[-2:])
     # Airflow adds the bundle of the DAG file to the Python path, or a subfolder that has its DAGs.
-    on_path = [path for path in map(Path, sys.path) if path.is_relative_to(bundles)]
-    folders = [folder for path in on_path for folder in (path, *path.parents)]
+    folders = [folder for path in map(Path, sys.path) for folder in (path, *path.parents)]
     for folder in filter(lambda folder: folder.is_relative_to(bundles), folders):
         own = folder / name
         if (own / "dbt_project.yml").is_file():
