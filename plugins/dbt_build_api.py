@@ -32,8 +32,6 @@ from sqlalchemy import Select, select
 from include.dbt_build.protocol import Answer, Report, Times, sign, signing_key
 
 BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
-# States that let the teardown succeed.
-DONE = (State.SUCCESS, State.SKIPPED)
 # The longest body of a request: the report of a build with 50,000 tasks.
 MAX_BYTES = 32 * 2**20
 # How much the clocks of two machines may differ, and how old a report may be.
@@ -58,8 +56,7 @@ async def receive_report(build_id: UUID, request: Request) -> Answer:
     if not (length.isdecimal() and 0 < int(length) <= MAX_BYTES):
         raise HTTPException(413, "the report has no length, or is too long")
     body = await request.body()
-    signature = request.headers.get("x-dbt-build-signature", "")
-    report = _verified(str(build_id), body, signature)
+    report = _verified(str(build_id), body, request.headers.get("x-dbt-build-signature", ""))
     # The database driver would block the event loop.
     return await run_in_threadpool(_apply_report, build_id, report)
 
@@ -147,7 +144,7 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
             session.flush()
             nodes = of_run.where(TaskInstance.task_id.in_(tasks.nodes))
             states = session.scalars(nodes.with_only_columns(TaskInstance.state))
-            if any(state not in DONE for state in states):
+            if not {*states} <= {State.SUCCESS, State.SKIPPED}:
                 continue
         if ti.state == State.FAILED and not hasattr(TaskInstance, "working_set"):
             # The log of the failed try stays in the UI, as it does after a clear.
