@@ -43,22 +43,16 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
     """A dbt project as a task group.
 
     Args:
-        group_id: the ID of the group.
         source_freshness, run_options: as in DbtDag.
         args, kwargs: the arguments of cosmos.DbtTaskGroup.
     """
 
     def __init__(
-        self,
-        group_id: str = "dbt_task_group",
-        *args: Any,
-        source_freshness: bool = False,
-        run_options: bool = False,
-        **kwargs: Any,
+        self, *args: Any, source_freshness: bool = False, run_options: bool = False, **kwargs: Any
     ):
         rendering = Rendering(kwargs, source_freshness=source_freshness, run_options=run_options)
         with _garbage_collection_paused():
-            super().__init__(group_id, *args, **rendering.cosmos_kwargs())
+            super().__init__(*args, **rendering.cosmos_kwargs())
             rendering.add_build(self.dag, self)
 
 
