@@ -136,10 +136,6 @@ class DbtBuildOperator(DbtCommandOperator):
         """Return the nodes that an earlier try of the build task built.
 
         After a clear they are built again, except nodes without a task of their own.
-
-        Args:
-            ti: the task instance of the build task.
-            all_pending: whether all tasks are pending.
         """
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:

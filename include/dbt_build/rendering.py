@@ -23,13 +23,7 @@ from include.dbt_build.workdir import prepare
 
 
 class Rendering:
-    """The rendering of one DbtDag or DbtTaskGroup.
-
-    Args:
-        kwargs: the arguments of Cosmos's class.
-        source_freshness: whether sources with thresholds get a task.
-        run_options: whether the trigger form gets fields for dbt.
-    """
+    """The rendering of one DbtDag or DbtTaskGroup, whose docstrings explain the arguments."""
 
     def __init__(self, kwargs: dict, *, source_freshness: bool, run_options: bool):
         self.kwargs, self.source_freshness = kwargs, source_freshness
@@ -38,11 +32,10 @@ class Rendering:
         self.project = self.arguments.project
         check_bundle(self.project.path)
         prepare(self.project)
-        render = self.arguments.render_config
         self.group = BuildGroup(
             slim_file=select(self.project, self.arguments.selection),
             command_args={**self.arguments.command_args, "has_run_options": run_options},
-            tests_last=render.test_behavior == TestBehavior.AFTER_ALL,
+            tests_last=self.arguments.render_config.test_behavior == TestBehavior.AFTER_ALL,
         )
         # The keys are those of the slim manifest's nodes.
         self.run_tasks: dict[str, BaseOperator] = {}
