@@ -290,12 +290,10 @@ def _check_operator_args(given: dict) -> None:
             "packages are installed when the DAG file is parsed",
         )
     options, others = split_options(given.get("dbt_cmd_flags") or [])
-    for name, words in (
-        ("dbt_cmd_flags", others),
-        ("dbt_cmd_global_flags", given.get("dbt_cmd_global_flags") or []),
-    ):
+    global_flags = [str(word) for word in given.get("dbt_cmd_global_flags") or []]
+    for name, words in (("dbt_cmd_flags", others), ("dbt_cmd_global_flags", global_flags)):
         for word in words:
-            if str(word).partition("=")[0] in REFUSED_OPTIONS:
+            if word.partition("=")[0] in REFUSED_OPTIONS:
                 raise UnsupportedArgumentError(
                     f"operator_args[{name!r}] with {word}", "an argument of Cosmos sets this option"
                 )
@@ -304,8 +302,8 @@ def _check_operator_args(given: dict) -> None:
             "operator_args['dbt_cmd_flags'] with --defer and without --defer-state",
             "in a retry, --state names the nodes",
         )
-    for word in given.get("dbt_cmd_global_flags") or []:
-        if str(word).partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
+    for word in global_flags:
+        if word.partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
             raise UnsupportedArgumentError(
                 f"operator_args['dbt_cmd_global_flags'] with {word}", "set it in dbt_cmd_flags"
             )
