@@ -221,12 +221,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def _emit_assets(self, project_dir: str, context) -> None:
         """Emit an asset event for each relation that dbt built, with the URI that Cosmos uses."""
         namespace = get_dataset_namespace(self.profile_config)
-        if namespace is None:
+        manifest = Path(project_dir, "target", "manifest.json")
+        # dbt writes none if it fails before its nodes.
+        if namespace is None or not manifest.exists():
             return
         task = context["task"]
         alias = AssetAlias(get_dataset_alias_name(task.dag, task.task_group, task.task_id))
         task.outlets.append(alias)
-        manifest = Path(project_dir, "target", "manifest.json")
         uris = compute_model_outlet_uris(manifest, namespace)
         # An ephemeral model is a part of the models that read it, and has no relation.
         nodes = json.loads(manifest.read_text())["nodes"].items()
