@@ -85,7 +85,8 @@ class Rendering:
         if self.group.tests_last and task_id == f"{self.project_name}_test":
             # For the task of all tests, Cosmos passes the node that it rendered last too.
             key, runs_tests = task_id, True
-            nodes = [test for tests in slim["test"].values() for test in tests]
+            others = [other["nodes"] for other in slim["other_tests"]]
+            nodes = [test for tests in [*slim["test"].values(), *others] for test in tests]
         else:
             nodes = slim["test" if runs_tests else "run"][key]
             if node.owner and options["enable_owner_inheritance"]:

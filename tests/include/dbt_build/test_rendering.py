@@ -238,6 +238,12 @@ def test_all_tests_can_be_last(unchanged):
     assert last.get_flat_relative_ids(upstream=True) > {"base_run", "all_of_it_run", "apart_run"}
 
 
+def test_tests_that_are_last_have_a_task_whatever_they_read(projects):
+    dag = render(projects / "states", test_behavior=TestBehavior.AFTER_ALL)
+    run = dag.get_task("dbt_build").group.slim["nodes_to_run"]
+    assert {*dag.get_task("states_test").nodes} == {n for n in run if n.startswith("test.")}
+
+
 def test_a_task_can_build_a_node_with_its_tests(unchanged):
     dag = render(unchanged, test_behavior=TestBehavior.BUILD)
     nodes = {name: len(task.nodes) for name, task in node_tasks(dag).items()}
