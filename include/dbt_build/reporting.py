@@ -197,9 +197,13 @@ class ResultReporter:
         self._retry_seconds = POLL_SECONDS
         for task_id, try_number in answer.failed.items():
             self.unsent.pop(task_id, None)
+            # No process has read the result, and a try after a clear must run dbt.
+            del self._stored[task_id]
             nodes = self.nodes[task_id]
             message = f"{self.results.message(nodes)}\n{self.results.sql(nodes)}"
             self._logs.write(task_id, try_number, message, datetime.now(UTC).isoformat())
+        if answer.failed:
+            self._store(())
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":
                 message = self.results.message(self.nodes[task_id])

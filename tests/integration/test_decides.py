@@ -63,6 +63,12 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     for name in ("continues_run", "after_continues_run"):
         assert states.states()[name] == "failed"
         assert "division by zero" in states.log(name)
+    # If they are cleared without the build task, each of them runs dbt.
+    states.broken()
+    states.clear("continues_run", "after_continues_run", only_failed=True)
+    assert states.end() == "success"
+    assert states.built() == {"continues": 1, "after_continues": 1}
+
 
 
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
