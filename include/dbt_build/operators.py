@@ -177,17 +177,23 @@ class DbtNodeOperator(BaseOperator):
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]
         with stored_problems(command, context):
-            if self.checks_freshness:
-                command.check_freshness(context, [*self.nodes])
-            else:
-                command.build(context, nodes)
+            try:
+                if self.checks_freshness:
+                    command.check_freshness(context, [*self.nodes])
+                else:
+                    command.build(context, nodes)
+            except Exception as error:
+                if _has_relation(command.results.succeeded()):
+                    raise AirflowFailException(str(error)) from error
+                raise
+        built = [node for node in nodes if node in command.results.succeeded()]
         # A hook that failed is among the failed nodes.
         nodes = [*nodes, *sorted(command.results.failed() - {*nodes})]
         return StoredResult(
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
-            built=[],
+            built=built,
         )
 
     def _end(self, result: StoredResult) -> None:
@@ -201,9 +207,17 @@ class DbtNodeOperator(BaseOperator):
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
         first_line = message.partition("\n")[0] or f"dbt did not run {', '.join(self.nodes)}"
-        if result["outcome"] in ("fail", "not_run"):
+        if result["outcome"] in ("fail", "not_run") or _has_relation(result["built"]):
             raise AirflowFailException(first_line)
         raise AirflowException(first_line)
+
+
+def _has_relation(built: Iterable[str]) -> bool:
+    """Return whether one of the nodes that dbt built is a model, a seed or a snapshot.
+
+    Another try would build it again, and add rows to a model without a unique_key.
+    """
+    return any(node.startswith(("model.", "seed.", "snapshot.")) for node in built)
 
 
 class DbtBuildTeardown(BaseOperator):

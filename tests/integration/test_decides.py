@@ -70,7 +70,6 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     assert states.built() == {"continues": 1, "after_continues": 1}
 
 
-
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")
@@ -127,6 +126,23 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
     states.clear("dbt_build")
     assert states.end() == "success"
     assert states.not_successful() == {}
+
+
+@pytest.mark.parametrize("broken", ["check", "end_hook"])
+def test_no_retry_builds_a_model_again_because_its_test_or_a_hook_had_an_error(run_of, broken):
+    states = run_of("decides_checked")
+    if broken == "end_hook":
+        # The task of the model runs the hook, because it runs dbt.
+        states.broken("checked")
+        assert states.run() == "failed"
+        states.broken("end_hook")
+        states.clear("checked_model_build", only_failed=True)
+    else:
+        states.broken("check")
+        states.trigger()
+    assert states.end() == "failed"
+    assert states.states()["checked_model_build"] == "failed"
+    assert states.built()["checked"] == 1
 
 
 @pytest.mark.parametrize("broken", ["independent_1", "end_hook"])

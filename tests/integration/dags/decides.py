@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, task
 from cosmos import ProjectConfig, RenderConfig
+from cosmos.constants import TestBehavior
 
 from include.dbt_build import DbtDag, DbtTaskGroup
 from include.warehouse import DBT_PROJECTS, warehouse_profile
@@ -34,6 +35,10 @@ decides_fail_fast = DbtDag(
 )
 decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
+CHECKED = dbt_args("checked", "independent_1")
+# A task builds a model and runs its tests.
+CHECKED["render_config"].test_behavior = TestBehavior.BUILD
+decides_checked = DbtDag(dag_id="decides_checked", **ARGS, **CHECKED)
 
 with DAG("decides_always", **ARGS):
 
