@@ -239,6 +239,8 @@ class ResultReporter:
         shown = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()
+            # A failed task can have a model that dbt built, and a test of the model that failed.
+            if self.outcomes[task_id] == "success"
             for node in self.nodes[task_id]
         }
         if (built := self.results.succeeded() - shown) - self._built:

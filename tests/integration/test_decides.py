@@ -1,5 +1,6 @@
 """dbt decides which nodes are built, skipped or failed, and Airflow shows the same."""
 
+import psutil
 import pytest
 
 from tests.conftest import HAS_POSTGRES
@@ -143,6 +144,20 @@ def test_no_retry_builds_a_model_again_because_its_test_or_a_hook_had_an_error(r
     assert states.end() == "failed"
     assert states.states()["checked_model_build"] == "failed"
     assert states.built()["checked"] == 1
+
+
+def test_the_retry_of_a_killed_build_runs_a_test_that_had_an_error_and_not_its_model(run_of):
+    states = run_of("decides_checked")
+    states.broken("check")
+    slow = "insert into raw_states.broken values ('independent_1', false, 30)"
+    states.warehouse.execute(slow)
+    states.trigger()
+    states.wait_for_state("checked_model_build", "failed")
+    states.warehouse.execute("delete from raw_states.broken where node = 'check'")
+    psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert states.built() == {"checked": 1, "independent_1": 1}
 
 
 @pytest.mark.parametrize("broken", ["independent_1", "end_hook"])
