@@ -44,7 +44,7 @@ class DbtBuildOperator(DbtCommandOperator):
         """Build the nodes whose tasks are not successful.
 
         Raises:
-            AirflowException: a node without a task failed, or a hook.
+            AirflowException: a node without a task failed, a hook failed, or dbt skipped a function.
         """
         ti = context["ti"]
         if (selected := self._selection_of_run(context)) is not None:
@@ -77,6 +77,8 @@ class DbtBuildOperator(DbtCommandOperator):
             elif has_nodes or built or self.built_by_earlier_tries:
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
+            # No task builds a function that no model uses when the node upstream has succeeded.
+            failed |= self.results.skipped_functions() - self._nodes_with_task()
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
@@ -212,7 +214,7 @@ class DbtBuildOperator(DbtCommandOperator):
             self.build(context, tests)
 
     def _fail(self, failed: set[str], built_before: set[str]) -> None:
-        message = f"dbt nodes failed that have no Airflow task: {', '.join(sorted(failed))}"
+        message = f"dbt nodes did not succeed that have no task: {', '.join(sorted(failed))}"
         self.log.error("%s\n%s", message, self.results.message(failed))
         if self.results.succeeded() - built_before:
             # A retry would build these nodes again, and add rows to a model without a unique_key.

@@ -198,7 +198,7 @@ class ResultReporter:
         for task_id, try_number in answer.failed.items():
             self.unsent.pop(task_id, None)
             # No process has read the result, and a try after a clear must run dbt.
-            del self._stored[task_id]
+            self._stored.pop(task_id, None)
             nodes = self.nodes[task_id]
             message = f"{self.results.message(nodes)}\n{self.results.sql(nodes)}"
             self._logs.write(task_id, try_number, message, datetime.now(UTC).isoformat())

@@ -182,6 +182,14 @@ class BuildResults:
         """Return the nodes that failed, hooks included."""
         return {node for node, result in [*self.nodes.items()] if result.has_failed}
 
+    def skipped_functions(self) -> set[str]:
+        """Return the functions that dbt skipped."""
+        return {
+            node
+            for node, result in [*self.nodes.items()]
+            if result.status in SKIPPED and node.startswith("function.")
+        }
+
     def succeeded(self) -> set[str]:
         """Return the nodes that dbt built or whose tests passed, without hooks and sources."""
         return {

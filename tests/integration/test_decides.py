@@ -106,6 +106,17 @@ def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     assert "function" in states.log("uses_twice_run", 2)
 
 
+def test_a_function_that_no_model_uses_is_not_missing_in_a_successful_run(run_of):
+    states = run_of("decides_unused")
+    states.broken("chain_a")
+    assert states.run() == "failed"
+    assert "no task: function.decides.largest" in states.log("dbt_build")
+    states.broken()
+    states.clear(only_failed=True)
+    assert states.end() == "success"
+    assert "OK created function decides.largest" in states.log("dbt_build", 2)
+
+
 def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of):
     states = run_of("decides_hook")
     states.broken("end_hook")
