@@ -44,7 +44,7 @@ class DbtBuildOperator(DbtCommandOperator):
         """Build the nodes whose tasks are not successful.
 
         Raises:
-            AirflowException: a node without a task failed, a hook failed, or dbt skipped a function.
+            AirflowException: a hook failed, or a node without a task failed or was skipped.
         """
         ti = context["ti"]
         if (selected := self._selection_of_run(context)) is not None:

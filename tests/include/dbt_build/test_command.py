@@ -38,7 +38,7 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
 def test_an_error_before_the_nodes_is_not_hidden_by_a_missing_manifest(
     unchanged, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://user:password@localhost/db")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://localhost/db")
     build = render(unchanged).get_task("dbt_build")
     # dbt has written neither run_results.json nor manifest.json.
     build._read_results(str(tmp_path), {"ti": None, "task": build})

@@ -34,7 +34,9 @@ decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
 decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
-decides_unused = DbtDag(dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends"))
+decides_unused = DbtDag(
+    dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
+)
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 CHECKED = dbt_args("checked", "independent_1")
 # A task builds a model and runs its tests.
