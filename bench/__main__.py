@@ -7,14 +7,14 @@ import signal
 import sys
 from pathlib import Path
 
-# Services apart from those of `make start`.
+# The benchmark has its own folder and ports, so it can run beside `make start`.
 HOME = Path(__file__).resolve().parents[1] / ".bench"
 
 
 def main() -> None:
     if sys.platform != "linux":
         sys.exit("error: the benchmark reads Linux's /proc.")
-    # Before the modules are imported that read them.
+    # The modules that are imported below read these variables.
     os.environ |= {
         "LOCAL_HOME": str(HOME),
         "AIRFLOW_HOME": str(HOME / "airflow"),
@@ -22,7 +22,8 @@ def main() -> None:
         "PORT": os.environ.get("PORT") or "8090",
         "WAREHOUSE_PORT": os.environ.get("WAREHOUSE_PORT") or "5443",
     }
-    # The first slows every import down, the second names a warehouse that must not be emptied.
+    # The first variable makes every import slower. The second names a warehouse that the benchmark
+    # would empty.
     for name in ("PYTHONDONTWRITEBYTECODE", "WAREHOUSE_URL"):
         os.environ.pop(name, None)
     # The handler lets all processes end with this one.

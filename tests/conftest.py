@@ -131,9 +131,7 @@ def pytest_sessionfinish(session, exitstatus):
         if (
             process.pid != os.getpid()
             and not is_tracker
-            and any(
-                f"{place}/".startswith(f"{HOME}/") for place in (home, process.info["cwd"] or "")
-            )
+            and any(f"{path}/".startswith(f"{HOME}/") for path in (home, process.info["cwd"] or ""))
         ):
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -86,12 +86,12 @@ def test_broken_model_fails_the_row(generated, measured):
     from bench.plan import MODELS_200
 
     model = next((generated.folder / "models" / "layer_5").glob("*.sql"))
-    good = model.read_text()
+    original = model.read_text()
     model.write_text("select no_such_column")
     try:
         figures = measured(MODELS_200, generated)
     finally:
-        model.write_text(good)
+        model.write_text(original)
     assert (figures["first_seconds"], figures["failure"]) == ([], "dbt ended with code 1")
 
 

@@ -71,13 +71,13 @@ def test_a_dag_with_a_selector_another_target_and_another_schema(api, warehouse,
 
 def test_the_log_of_a_failed_test_names_the_table_with_its_rows_and_shows_none(whole, projects):
     seed = projects / "all-of-dbt" / "seeds" / "raw_orders.csv"
-    good = seed.read_text()
-    (order,) = [line for line in good.splitlines() if line.startswith("3,")]
-    seed.write_text(f"{good}{order}\n")
+    original = seed.read_text()
+    (order,) = [line for line in original.splitlines() if line.startswith("3,")]
+    seed.write_text(f"{original}{order}\n")
     try:
         assert whole.run() == "failed"
     finally:
-        seed.write_text(good)
+        seed.write_text(original)
     failed = {name for name, state in whole.not_successful().items() if state == "failed"}
     assert failed == {"orders.test", "dbt_build_done"}
     table = '"warehouse"."all_of_dbt_dbt_test__audit"."unique_orders_order_id"'

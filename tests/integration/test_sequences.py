@@ -70,10 +70,11 @@ def compare(states, tasks, state: str) -> None:
     for name, task in tasks.items():
         if not (nodes := getattr(task, "nodes", None)):
             continue
-        good = all(statuses.get(node) in SUCCEEDED for node in nodes)
+        has_succeeded = all(statuses.get(node) in SUCCEEDED for node in nodes)
         if found[name] == "success":
-            assert good, f"{name} is successful, dbt reports {[statuses.get(n) for n in nodes]}"
-        elif good:
+            reported = [statuses.get(node) for node in nodes]
+            assert has_succeeded, f"{name} is successful, dbt reports {reported}"
+        elif has_succeeded:
             # A task waits for all tests of the nodes upstream, and a leaf for the hooks.
             assert found[name] == "upstream_failed", name
 

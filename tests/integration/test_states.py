@@ -44,7 +44,7 @@ def node_tasks(states) -> dict[str, dict]:
     }
 
 
-def test_a_good_run_has_one_dbt_process_and_dbts_own_times(states):
+def test_a_successful_run_has_one_dbt_process_and_dbts_own_times(states):
     assert states.run() == "success"
     assert states.not_successful() == {}
     assert states.built() == dict.fromkeys(MODELS, 1)
@@ -189,11 +189,11 @@ def test_a_failed_hook_fails_the_build_task_and_the_run(states, hook, tries):
 @pytest.mark.slow
 def test_an_error_outside_of_the_nodes_fails_the_build_task(api, warehouse, states):
     parse_fails = States(api, warehouse, "parse_fails")
-    assert parse_fails.run(parse="bad") == "failed"
+    assert parse_fails.run(parse="fails") == "failed"
     found = parse_fails.states()
     assert found.pop("dbt_build") == "failed"
     assert set(found.values()) == {"upstream_failed"}
-    assert "f is not good" in parse_fails.log("dbt_build")
+    assert "f cannot be parsed" in parse_fails.log("dbt_build")
 
 
 def day_rows(states) -> dict[date, int]:

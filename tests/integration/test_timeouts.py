@@ -35,5 +35,5 @@ def test_a_timeout_cancels_the_statement_that_hangs(api, warehouse, dag_id, stat
     assert states.end() == "failed"
     assert states.tasks()["dbt_build"]["state"] == state
     wait_until(lambda: f"dbt was interrupted: {reason}" in states.log("dbt_build"), seconds=60)
-    # Postgres alone would notice only at the end of the statement that the client is gone.
+    # Postgres alone would notice only at the end of the statement that the client has ended.
     wait_until(lambda: not hanging(warehouse), seconds=60)

@@ -70,12 +70,14 @@ def figures_in(warehouse, query: str, day: date) -> dict:
 def broken_stg_flights(projects: Path) -> Iterator[None]:
     """Let the model select a column that does not exist."""
     model = projects / "nyc_flights" / "models" / "staging" / "stg_flights.sql"
-    good = model.read_text()
-    model.write_text(good.replace("select * from renamed", "select no_such_column from renamed"))
+    original = model.read_text()
+    model.write_text(
+        original.replace("select * from renamed", "select no_such_column from renamed")
+    )
     try:
         yield
     finally:
-        model.write_text(good)
+        model.write_text(original)
 
 
 def rows(warehouse, table: str) -> list:

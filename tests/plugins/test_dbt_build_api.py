@@ -171,7 +171,7 @@ def test_a_key_comes_from_the_setting_or_from_the_fernet_key():
 
 @pytest.fixture
 def serialized(tmp_path, monkeypatch):
-    """A DAG with two groups, one behind the other, as the API server reads it."""
+    """A DAG with two groups, one downstream of the other, as the API server reads it."""
     monkeypatch.setattr("cosmos.settings.cache_dir", tmp_path / "cosmos")
     path = write(tmp_path / "second", FILES)
     with DAG("two_groups", start_date=datetime(2026, 1, 1)) as dag:

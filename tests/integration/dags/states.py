@@ -108,12 +108,12 @@ states_called = DbtDag(
     **part_of_states("a", "b", default_args={"owner": "tests", "on_success_callback": called}),
 )
 
-# dbt fails in a run with the parameter parse=bad when it parses the model f.
+# dbt fails in a run with the parameter parse=fails when it parses the model f.
 parse_fails = DbtDag(
     dag_id="parse_fails",
     **part_of_states(
         "letters",
         env_vars={"STATES_PARSE": "{{ params.parse }}"},
-        params={"parse": Param("good", type="string")},
+        params={"parse": Param("succeeds", type="string")},
     ),
 )
