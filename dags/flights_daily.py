@@ -1,19 +1,20 @@
 """
 ### Flights of one day, from the source to the marts
 
-1. `load_day` replaces the flights and the weather of the day in the schema `raw`.
+1. `load_day` replaces the flights and the weather of the day, and the whole register of aircraft,
+   in the raw schema: `raw` for the target `prod`, `<target>_raw` for any other target.
 2. `dbt` builds and tests every model of `nyc_flights` except the reporting ones. It checks the age
    of the sources first. The task of a source that is too old fails, and dbt does not build the
    nodes that depend on it.
-3. `publish_figures` reads the figures of the day from `nyc_flights_marts.fct_flights` and updates
-   the asset `nyc_flights`, which starts `flights_reporting`.
+3. `publish_figures` reads the figures of the day from the model `fct_flights` and updates the asset
+   `nyc_flights`, which starts `flights_reporting`.
 
 **A run** covers its data interval, one day in New York. A manual run without a logical date covers
 yesterday. Every run can be repeated: it replaces its day.
 
 **The trigger form** can select some of the nodes, as in `dbt build --select`; the other tasks are
-skipped. With a full refresh dbt rebuilds `fct_flights` for every day that `raw` holds when it
-starts, whichever day the run is for.
+skipped. With a full refresh dbt rebuilds `fct_flights` for every day that the raw schema holds
+when dbt starts, whichever day the run is for.
 
 **When it fails**, open the log of the failed task: it begins with dbt's message. Fix the cause and
 clear the task with its downstream tasks. One `dbt build` then builds all cleared nodes.
