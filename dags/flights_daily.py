@@ -12,9 +12,10 @@
 **A run** covers its data interval, one day in New York. A manual run without a logical date covers
 yesterday. Every run can be repeated: it replaces its day.
 
-**The trigger form** can select some of the nodes, as in `dbt build --select`; the other tasks are
-skipped. With a full refresh dbt rebuilds `fct_flights` for every day that the raw schema holds
-when dbt starts, whichever day the run is for.
+**The trigger form** can select some of the nodes, as in `dbt build --select`. The tasks of all
+other nodes are skipped, and so is `publish_figures` if a task upstream of it is skipped. With a
+full refresh dbt rebuilds `fct_flights` for every day that the raw schema holds when dbt starts,
+whichever day the run is for.
 
 **When it fails**, open the log of the failed task: it begins with dbt's message. Fix the cause and
 clear the task with its downstream tasks. One `dbt build` then builds all cleared nodes.
