@@ -11,7 +11,8 @@ ENV DBT_TARGET=prod
 # for a DAG start one run, as in Airflow 3.3.
 ENV AIRFLOW__SCHEDULER__BATCH_ASSET_EVENTS=True
 ENV AIRFLOW__COSMOS__ENABLE_TELEMETRY=False
-# Airflow 3 supports no other URIs. Without this setting every task logs a warning.
+# Airflow 3 supports no other URIs. Without this setting each task that emits asset events logs a
+# warning.
 ENV AIRFLOW__COSMOS__USE_DATASET_AIRFLOW3_URI_STANDARD=True
 # The working directories of the dbt projects. Cosmos's default is a folder in /tmp, which belongs
 # to the first user that creates it.
