@@ -189,6 +189,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
                 self.on_kill()
                 with suppress(TimeoutExpired):
                     process.communicate(timeout=CANCEL_SECONDS)
+            # A retry must not build again what dbt has built, and Cosmos removes the folder now.
+            self.results.read_run_results(cwd)
             raise
 
     def _prepare_run(

@@ -1,5 +1,6 @@
 """One dbt command of a task, with an external dbt."""
 
+import json
 import os
 import signal
 import sys
@@ -18,10 +19,17 @@ DBT = Path(sys.executable).with_name("dbt")
 
 @pytest.mark.slow
 def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, tmp_path):
-    # It takes two seconds to cancel its statements.
+    # As dbt does, it writes the results of the nodes that have ended, and then cancels its
+    # statements, which takes two seconds.
+    result = {"unique_id": "model.second.base", "status": "success", "message": "SELECT 1"}
+    result |= {"timing": [], "failures": None, "compiled_code": "select 1"}
+    (tmp_path / "results.json").write_text(json.dumps({"results": [result]}))
+    (tmp_path / "target").mkdir()
     script = tmp_path / "dbt"
     script.write_text(
-        "#!/bin/sh\ntrap 'sleep 2; kill $!; exit 1' INT\necho started\nsleep 60 &\nwait\n"
+        "#!/bin/sh\n"
+        "trap 'mv results.json target/run_results.json; sleep 2; kill $!; exit 1' INT\n"
+        "echo started\nsleep 60 &\nwait\n"
     )
     script.chmod(0o755)
     external = ExecutionConfig(
@@ -33,6 +41,8 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
         build.run_subprocess([str(script)], {}, str(tmp_path))
     assert build.subprocess_hook.sub_process.poll() is not None
+    # The retry of the build task does not build this model again.
+    assert build.results.succeeded() == {"model.second.base"}
 
 
 def test_an_error_before_the_nodes_is_not_hidden_by_a_missing_manifest(
