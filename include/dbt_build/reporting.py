@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event
@@ -111,17 +111,19 @@ class ResultReporter:
 
     def _collect(self) -> None:
         """Set the outcomes of the tasks whose nodes have ended."""
-        failed = []
+        failed: dict[str, Outcome] = {}
         for task_id in self._pending():
             outcome = self._outcome(task_id)
             if outcome in ("fail", "error"):
-                failed.append(task_id)
-            elif outcome != "success" or self.tasks[task_id].is_leaf:
-                continue
-            self.outcomes[task_id] = self.unsent[task_id] = outcome
+                failed[task_id] = outcome
+            elif outcome == "success" and not self.tasks[task_id].is_leaf:
+                self.outcomes[task_id] = self.unsent[task_id] = outcome
         if failed:
-            # The task reads its result as soon as the plugin has let it start.
+            # The task reads its result as soon as the plugin has let it start. It stays pending if
+            # the result cannot be stored, as while the API server is replaced.
             self._store(failed)
+            self.outcomes |= failed
+            self.unsent |= failed
 
     def _outcome(self, task_id: str) -> Outcome | None:
         # The run may select none of a task's nodes.
@@ -150,7 +152,7 @@ class ResultReporter:
                 if self.outcomes[task_id] == "left_out" and self.nodes[task_id]
             ]
             if stored := [*self.unsent, *not_run, *left_out]:
-                self._store(stored)
+                self._store({task_id: self.outcomes[task_id] for task_id in stored})
 
     def _last_outcome(self, task_id: str) -> Outcome:
         if self._outcome(task_id) == "success":
@@ -202,14 +204,14 @@ class ResultReporter:
             nodes = self.nodes[task_id]
             message = f"{self.results.message(nodes)}\n{self.results.sql(nodes)}"
             self._logs.write(task_id, try_number, message, datetime.now(UTC).isoformat())
-        if answer.failed:
-            self._store(())
         for task_id, try_number in answer.applied.items():
             if self.unsent.pop(task_id, None) == "success":
                 message = self.results.message(self.nodes[task_id])
                 self._logs.write(
                     task_id, try_number, message, report.succeeded[task_id].end.isoformat()
                 )
+        if answer.failed:
+            self._store({})
 
     def _times(self, task_id: str) -> Times:
         results = [self.results.nodes[node] for node in self.nodes[task_id]]
@@ -219,13 +221,13 @@ class ResultReporter:
             end=max((_utc(node.ended_at) for node in results if node.ended_at), default=now),
         )
 
-    def _store(self, task_ids: Iterable[str]) -> None:
+    def _store(self, outcomes: Mapping[str, Outcome]) -> None:
         """Store the results that tasks read when they start."""
         succeeded = self.results.succeeded()
-        for task_id in task_ids:
+        for task_id, outcome in outcomes.items():
             nodes = self.nodes[task_id]
             self._stored[task_id] = StoredResult(
-                outcome=self.outcomes[task_id],
+                outcome=outcome,
                 message=self.results.message(nodes),
                 sql=self.results.sql(nodes),
                 built=[node for node in nodes if node in succeeded],
@@ -243,9 +245,11 @@ class ResultReporter:
             if self.outcomes[task_id] == "success"
             for node in self.nodes[task_id]
         }
-        if (built := self.results.succeeded() - shown) - self._built:
-            self._built |= built
-            set_nodes(self.ti, self.teardown_id, BUILT_NODES, self._built)
+        built = self._built | (self.results.succeeded() - shown)
+        if built != self._built:
+            set_nodes(self.ti, self.teardown_id, BUILT_NODES, built)
+            # Set last, so that the next call stores them if this one could not.
+            self._built = built
 
 
 def task_states(ti) -> dict[str, str | None]:
