@@ -133,7 +133,8 @@ class DbtNodeOperator(BaseOperator):
         """Return the result that the build task stored, unless an earlier try has read it.
 
         A retry reads the result of a successful node again, because the process of the earlier try
-        may have been killed.
+        may have been killed. It reads the result of a skipped node again too, because a part of the
+        nodes can be built, such as a model whose test dbt skipped.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
@@ -144,7 +145,9 @@ class DbtNodeOperator(BaseOperator):
             set_xcom(ti, self.group.build_id, key, ti.try_number)
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
-        is_mine = reader == ti.try_number or (is_retry and result["outcome"] == "success")
+        is_mine = reader == ti.try_number or (
+            is_retry and result["outcome"] in ("success", "skipped")
+        )
         return result if is_mine else None
 
     def _built_result(self, ti) -> StoredResult:
