@@ -137,7 +137,10 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
     changes |= dict.fromkeys(_without_process(session, of_run, report, tasks), State.FAILED)
     # The teardown comes last, because it depends on the states of the node tasks.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
-        ti, state = by_id.get(task_id), changes[task_id]
+        ti, state, times = by_id.get(task_id), changes[task_id], report.succeeded.get(task_id)
+        if ti is not None and ti.state == state and times and ti.end_date == times.end:
+            # The build task did not get the answer to the report that set this state.
+            answer.applied[task_id] = ti.try_number
         if ti is None or ti.state == state or not _is_replaceable(ti, state, build):
             continue
         if task_id == tasks.teardown:
@@ -149,7 +152,7 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
         if ti.state == State.FAILED and not hasattr(TaskInstance, "working_set"):
             # The log of the failed try stays in the UI, as it does after a clear.
             ti.prepare_db_for_next_try(session)
-        _set_state(ti, state, report.succeeded.get(task_id), build)
+        _set_state(ti, state, times, build)
         session.add(
             Log(
                 event=state.value if state else "due",

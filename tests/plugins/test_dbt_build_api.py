@@ -208,6 +208,20 @@ def test_times_outside_of_the_try_are_unprocessable():
         assert error.value.status_code == 422
 
 
+@pytest.mark.parametrize(("is_from_report", "applied"), [(True, {"a": 2}), (False, {})])
+def test_a_report_whose_answer_was_lost_is_answered_again(is_from_report, applied):
+    now = datetime.now(UTC)
+    times = Times(start=now - timedelta(minutes=1), end=now)
+    # Somebody else sets the state without dbt's times.
+    end = now if is_from_report else None
+    ti = SimpleNamespace(task_id="a", state=TaskInstanceState.SUCCESS, try_number=2, end_date=end)
+    session = SimpleNamespace(scalars=lambda query: SimpleNamespace(all=lambda: [ti]))
+    build = SimpleNamespace(dag_id="dag", run_id="run", task_id="dbt_build")
+    tasks = SimpleNamespace(nodes={"a"}, teardown="dbt_build_done", upstream={"a": set()})
+    report = Report(succeeded={"a": times})
+    assert dbt_build_api._apply(session, build, report, tasks).applied == applied
+
+
 def test_a_try_has_the_next_number_in_each_version_of_airflow(monkeypatch):
     monkeypatch.setattr(dbt_build_api, "TaskInstance", SimpleNamespace())
     # Airflow 3.3 counts a try when it is scheduled.
