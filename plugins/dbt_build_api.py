@@ -34,6 +34,7 @@ from include.dbt_build.protocol import Answer, Report, Times, sign, signing_key
 BUILD, NODE, TEARDOWN = "DbtBuildOperator", "DbtNodeOperator", "DbtBuildTeardown"
 # The longest body of a request: the report of a build with 50,000 tasks.
 MAX_BYTES = 32 * 2**20
+NOT_RUNNING = "no such build task is running"
 # How much the clocks of two machines may differ, and how old a report may be.
 SKEW = timedelta(minutes=5)
 
@@ -65,7 +66,7 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
     with create_session() as session:
         build = session.get(TaskInstance, build_id)
         if build is None or build.state != State.RUNNING or build.operator != BUILD:
-            raise HTTPException(409, "no such build task is running")
+            raise HTTPException(409, NOT_RUNNING)
         tasks = _tasks_of(session, build)
         _check_times(report, build)
         return _apply(session, build, report, tasks)
@@ -130,6 +131,10 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
         .order_by(TaskInstance.task_id)
         .with_for_update(of=TaskInstance)
     ).all()
+    # A clear of the run can have held these rows. It gives the build task another ID, and the tasks
+    # that it has cleared have to be built again.
+    if session.scalar(select(TaskInstance.state).filter_by(id=build.id)) != State.RUNNING:
+        raise HTTPException(409, NOT_RUNNING)
     by_id = {ti.task_id: ti for ti in found}
     answer = Answer(applied={})
     changes = dict.fromkeys(report.succeeded, State.SUCCESS)
