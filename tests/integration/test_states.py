@@ -2,12 +2,14 @@
 
 from collections import Counter
 from datetime import date
+from types import SimpleNamespace
 
+import httpx
 import psutil
 import pytest
 
-from include.dbt_build.protocol import BUILT_NODES
-from tests.conftest import HAS_POSTGRES
+from include.dbt_build.protocol import BUILT_NODES, Report, Times, sign, signing_key
+from tests.conftest import HAS_POSTGRES, SETTINGS
 from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
@@ -437,6 +439,25 @@ def test_each_change_of_a_state_is_in_the_audit_log(states):
     by_task = {log["task_id"]: log for log in found if log["owner"] == "dbt_build"}
     assert by_task.keys() == {*node_tasks(states), DONE}
     assert {log["event"] for log in by_task.values()} == {"success"}
+
+
+@pytest.mark.slow
+def test_a_report_whose_answer_was_lost_is_answered_again(states):
+    states.broken("g", fails=False, seconds=15)
+    states.trigger()
+    states.wait_for_state("dbt.a.run", "success")
+    task, build_id = states.tasks()["dbt.a.run"], states.tasks()[BUILD]["id"]
+    times = Times(start=task["start_date"], end=task["end_date"])
+    body = Report(succeeded={"dbt.a.run": times}).model_dump_json().encode()
+    secrets = {("core", "fernet_key"): SETTINGS.airflow_env()["AIRFLOW__CORE__FERNET_KEY"]}
+    key = signing_key(SimpleNamespace(get=lambda *name, fallback: secrets.get(name)))
+    answer = httpx.post(
+        f"http://127.0.0.1:{SETTINGS.port}/dbt_build/{build_id}",
+        content=body,
+        headers={"x-dbt-build-signature": sign(key, build_id, body)},
+    )
+    assert answer.json()["applied"] == {"dbt.a.run": 1}
+    assert states.end() == "success"
 
 
 @pytest.mark.slow

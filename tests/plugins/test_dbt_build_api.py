@@ -208,37 +208,6 @@ def test_times_outside_of_the_try_are_unprocessable():
         assert error.value.status_code == 422
 
 
-def apply_to(ti, report: Report, state_of_build=TaskInstanceState.RUNNING) -> Answer:
-    """Apply a report to the task instance of task a, in a session without a database."""
-    session = SimpleNamespace(
-        scalars=lambda query: SimpleNamespace(all=lambda: [ti]),
-        scalar=lambda query: state_of_build,
-    )
-    build = SimpleNamespace(id=BUILD_ID, dag_id="dag", run_id="run", task_id="dbt_build")
-    tasks = SimpleNamespace(nodes={"a"}, teardown="dbt_build_done", upstream={"a": set()})
-    return dbt_build_api._apply(session, build, report, tasks)
-
-
-@pytest.mark.parametrize(("is_from_report", "applied"), [(True, {"a": 2}), (False, {})])
-def test_a_report_whose_answer_was_lost_is_answered_again(is_from_report, applied):
-    now = datetime.now(UTC)
-    times = Times(start=now - timedelta(minutes=1), end=now)
-    # Somebody else sets the state without dbt's times.
-    end = now if is_from_report else None
-    ti = SimpleNamespace(task_id="a", state=TaskInstanceState.SUCCESS, try_number=2, end_date=end)
-    assert apply_to(ti, Report(succeeded={"a": times})).applied == applied
-
-
-def test_a_report_changes_no_task_that_was_cleared_while_it_waited():
-    now = datetime.now(UTC)
-    ti = SimpleNamespace(task_id="a", state=None)
-    with pytest.raises(dbt_build_api.HTTPException) as error:
-        # The clear has given another ID to the build task.
-        apply_to(ti, Report(succeeded={"a": Times(start=now, end=now)}), state_of_build=None)
-    assert error.value.status_code == 409
-    assert ti.state is None
-
-
 def test_a_try_has_the_next_number_in_each_version_of_airflow(monkeypatch):
     monkeypatch.setattr(dbt_build_api, "TaskInstance", SimpleNamespace())
     # Airflow 3.3 counts a try when it is scheduled.

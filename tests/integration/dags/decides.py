@@ -38,10 +38,12 @@ decides_unused = DbtDag(
     dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
 )
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
-CHECKED = dbt_args("checked", "independent_1")
+CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "chain_a")
 # A task builds a model and runs its tests.
-CHECKED["render_config"].test_behavior = TestBehavior.BUILD
+for args in (CHECKED, COMPARED):
+    args["render_config"].test_behavior = TestBehavior.BUILD
 decides_checked = DbtDag(dag_id="decides_checked", **ARGS, **CHECKED)
+decides_compared = DbtDag(dag_id="decides_compared", **ARGS, **COMPARED)
 
 with DAG("decides_always", **ARGS):
 

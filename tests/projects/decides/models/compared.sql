@@ -1,0 +1,1 @@
+{{ config(materialized='incremental') }} select {{ unless_broken('compared') }} as id
