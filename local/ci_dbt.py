@@ -37,7 +37,7 @@ def ci_dbt(
     comment = home / "comment.md"
     comment.parent.mkdir(parents=True, exist_ok=True)
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
-    copy_manifest(state, home / "state")
+    prod = copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
     os.environ.update({**last_month(), **settings.environment, **settings.dbt_env(), "PR": pr})
     profiles = profiles_dir(settings, folder)
@@ -48,7 +48,7 @@ def ci_dbt(
 
     listed = dbt(folder, profiles, "ls", *options, *CHANGED, "--output", "json", log_level="none")
     changed = {json.loads(line)["unique_id"] for line in listed.result}
-    prod, manifest = read_manifest(home / "state"), read_manifest(home / "target")
+    manifest = json.loads((home / "target" / "manifest.json").read_text())
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
     nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
@@ -97,22 +97,20 @@ def schema_prefix(pr: str) -> str:
     return f"ci_{pr}_"
 
 
-def copy_manifest(source: str, folder: Path) -> None:
-    """Copy prod's manifest from the folder or address that STATE= names."""
+def copy_manifest(source: str, folder: Path) -> dict:
+    """Copy prod's manifest from the folder or address that STATE= names, and return it."""
     from airflow.sdk import ObjectStoragePath
 
     if not source:
         raise Failure("STATE= is missing: make ci-dbt STATE=<folder of prod's artifacts> PR=123")
     try:
         text = (ObjectStoragePath(source) / "manifest.json").read_text()
+        manifest = json.loads(text)
     except Exception as error:
         raise Failure(f"STATE={source}: its manifest.json cannot be read: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(text)
-
-
-def read_manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
 def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str = "info"):
