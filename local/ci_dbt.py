@@ -51,7 +51,8 @@ def ci_dbt(
     manifest = json.loads((home / "target" / "manifest.json").read_text())
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
-    nodes = {k: n for k, n in manifest["nodes"].items() if k in changed and is_built(n)}
+    # `dbt ls` lists no analyses and operations, which `dbt build` does not build.
+    nodes = {k: node for k, node in manifest["nodes"].items() if k in changed}
     for node in nodes.values():
         if not node["schema"].startswith(prefix):
             raise Failure(
@@ -125,14 +126,10 @@ def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str
     return done
 
 
-def is_built(node: dict) -> bool:
-    return node["resource_type"] not in ("analysis", "operation")
-
-
 def is_relation(node: dict) -> bool:
     """Return whether a node is a table or view that other nodes can read."""
-    is_test = node["resource_type"] == "test"
-    return is_built(node) and not is_test and node["config"]["materialized"] != "ephemeral"
+    is_other = node["resource_type"] in ("analysis", "operation", "test")
+    return not is_other and node["config"]["materialized"] != "ephemeral"
 
 
 def deferred(manifest: dict, nodes: dict) -> set[str]:
