@@ -27,7 +27,7 @@ def docs(settings: Settings) -> None:
 def page(settings: Settings, project: Path) -> bytes:
     """Return the docs of a project with the names of prod, all in one page."""
     words = ["docs", "generate", "--static"]
-    if not settings.environment.get("WAREHOUSE_URL") and not postgres.is_running(settings):
+    if not settings.environment.get("WAREHOUSE_URL") and not postgres.port_in_use(settings):
         # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:

@@ -47,16 +47,13 @@ def require_free(port: str, purpose: str, variable: str) -> None:
             ) from None
 
 
-def is_running(settings: Settings) -> bool:
+def port_in_use(settings: Settings) -> str | None:
+    """Return the port of the server, or None unless it runs."""
     # `pg_ctl status` reports any process with the server's old process ID as the server.
-    pids = {str(process.pid) for process in _processes(settings)}
-    pid_file = data_folder(settings) / "postmaster.pid"
-    return bool(pids) and pid_file.read_text().split()[0] in pids
-
-
-def port_in_use(settings: Settings) -> str:
-    """Return the port of the running server."""
-    return (data_folder(settings) / "postmaster.pid").read_text().splitlines()[3]
+    if not (pids := {str(process.pid) for process in _processes(settings)}):
+        return None
+    pid, _, _, port, *_ = (data_folder(settings) / "postmaster.pid").read_text().splitlines()
+    return port if pid in pids else None
 
 
 def start(settings: Settings) -> None:
@@ -83,7 +80,7 @@ def start(settings: Settings) -> None:
 
 
 def stop(settings: Settings) -> None:
-    if is_running(settings):
+    if port_in_use(settings):
         _run("pg_ctl", "stop", "-w", "-m", "fast", "-D", data_folder(settings))
     kill(_processes(settings))
 
@@ -91,7 +88,7 @@ def stop(settings: Settings) -> None:
 @contextmanager
 def running(settings: Settings):
     """Start the server for a block, unless it runs already."""
-    if is_running(settings):
+    if port_in_use(settings):
         yield
         return
     start(settings)

@@ -18,7 +18,7 @@ def start(settings: Settings) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
     require_target(settings)
     # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
-    running = airflow.port_in_use(settings) if postgres.is_running(settings) else None
+    running = airflow.port_in_use(settings) if postgres.port_in_use(settings) else None
     if running:
         target = airflow.target(settings)
         if settings.environment.get("DBT_TARGET", target) != target:
@@ -58,8 +58,8 @@ def stop(settings: Settings) -> None:
 
 
 def start_warehouse(settings: Settings) -> None:
-    if postgres.is_running(settings):
-        if (port := postgres.port_in_use(settings)) != settings.warehouse_port:
+    if port := postgres.port_in_use(settings):
+        if port != settings.warehouse_port:
             raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
         return
     with step(f"Starting Postgres on 127.0.0.1:{settings.warehouse_port}"):
