@@ -5,7 +5,6 @@ Each database has a role of its own that cannot connect to the other. The server
 """
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -174,10 +173,9 @@ def _allow_user(data: Path) -> None:
     """Give the user of the server access to its data and programs, if that is not our own user."""
     if USER is None:
         return
-    pgserver.ensure_user_exists(USER)
+    account = pgserver.ensure_user_exists(USER)
     for path in (data, BIN):
         pgserver.ensure_prefix_permissions(path)
-    account = pwd.getpwnam(USER)
     os.chown(data, account.pw_uid, account.pw_gid)
 
 
