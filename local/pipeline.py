@@ -27,14 +27,9 @@ class Api:
     def __init__(self, port: str):
         self.url = f"http://127.0.0.1:{port}"
         # trust_env=False: a proxy of the network cannot reach this machine.
-        answer = httpx.get(f"{self.url}/auth/token", trust_env=False)
-        token = answer.json()["access_token"]
-        self._client = httpx.Client(
-            base_url=f"{self.url}/api/v2",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-            trust_env=False,
-        )
+        self._client = httpx.Client(base_url=f"{self.url}/api/v2", timeout=60, trust_env=False)
+        token = self._client.get(f"{self.url}/auth/token").json()["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
 
     def __call__(self, method: str, path: str, **kwargs) -> dict:
         answer = self._client.request(method, path, **kwargs)
