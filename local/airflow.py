@@ -39,8 +39,7 @@ def mark(settings: Settings) -> dict[str, str]:
 def port_in_use(settings: Settings) -> str | None:
     """Return the port of the running Airflow, or None unless every component runs."""
     state = _state(settings)
-    started = state["processes"].keys()
-    is_running = state["port"] and COMPONENTS.keys() <= _processes(state).keys() == started
+    is_running = COMPONENTS.keys() <= _processes(state).keys() == state["processes"].keys()
     return state["port"] if is_running else None
 
 
