@@ -1,6 +1,5 @@
 """Brings a dbt project into the repository, with its local packages: `make add-project`."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -141,8 +140,7 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     listed = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True).stdout
     files = [Path(name) for name in listed.split("\0") if name]
     if Path("dbt_project.yml") not in files:
-        walked = ((Path(root), names) for root, _, names in os.walk(source))
-        files = [(root / name).relative_to(source) for root, names in walked for name in names]
+        files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     for file in files:
         origin = source / file
         is_ignored = IGNORED & {*file.parts} or file.parts[0] in IGNORED_ON_TOP
