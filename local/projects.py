@@ -159,8 +159,7 @@ def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
 
     The paths in the project's files are changed to the copies.
     """
-    for name in ("packages.yml", "dependencies.yml"):
-        _bring_packages(tree, source, folder / name)
+    _bring_packages(tree, source, folder)
     file = folder / "dbt_project.yml"
     for key, values in project_yml(folder).items():
         for value in values if key.endswith("-paths") and isinstance(values, list) else ():
@@ -170,21 +169,20 @@ def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
                 _replace_path(file, value, f"../packages/{origin.name}")
 
 
-def _bring_packages(tree: Path, source: Path, file: Path) -> None:
-    content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
-    for package in content.get("packages") or []:
-        path = package.get("local")
-        # dbt resolves the path of a package's package against the root project, as here.
-        origin = (source / path).resolve() if path else source
-        if origin != source and (not origin.is_relative_to(source) or ".." in Path(path).parts):
-            name = project_yml(_existing(origin, file, path))["name"]
-            copy = tree / "dbt" / "packages" / name
-            if not copy.exists():
-                copy_files(origin, copy, without=source)
-                exclude_from_lint(tree, copy.parent)
-                for nested in ("packages.yml", "dependencies.yml"):
-                    _bring_packages(tree, source, copy / nested)
-            _replace_path(file, path, f"../packages/{name}")
+def _bring_packages(tree: Path, source: Path, folder: Path) -> None:
+    for file in filter(Path.is_file, (folder / "packages.yml", folder / "dependencies.yml")):
+        for package in (yaml.safe_load(file.read_text()) or {}).get("packages") or []:
+            path = package.get("local")
+            # dbt resolves the path of a package's package against the root project, as here.
+            origin = (source / path).resolve() if path else source
+            if origin != source and (not origin.is_relative_to(source) or ".." in Path(path).parts):
+                name = project_yml(_existing(origin, file, path))["name"]
+                copy = tree / "dbt" / "packages" / name
+                if not copy.exists():
+                    copy_files(origin, copy, without=source)
+                    exclude_from_lint(tree, copy.parent)
+                    _bring_packages(tree, source, copy)
+                _replace_path(file, path, f"../packages/{name}")
 
 
 def _existing(folder: Path, file: Path, path: str) -> Path:
