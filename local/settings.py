@@ -20,11 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The programs of the virtual environment, whether or not it is activated.
 BIN = Path(sys.executable).parent
 # The login of the local warehouse, which local/warehouse.sql creates.
-LOCAL_LOGIN = {
-    "user": "dbt",
-    "password": "local-dbt-only",
-    "dbname": "warehouse",
-}
+LOCAL_LOGIN = {"user": "dbt", "password": "local-dbt-only", "dbname": "warehouse"}
 
 
 class Failure(Exception):
