@@ -34,8 +34,7 @@ def live(text: str) -> Iterator[Callable[[str], None]]:
 
     def print_lines() -> None:
         while not ended.wait(SECONDS_BETWEEN_LINES):
-            seconds = round(monotonic() - started_at)
-            console.print(f"... {texts[-1]}, {seconds} s so far")
+            console.print(f"... {texts[-1]}, {monotonic() - started_at:.0f} s so far")
 
     thread = Thread(target=print_lines, daemon=True)
     thread.start()
