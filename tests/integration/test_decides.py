@@ -159,16 +159,16 @@ def test_no_retry_builds_a_model_again_because_its_test_or_a_hook_had_an_error(r
 
 def test_no_retry_builds_a_model_again_because_dbt_skipped_its_test(run_of):
     states = run_of("decides_compared")
-    states.broken("chain_a")
+    states.broken("against")
     assert states.run() == "failed"
     assert states.built() == {"compared": 1}
     # The task of the model runs the test, and so does its retry.
     states.broken("compare")
-    states.clear("chain_a_model_build", only_failed=True)
+    states.clear("against_model_build", only_failed=True)
     assert states.end() == "failed"
     assert states.tasks()["compared_model_build"]["state"] == "failed"
     assert "division by zero" in states.log("compared_model_build", 2)
-    assert states.built() == {"chain_a": 1}
+    assert states.built() == {"against": 1}
 
 
 def test_the_retry_of_a_killed_build_runs_a_test_that_had_an_error_and_not_its_model(run_of):

@@ -38,7 +38,7 @@ decides_unused = DbtDag(
     dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
 )
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
-CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "chain_a")
+CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "against")
 # A task builds a model and runs its tests.
 for args in (CHECKED, COMPARED):
     args["render_config"].test_behavior = TestBehavior.BUILD

@@ -1,4 +1,4 @@
 select compared.id
 from {{ ref('compared') }} as compared
-inner join {{ ref('chain_a') }} as chain_a on compared.id = chain_a.id
+inner join {{ ref('against') }} as against on compared.id = against.id
 where {{ unless_broken('compare') }} = 0

@@ -1,0 +1,1 @@
+select {{ unless_broken('against') }} as id
