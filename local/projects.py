@@ -149,7 +149,9 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
             continue
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():
-            shutil.copytree(origin, folder / file, dirs_exist_ok=True)
+            # A submodule, or another repository: with its .git, git would leave out its files.
+            ignore = shutil.ignore_patterns(*IGNORED)
+            shutil.copytree(origin, folder / file, ignore=ignore, dirs_exist_ok=True)
         elif origin.is_file():
             shutil.copy(origin, folder / file)
 

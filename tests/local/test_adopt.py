@@ -14,7 +14,7 @@ from tests.fixtures import commit, git, write
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
-from local.projects import POSTGRES_MACROS, add_postgres_macros
+from local.projects import POSTGRES_MACROS, add_postgres_macros, copy_files
 
 NO_NEW_COMMITS = "The template has no new commits.\n"
 
@@ -178,6 +178,16 @@ def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path
         "postgres__create_or_replace_clone.sql",
         "postgres__get_incremental_microbatch_sql.sql",
     }
+
+
+def test_a_git_repository_inside_of_a_project_is_copied_as_plain_files(tmp_path):
+    project = write(tmp_path / "one", {"dbt_project.yml": "", "packages/two/dbt_project.yml": ""})
+    for folder in (project / "packages" / "two", project):
+        git(folder, "init", "--quiet")
+    commit(project / "packages" / "two", "A package")
+    copy_files(project, tmp_path / "copy")
+    copied = {path.name for path in (tmp_path / "copy" / "packages" / "two").iterdir()}
+    assert copied == {"dbt_project.yml"}
 
 
 def test_the_sample_has_the_macros_that_an_adopted_project_gets():
