@@ -22,7 +22,8 @@ POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
 # Files that tools generate: anywhere, and in the folder of the project only.
 IGNORED = {".git", ".DS_Store", "__pycache__", ".env", ".venv", "venv", ".user.yml"}
 IGNORED_ON_TOP = {"target", "logs", "dbt_modules", "env"}
-PACKAGES = ("dbt_packages", "dbt_modules", "integration_tests")
+# Folders in which a dbt_project.yml is not the one that is looked for.
+NOT_THE_PROJECT = {*IGNORED, *IGNORED_ON_TOP, "dbt_packages", "integration_tests"}
 
 
 def require_name(name: str) -> None:
@@ -120,7 +121,7 @@ def found_project(source: str, scratch: Path) -> Path:
     found = [
         path.parent
         for path in sorted(root.rglob("dbt_project.yml"))
-        if not {*PACKAGES} & {*path.relative_to(root).parts}
+        if not NOT_THE_PROJECT & {*path.relative_to(root).parts}
     ]
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(root)) for path in found)

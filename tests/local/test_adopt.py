@@ -53,7 +53,8 @@ def check(clone: Path, *tests: str) -> None:
 
 
 def two_projects(folder: Path) -> Path:
-    for name in ("one", "two"):
+    # A virtual environment has the projects that are a part of dbt.
+    for name in ("one", "two", ".venv/lib/dbt/include/starter_project"):
         write(folder, {f"{name}/dbt_project.yml": f"name: {name}\n"})
     return folder
 
