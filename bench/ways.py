@@ -15,10 +15,10 @@ import psutil
 import psycopg
 
 from bench import projects
+from bench.celery import celery
 from bench.plan import Case
 from bench.projects import SETTINGS, Project
 from local import airflow, pipeline
-from local.celery import celery
 from local.settings import BIN, ROOT, Failure, shared_env
 
 DAGS = Path(__file__).parent / "dags"

@@ -12,10 +12,10 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
+from bench.celery import celery
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 from local import airflow, pipeline
-from local.celery import celery
 from local.settings import Settings
 from tests.conftest import HOME, ROOT, SETTINGS, free_port, local, running_in
 from tests.fixtures import listening
