@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import warnings
 from contextlib import contextmanager, suppress
@@ -98,11 +97,12 @@ def running(settings: Settings):
 
 
 def psql(settings: Settings, words: list[str]) -> None:
-    """Run psql in the warehouse with dbt's role, and end with its exit code."""
+    """Become psql in the warehouse with dbt's role."""
     login = settings.warehouse()
     env = {**settings.environment, "PGDATABASE": login.pop("dbname")}
     env |= {f"PG{name.upper()}": value for name, value in login.items()}
-    sys.exit(subprocess.run([BIN / "psql", *words], env=env).returncode)
+    # As a subprocess it would be killed by Ctrl-C, which only cancels a statement in psql.
+    os.execve(BIN / "psql", ["psql", *words], env)  # noqa: S606
 
 
 def connect(settings: Settings):

@@ -218,6 +218,13 @@ def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, war
         connection.execute("drop schema kept")
 
 
+def test_ctrl_c_reaches_psql_only_because_no_other_process_waits_for_it(postgres):
+    command = [sys.executable, "-m", "local", "psql", "-c", r"\! echo $PPID"]
+    env = {**os.environ, **postgres}
+    psql = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    assert int(psql.communicate()[0]) == psql.pid
+
+
 def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
     own = {"LOCAL_HOME": str(tmp_path), "WAREHOUSE_PORT": free_port(), "TERM": "xterm"}
     printed = f"Starting Postgres on 127.0.0.1:{own['WAREHOUSE_PORT']}"
