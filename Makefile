@@ -43,7 +43,7 @@ psql: $(VENV)/installed ## Everyone, to look into the warehouse; ARGS="-c 'selec
 	$(LOCAL) psql $(ARGS)
 
 dbt: $(VENV)/installed ## dbt developers, while they edit a model; ARGS="build --select my_model" PROJECT=other
-	$(LOCAL) dbt --project "$(PROJECT)" $(ARGS)
+	$(LOCAL) dbt "$(PROJECT)" $(ARGS)
 
 docs: $(VENV)/installed ## Readers of the models, and CI: write the dbt docs to .local/site
 	$(LOCAL) docs

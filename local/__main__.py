@@ -61,10 +61,10 @@ def parser() -> argparse.ArgumentParser:
     add("stop", services.stop)
     add("standalone", services.standalone)
     add("warehouse", services.start_warehouse)
-    # Its words begin with options of psql, which argparse would take for its own.
-    psql_command = add("psql", postgres.psql, prefix_chars="\0", add_help=False)
-    psql_command.add_argument("words", nargs=argparse.REMAINDER)
-    add("dbt", dbt, "--project").add_argument("words", nargs=argparse.REMAINDER)
+    # Their words begin with options of psql and dbt, which argparse would take for its own.
+    for name, function, own in (("psql", postgres.psql, []), ("dbt", dbt, ["project"])):
+        command = add(name, function, *own, prefix_chars="\0", add_help=False)
+        command.add_argument("words", nargs=argparse.REMAINDER)
     add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
     add("docs", docs.docs)

@@ -71,7 +71,7 @@ def test_files_that_the_project_ignores_are_committed_or_not_needed(
     assert git(clone, "ls-files", "dbt/shop/models/logs")
     assert "postgres__create_schema.sql" in git(clone, "ls-files", "dbt/shop/macros")
     git(tmp_path, "clone", "--quiet", clone, tmp_path / "colleague")
-    done = run_in(tmp_path / "colleague", settings, "dbt", "--project=shop", "parse")
+    done = run_in(tmp_path / "colleague", settings, "dbt", "shop", "--quiet", "parse")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -86,7 +86,7 @@ def test_files_that_the_project_ignores_are_committed_or_not_needed(
 def test_a_profile_that_cannot_be_used_here_is_replaced(bring_in, clone, settings, profile):
     bring_in({"profiles.yml": f"shop: {profile}", "models/a.sql": "select 1 as id"})
     assert profiles_dir(settings, clone / "dbt" / "shop") == settings.home / "profiles" / "shop"
-    done = run_in(clone, settings, "dbt", "--project=shop", "parse")
+    done = run_in(clone, settings, "dbt", "shop", "--quiet", "parse")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
