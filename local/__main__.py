@@ -4,9 +4,12 @@ import argparse
 import os
 import signal
 import sys
+import tomllib
 from importlib.util import find_spec
 
 import httpx
+import psycopg
+import yaml
 
 from local import airflow, ci_dbt, docs, findings, pipeline, postgres, projects, services, update
 from local.dbt import chosen_project, last_month, profiles_dir, run_dbt
@@ -85,6 +88,12 @@ def main() -> None:
         sys.exit(f"error: {failure}")
     except httpx.TransportError as error:
         sys.exit(f"error: Airflow does not answer: {error}")
+    except psycopg.Error as error:
+        sys.exit(f"error: The warehouse refused a statement: {str(error).strip()}")
+    except tomllib.TOMLDecodeError as error:
+        sys.exit(f"error: local.toml cannot be read: {error}")
+    except yaml.YAMLError as error:
+        sys.exit(f"error: {error}")
     except OSError as error:
         # An error of this machine, such as a full disk or a folder of another user.
         sys.exit(f"error: {error.strerror or error}: {error.filename or settings.home}")

@@ -22,7 +22,9 @@ def chosen_project(settings: Settings, name: str | None) -> Path:
 
 
 def project_yml(project: Path) -> dict:
-    content = yaml.safe_load((project / "dbt_project.yml").read_text())
+    # An error of the parser names the file if it reads it itself.
+    with (project / "dbt_project.yml").open() as file:
+        content = yaml.safe_load(file)
     if not (isinstance(content, dict) and content.get("name")):
         raise Failure(f"{project / 'dbt_project.yml'} has no name: give it one.")
     return content

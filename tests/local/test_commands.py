@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, free_port, local, running_in
-from tests.fixtures import connect, is_alive, listening
+from tests.fixtures import connect, is_alive, listening, write
 
 pytestmark = pytest.mark.skipif(
     not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"
@@ -72,6 +72,15 @@ def test_an_invalid_option_is_a_one_line_error(make, words, message):
     assert code != 0
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"error: {message}")
+
+
+def test_a_mistake_in_a_yaml_file_is_reported_with_its_line(make, tmp_path):
+    write(tmp_path / "dbt" / "shop", {"dbt_project.yml": "name: shop\n  profile: shop"})
+    words = ("dbt", "PROJECT=shop", "ARGS=ls")
+    code, lines = make(*words, DBT_PROJECTS_DIR=str(tmp_path / "dbt"))
+    assert code != 0
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith(f'  in "{tmp_path}/dbt/shop/dbt_project.yml", line 2')
 
 
 @pytest.mark.parametrize(
