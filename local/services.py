@@ -82,6 +82,7 @@ def prepare_projects(settings: Settings) -> None:
 
 def standalone(settings: Settings) -> None:
     """Prepare what `astro dev start --standalone` lacks, because it builds no image."""
+    require_target(settings)
     start_warehouse(settings)
     prepare_projects(settings)
     variables = {
@@ -92,6 +93,8 @@ def standalone(settings: Settings) -> None:
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "-1",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "-1",
     }
+    if target := settings.environment.get("DBT_TARGET"):
+        variables["DBT_TARGET"] = target
     lines = [f"{name}={value}" for name, value in variables.items()]
     # The CLI reads one file only, and of two lines with the same name it takes the last.
     own = ROOT / ".env"

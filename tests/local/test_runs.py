@@ -10,9 +10,8 @@ from tests.conftest import HAS_POSTGRES, SETTINGS
 if not HAS_POSTGRES:
     pytest.skip("the image has no runner", allow_module_level=True)
 
-from local import pipeline, progress
+from local import pipeline, progress, services
 from local.pipeline import Api
-from local.services import require_target
 from local.settings import Failure, Settings
 from local.update import remove_group, remove_targets
 
@@ -132,10 +131,21 @@ def test_nothing_on_this_machine_goes_through_a_proxy_of_the_network():
 
 def test_start_on_another_warehouse_requires_a_target():
     settings = with_url("postgresql://ada@db.example.com/analytics")
-    require_target(settings)
-    environment = {**settings.environment, "DBT_TARGET": ""}
-    with pytest.raises(Failure, match=r"^WAREHOUSE_URL is set, but DBT_TARGET is not"):
-        require_target(replace(settings, environment=environment))
+    services.require_target(settings)
+    without = replace(settings, environment={**settings.environment, "DBT_TARGET": ""})
+    for command in (services.start, services.standalone):
+        with pytest.raises(Failure, match=r"^WAREHOUSE_URL is set, but DBT_TARGET is not"):
+            command(without)
+
+
+def test_standalone_mode_has_the_target_of_the_shell(monkeypatch, tmp_path):
+    for name in ("start_warehouse", "prepare_projects"):
+        monkeypatch.setattr(services, name, lambda settings: None)
+    environment = {**SETTINGS.environment, "DBT_TARGET": "dev_ann"}
+    services.standalone(replace(SETTINGS, home=tmp_path, environment=environment))
+    lines = (tmp_path / "standalone.env").read_text().splitlines()
+    assert "DBT_TARGET=dev_ann" in lines
+    assert "DBT_TARGET=prod" not in lines
 
 
 def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
