@@ -12,6 +12,11 @@ HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
 PYTEST = @NO_SKIPS=1 $(PYTHON) -m pytest --verbose --numprocesses=2 --dist=loadfile
 BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE_ONLY),--parse-only)
 
+# Empty if the Python of the environment is gone, or if the folder of the clone was renamed, because
+# programs of the environment contain its path. Then the environment is made anew.
+USABLE = $(shell test -x $(PYTHON) -a -x $(VENV)/bin/uv && grep -lsF "$(realpath $(VENV))" $(VENV)/bin/activate)
+$(if $(USABLE),,$(eval .PHONY: $(VENV)/installed))
+
 .DEFAULT_GOAL := help
 .PHONY: help start run stop clean warehouse standalone logs psql dbt docs test test-all lint lock audit add-project check-project update ci-dbt ci-dbt-drop adopt bench canary containers fork-size screenshots
 
@@ -84,7 +89,7 @@ ci-dbt-drop: $(VENV)/installed ## CI, when a pull request is closed: drop what c
 # Python's own venv installs uv, so that a machine needs git, make and Python only. After a change
 # of the lock, uv replaces only the packages that differ.
 $(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt)
-	@if ! { [ -x $(VENV)/bin/uv ] && $(PYTHON) -c '' 2>/dev/null; }; then \
+	@if [ -z "$(USABLE)" ]; then \
 		python=; for candidate in python3 python3.13 python3.12 python3.11; do \
 			if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 			then python=$$candidate; break; fi; done; \

@@ -140,6 +140,20 @@ def test_a_missing_python_version_is_reported_and_leaves_no_environment(tmp_path
     assert not (tmp_path / ".local").exists()
 
 
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_the_environment_is_made_anew_after_its_folder_was_renamed(tmp_path, is_renamed):
+    venv = ".local/venv"
+    activate = f"VIRTUAL_ENV={'/old' if is_renamed else tmp_path}/{venv}"
+    files = {"requirements-dev.txt": "", f"{venv}/bin/activate": activate, f"{venv}/installed": ""}
+    write(tmp_path, files)
+    for name in ("python", "uv"):
+        (tmp_path / venv / "bin" / name).symlink_to(sys.executable)
+    command = ["make", "--dry-run", "--file", ROOT / "Makefile", "warehouse"]
+    env = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
+    printed = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+    assert ("-m venv" in printed) == is_renamed
+
+
 def test_a_folder_that_cannot_be_written_to_is_named():
     own = {"LOCAL_HOME": "/sys/local", "WAREHOUSE_PORT": free_port()}
     code, lines = run(sys.executable, "-m", "local", "warehouse", **own)
