@@ -99,8 +99,8 @@ def check(
     """Return what a project needs.
 
     Args:
-        project: the folder of the project in the repository, or in a copy of its work tree.
-        dag_file: a DAG file that runs the project.
+        project: the folder of the project.
+        dag_file: a DAG file that runs it, in the repository or in a copy of its work tree.
         builds: whether dbt builds the project, by default unless it has many models.
     """
     findings = Findings(dag_file)
@@ -125,7 +125,7 @@ def check(
 
 def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) -> Path | None:
     """Parse the project as its DAG file does; return the file of the manifest."""
-    tree = project.parents[1]
+    tree = findings.dag_file.parents[1]
     env = settings.environment | shared_env() | settings.machine_env() | settings.dbt_env()
     env |= {
         "DBT_PROJECTS_DIR": str(project.parent),

@@ -248,7 +248,7 @@ def test_a_taken_port_of_postgres_is_named(settings):
             postgres.start(settings)
 
 
-def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, settings):
+def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, settings, tmp_path):
     files = {
         "models/sources.yml": SOURCE % ("\"{{ env_var('RAW') }}\"", "{name: orders}"),
         "models/a.sql": READS_ORDERS,
@@ -258,7 +258,9 @@ def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, set
     argument = 'ProjectConfig(DBT_PROJECTS / "shop"'
     given = f'{argument}, env_vars={{"RAW": "y"}}'
     dag_file.write_text(dag_file.read_text().replace(argument, given))
-    found = check(settings, clone / "dbt" / "shop", dag_file, builds=False)
+    # DBT_PROJECTS_DIR can name a folder outside of the repository.
+    project = (clone / "dbt" / "shop").rename(tmp_path / "shop")
+    found = check(settings, project, dag_file, builds=False)
     assert (found.variables, found.missing, found.parse_error) == ([], {"y": ["orders"]}, "")
 
 
