@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -240,14 +239,6 @@ def test_the_end_to_end_test_does_not_run_a_dag_that_needs_loaded_tables(
     assert "end_to_end" not in collected
 
 
-def test_a_taken_port_of_postgres_is_named(settings):
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", int(settings.warehouse_port)))
-        server.listen()
-        with pytest.raises(Failure, match=f"^Port {settings.warehouse_port} for Postgres is taken"):
-            postgres.start(settings)
-
-
 def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, settings, tmp_path):
     files = {
         "models/sources.yml": SOURCE % ("\"{{ env_var('RAW') }}\"", "{name: orders}"),
@@ -262,30 +253,6 @@ def test_a_variable_that_the_dag_file_gives_is_not_required(bring_in, clone, set
     project = (clone / "dbt" / "shop").rename(tmp_path / "shop")
     found = check(settings, project, dag_file, builds=False)
     assert (found.variables, found.missing, found.parse_error) == ([], {"y": ["orders"]}, "")
-
-
-def test_the_project_is_parsed_again_when_a_variable_changes(bring_in, clone, settings, tmp_path):
-    bring_in(
-        {
-            "models/a.sql": "select 1 as id",
-            "models/b.sql": "{{ config(enabled=env_var('X', '0') == '1') }} select 1 as id",
-        }
-    )
-    env = settings.environment | settings.machine_env()
-    env |= {
-        "AIRFLOW_HOME": str(tmp_path / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(clone / "dags" / "shop.py"),
-        "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos"),
-        "DBT_TARGET": "prod",
-    }
-    found = []
-    for value in ("0", "1"):
-        command = [sys.executable, "-m", "include.dbt_build"]
-        subprocess.run(command, cwd=clone, env=env | {"X": value}, check=True)
-        pattern = "cosmos/dbt_projects/*/*/*/*/shop/target/manifest.json"
-        (manifest,) = tmp_path.glob(pattern)
-        found.append("model.shop.b" in manifest.read_text().partition('"disabled"')[0])
-    assert found == [False, True]
 
 
 def test_the_package_around_a_project_is_brought_along(bring_in, clone, tmp_path):
@@ -347,9 +314,3 @@ def test_shipped_packages_are_used_without_a_network(bring_in, clone):
     )
     assert found.parse_error == ""
     assert "dbt_packages/tools/macros/one.sql" in git(clone, "ls-files", "dbt/shop")
-
-
-def test_arguments_of_a_node_in_its_meta_are_honoured_or_refused_by_name(bring_in):
-    meta = "meta={'cosmos': {'operator_kwargs': {'full_refresh': true}}}"
-    found = bring_in({"models/a.sql": f"{{{{ config({meta}) }}}} select 1 as id"})
-    assert found.parse_error == "" or "full_refresh" in found.parse_error
