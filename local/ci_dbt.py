@@ -51,6 +51,9 @@ def ci_dbt(
     manifest = json.loads((home / "target" / "manifest.json").read_text())
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
+    # A manifest lists functions apart from all other nodes.
+    for artifact in (prod, manifest):
+        artifact["nodes"] |= artifact.get("functions", {})
     # `dbt ls` lists no analyses and operations, which `dbt build` does not build.
     nodes = {k: node for k, node in manifest["nodes"].items() if k in changed}
     for node in nodes.values():

@@ -339,6 +339,18 @@ def test_a_model_that_reads_a_deleted_one_is_an_error(ci_dbt, branch):
     assert "depends on a node named 'stg_orders' which was not found" in line
 
 
+def test_a_changed_function_is_built_beside_prod_or_refused(ci_dbt, branch, warehouse):
+    properties = "functions: [{name: half, returns: {data_type: int}, arguments: []}]"
+    write(branch, {"functions/half.sql": "select 2", "functions/half.yml": properties})
+    done = ci_dbt()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows_of(done) == {"built": ["ci_1_shop.half"]}
+    schema = "{{ 'shop' if node.resource_type == 'function' else target.schema }}"
+    macro = f"{{% macro generate_schema_name(name, node) %}}{schema}{{% endmacro %}}"
+    write(branch, {"macros/generate_schema_name.sql": macro})
+    assert "half would be built into the schema shop" in ci_dbt().stderr
+
+
 def test_a_schema_without_the_prefix_of_the_pull_request_is_refused(ci_dbt, branch, warehouse):
     before = relations(warehouse, "")
     macro = "{% macro generate_schema_name(name, node) %}{{ name or 'shop' }}{% endmacro %}"
