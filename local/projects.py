@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,8 +137,10 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     Without git, all but generated files are copied.
     """
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    listed = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True).stdout
-    files = [Path(name) for name in listed.split("\0") if name]
+    # git refuses a repository of another user. Then this fails, because without git's list files
+    # that git ignores would be copied too, such as passwords.
+    has_git = any((path / ".git").exists() for path in (source, *source.parents))
+    files = [Path(name) for name in git(*words, at=source).split("\0") if name] if has_git else []
     if Path("dbt_project.yml") not in files:
         files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     for file in files:

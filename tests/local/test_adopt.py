@@ -15,6 +15,7 @@ if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
 from local.projects import POSTGRES_MACROS, add_postgres_macros, copy_files
+from local.settings import Failure
 
 NO_NEW_COMMITS = "The template has no new commits.\n"
 
@@ -189,6 +190,13 @@ def test_a_git_repository_inside_of_a_project_is_copied_as_plain_files(tmp_path)
     copy_files(project, tmp_path / "copy")
     copied = {path.name for path in (tmp_path / "copy" / "packages" / "two").iterdir()}
     assert copied == {"dbt_project.yml"}
+
+
+def test_a_project_whose_files_git_cannot_list_is_not_copied(tmp_path):
+    files = {"dbt_project.yml": "", ".gitignore": "key.json", "key.json": "", ".git": "broken"}
+    with pytest.raises(Failure, match=r"^git ls-files failed: "):
+        copy_files(write(tmp_path / "one", files), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_the_sample_has_the_macros_that_an_adopted_project_gets():
