@@ -169,7 +169,8 @@ def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
         for value in values if key.endswith("-paths") and isinstance(values, list) else ():
             if str(value).startswith(".."):
                 origin = _existing(source / value, file, value)
-                shutil.copytree(origin, tree / "dbt" / "packages" / origin.name, dirs_exist_ok=True)
+                copy_files(origin, tree / "dbt" / "packages" / origin.name)
+                exclude_from_lint(tree, tree / "dbt" / "packages")
                 _replace_path(file, value, f"../packages/{origin.name}")
 
 

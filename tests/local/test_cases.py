@@ -301,6 +301,8 @@ def test_macros_in_a_folder_outside_of_the_project_are_brought_along(bring_in, c
     )
     assert found.parse_error == ""
     assert "../packages/macros" in (clone / "dbt" / "shop" / "dbt_project.yml").read_text()
+    # The hooks do not judge these files either.
+    assert "    dbt/packages/.*|\n" in (clone / ".pre-commit-config.yaml").read_text()
 
 
 def test_shipped_packages_are_used_without_a_network(bring_in, clone):
