@@ -74,8 +74,9 @@ def has_installed_packages(project: Path) -> bool:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
-    # dbt reads DBT_TARGET too, but here it is the target of the DAGs.
-    env = {name: value for name, value in env.items() if name != "DBT_TARGET"}
+    # dbt reads these variables too. Here DBT_TARGET is the target of the DAGs, and the other may be
+    # the folder of another project.
+    env = {k: v for k, v in env.items() if k not in ("DBT_TARGET", "DBT_PROJECT_DIR")}
     for command in (words,) if has_installed_packages(project) else (("deps",), words):
         if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:
             raise Failure(f"dbt {command[0]} failed in {project}: see above.")

@@ -242,6 +242,7 @@ def _build(
     # dbt builds one batch of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
+    env |= {"DBT_PROJECT_DIR": str(workdir)}
     exclude = ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
 
     def build(*words: str) -> dict[str, dict]:

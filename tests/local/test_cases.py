@@ -32,6 +32,8 @@ READS_ORDERS = "select * from {{ source('raw', 'orders') }}"
 def settings(tmp_path) -> Settings:
     own = ("DBT_PROJECTS_DIR", "DBT_TARGET")
     environment = {name: value for name, value in os.environ.items() if name not in own}
+    # dbt reads this variable, which a shell can have for another project.
+    environment["DBT_PROJECT_DIR"] = "/nowhere"
     return replace(
         SETTINGS, home=tmp_path / "home", environment=environment, warehouse_port=free_port()
     )
