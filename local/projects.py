@@ -97,6 +97,11 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
             bring_packages_along(tree, found, folder)
             exclude_from_lint(tree, folder)
             add_postgres_macros(folder)
+            if (folder / "dbt_packages").is_dir():
+                # The project ships its packages. Those of other projects stay out of the image.
+                for file in (".gitignore", ".dockerignore"):
+                    with (tree / file).open("a") as text:
+                        text.write(f"!dbt/{name}/dbt_packages\n")
         else:
             shutil.copytree(found, folder)
             for path in folder.rglob("*.yml"):

@@ -318,3 +318,5 @@ def test_shipped_packages_are_used_without_a_network(bring_in, clone):
     )
     assert found.parse_error == ""
     assert "dbt_packages/tools/macros/one.sql" in git(clone, "ls-files", "dbt/shop")
+    for name in (".dockerignore", ".gitignore"):
+        assert (clone / name).read_text().endswith("\n!dbt/shop/dbt_packages\n")
