@@ -82,7 +82,7 @@ class Rendering:
         }
         node = detached.get(task_id, node)
         key, runs_tests = node.unique_id, task_id == "test" or task_id in detached
-        if self.group.tests_last and task_id == f"{self.project_name}_test":
+        if self.group.tests_last and task_id == f"{options['dbt_project_name']}_test":
             # For the task of all tests, Cosmos passes the node that it rendered last too.
             key, runs_tests = task_id, True
             others = [other["nodes"] for other in slim["other_tests"]]

@@ -230,8 +230,10 @@ def test_a_test_of_several_models_can_have_a_task_of_its_own(unchanged):
     assert len(nodes_with_task(dag)) == 6
 
 
-def test_all_tests_can_be_last(unchanged):
-    dag = render(unchanged, test_behavior=TestBehavior.AFTER_ALL)
+# Cosmos names the task of all tests after the folder of the project.
+@pytest.mark.parametrize("given", [{}, {"project_name": "another"}])
+def test_all_tests_can_be_last(unchanged, given):
+    dag = render(unchanged, test_behavior=TestBehavior.AFTER_ALL, **given)
     last = dag.get_task("second_test")
     assert len(last.nodes) == 3
     assert last.downstream_task_ids == {"dbt_build_done"}
