@@ -22,6 +22,8 @@ SELECTING_OPTIONS = (
     *("--resource-type", "--resource-types", "--exclude-resource-type"),
     *("--exclude-resource-types", "--indirect-selection", "--state"),
 )
+# dbt's own variables for --exclude-resource-type. dbt prefers the first one.
+EXCLUDE_VARIABLES = ("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES", "DBT_EXCLUDE_RESOURCE_TYPES")
 # These options leave out what `dbt ls` lists although `dbt build` does not run it. With a source in
 # the list, `--select selector:x+` would select what reads the source.
 NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "analysis")
@@ -102,7 +104,8 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words, *NOT_BUILT]
     if not any(word.startswith("--exclude-resource-type") for word in selection.options):
         # An option on the command line replaces the variable.
-        words += project.parse_environment.get("DBT_EXCLUDE_RESOURCE_TYPES", "").split()
+        values = map(project.parse_environment.get, EXCLUDE_VARIABLES)
+        words += next(filter(None, values), "").split()
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]

@@ -36,6 +36,7 @@ def test_an_excluded_unit_test_is_not_a_node_of_its_models_task(small):
     ("variable", "value", "names"),
     [
         ("DBT_EXCLUDE_RESOURCE_TYPES", "unit_test", {"model m"}),
+        ("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES", "unit_test", {"model m"}),
         ("DBT_RESOURCE_TYPES", "model", {"model m"}),
         ("DBT_INDIRECT_SELECTION", "eager", {"model m", "unit_test m.adds_up"}),
     ],
