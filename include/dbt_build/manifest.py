@@ -34,6 +34,8 @@ class TaskNodes(TypedDict):
 
     name: str
     nodes: list[str]
+    # meta.cosmos of the nodes, and of the source or node that they test, by unique ID.
+    meta: dict[str, dict]
     upstream: list[str]
     downstream: list[str]
 
@@ -272,12 +274,18 @@ def _other_tests(
             TaskNodes(
                 name=name if names[name] == 1 else f"{name}_{_digest(attached, *read)}",
                 nodes=tests,
+                meta=_cosmos_meta(nodes, [attached, *tests]),
                 upstream=sorted(key[k] for k in read),
                 # Nodes further downstream wait for these.
                 downstream=sorted(key[k] for k in after if not reads[k] & after),
             )
         )
     return found
+
+
+def _cosmos_meta(nodes: dict[str, dict], unique_ids: Iterable[str]) -> dict[str, dict]:
+    metas = {k: nodes[k]["config"].get("meta") or {} for k in unique_ids if k in nodes}
+    return {k: meta["cosmos"] for k, meta in metas.items() if meta.get("cosmos")}
 
 
 def _test_key(node: dict, root: str | None) -> str:
@@ -304,6 +312,7 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
         TaskNodes(
             name=_test_name(source, sources),
             nodes=[source],
+            meta=_cosmos_meta(sources, [source]),
             upstream=[],
             downstream=sorted(readers[source]),
         )

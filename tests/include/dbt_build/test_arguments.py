@@ -351,7 +351,19 @@ def test_arguments_of_a_node_are_honoured_or_refused_by_their_name(meta, name):
         check_node("model.small.a", meta)
 
 
-@pytest.mark.parametrize("kind", ["model", "seed", "snapshot", "test", "unselected"])
+SOURCE_WITH_TEST = """
+sources:
+  - name: raw
+    tables:
+      - name: events
+        columns: [{name: id, data_tests: [unique: %s]}]
+        %s
+"""
+
+
+@pytest.mark.parametrize(
+    "kind", ["model", "seed", "snapshot", "test", "source", "source test", "unselected"]
+)
 def test_refused_arguments_of_a_node_are_an_import_error(small, kind):
     meta = "config: {meta: {cosmos: {operator_kwargs: {full_refresh: true}}}}"
     files = {
@@ -373,6 +385,8 @@ def test_refused_arguments_of_a_node_are_an_import_error(small, kind):
             "models/p.yml": "models: [{name: a, columns: "
             f"[{{name: id, data_tests: [unique: {{{meta}}}]}}]}}]"
         },
+        "source": {"models/p.yml": SOURCE_WITH_TEST % ("{}", meta)},
+        "source test": {"models/p.yml": SOURCE_WITH_TEST % (f"{{{meta}}}", "")},
         "unselected": {"models/p.yml": f"models: [{{name: b, {meta}}}]"},
     }
     path = small(files[kind], a="select 1 as id", b="select 1 as id")

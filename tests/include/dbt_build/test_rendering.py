@@ -288,14 +288,33 @@ def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
                   - unique:
                       config: {meta: {cosmos: {operator_kwargs: {queue: tests}}}}
           - {name: b}
+        sources:
+          - name: raw
+            config: {meta: {cosmos: {operator_kwargs: {pool: narrow}}}}
+            tables:
+              - name: events
+                config:
+                  loaded_at_field: at
+                  freshness: {warn_after: {count: 1, period: day}}
+                columns:
+                  - name: id
+                    data_tests:
+                      - unique:
+                          config: {meta: {cosmos: {operator_kwargs: {queue: tests}}}}
     """
-    path = small({"models/m.yml": properties}, a="select 1 as id", b="select 1 as id")
-    dag = render(path, default_args={"owner": "team"})
+    c = "select * from {{ source('raw', 'events') }}"
+    path = small({"models/m.yml": properties}, a="select 1 as id", b="select 1 as id", c=c)
+    dag = render(path, default_args={"owner": "team"}, source_freshness=True)
     run, test = dag.get_task("a.run"), dag.get_task("a.test")
     assert (run.pool, run.retries, run.owner) == ("narrow", 7, "ada")
     assert (test.queue, test.owner) == ("tests", "ada")
     assert run.queue == "default"
     assert dag.get_task("b_run").owner == "team"
+    check, test = dag.get_task("raw_events_freshness"), dag.get_task("raw_events_test")
+    assert (check.pool, check.queue, test.pool, test.queue) == (
+        *("narrow", "default"),
+        *("narrow", "tests"),
+    )
     dag = render(path, default_args={"owner": "team"}, enable_owner_inheritance=False)
     assert dag.get_task("a.run").owner == "team"
 
