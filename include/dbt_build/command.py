@@ -163,6 +163,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.may_use_parse
             # An interceptor may change variables and environment later.
             and not self.interceptors
+            # dbt fails if the parse warns, as of a configuration path that applies to nothing.
+            and not self._fails_on_warnings
             and self.project.executable is None
             and self.project.manifest is None
             and (self.vars or {}) == self.project.variables
@@ -171,6 +173,11 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.manifest = load_manifest(self.project, connection_values(self.project))
         # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
         self.partial_parse = self.may_use_parse and self.manifest is None
+
+    @property
+    def _fails_on_warnings(self) -> bool:
+        words = [*self.dbt_cmd_global_flags, *self.dbt_cmd_flags]
+        return self.warn_error or any(str(word).startswith("--warn-error") for word in words)
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and the results as a callback."""

@@ -45,6 +45,24 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     assert build.results.succeeded() == {"model.second.base"}
 
 
+@pytest.mark.parametrize(
+    ("given", "is_parsed"),
+    [
+        ({}, False),
+        ({"warn_error": True}, True),
+        ({"dbt_cmd_global_flags": ["--warn-error-options", "{'error': 'all'}"]}, True),
+        ({"dbt_cmd_flags": ["--warn-error"]}, True),
+    ],
+)
+def test_a_run_parses_the_project_if_a_warning_is_an_error(
+    unchanged, monkeypatch, given, is_parsed
+):
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://localhost/db")
+    build = render(unchanged, operator_args=given).get_task("dbt_build")
+    build._load_manifest(os.environ)
+    assert (build.manifest is None) == is_parsed
+
+
 def test_an_error_before_the_nodes_is_not_hidden_by_a_missing_manifest(
     unchanged, tmp_path, monkeypatch
 ):
