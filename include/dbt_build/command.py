@@ -122,6 +122,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.base_cmd, self.select, self.exclude = ["ls"], select, exclude
         self.selector, self.models, self.dbt_cmd_flags = None, None, []
         flags = ["--output", "json", "--output-keys", "unique_id", *self.selecting_options]
+        if self.project.executable:
+            # Another format would put each node into a log line.
+            flags += ["--log-format", "text"]
         result = self.build_and_run_cmd(context, cmd_flags=[*flags, *NOT_BUILT])
         lines = result.full_output if self.project.executable else result.result
         return {json.loads(line)["unique_id"] for line in lines if line.startswith("{")}

@@ -39,7 +39,7 @@ CONNECTION_USED = re.compile(
     rf"\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%"
 )
 # These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
-QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none")
+QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none", "--log-format", "text")
 
 
 class DbtError(RuntimeError):

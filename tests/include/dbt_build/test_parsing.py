@@ -134,7 +134,10 @@ def test_a_parse_can_use_the_connection(unchanged, connection):
     assert len(names_with_task(dag)) == 6
 
 
-def test_the_settings_of_a_developers_dbt_do_not_disturb_a_parse(second, monkeypatch, tmp_path):
+@pytest.mark.parametrize("mode", [None, InvocationMode.SUBPROCESS])
+def test_the_settings_of_a_developers_dbt_do_not_disturb_a_parse(
+    second, monkeypatch, tmp_path, mode
+):
     for name, value in {
         "DBT_TARGET_PATH": str(tmp_path / "elsewhere"),
         "DBT_LOG_PATH": str(tmp_path / "logs"),
@@ -147,7 +150,8 @@ def test_the_settings_of_a_developers_dbt_do_not_disturb_a_parse(second, monkeyp
         "DBT_TARGET": "none",
     }.items():
         monkeypatch.setenv(name, value)
-    assert len(names_with_task(render(second))) == 6
+    execution = ExecutionConfig(dbt_executable_path=shutil.which("dbt"), invocation_mode=mode)
+    assert len(names_with_task(render(second, execution_config=execution))) == 6
     assert not (tmp_path / "elsewhere").exists()
     assert not (tmp_path / "logs").exists()
 
