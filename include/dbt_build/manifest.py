@@ -52,6 +52,8 @@ class SlimManifest(TypedDict):
     # The unique IDs that the task of a node, and the task of its tests, run; by key of `nodes`.
     run: dict[str, list[str]]
     test: dict[str, list[str]]
+    # The ephemeral model of each node that the task of an ephemeral model runs.
+    ephemeral: dict[str, str]
     # Other nodes with a task that the tests of a node read; by key of `nodes`.
     test_upstream: dict[str, list[str]]
     # Tests of sources, of nodes that are not selected, and of nothing.
@@ -148,6 +150,7 @@ def slim_manifest(
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()}
         | {_test_key(nodes[name], root): [name] for name in detached},
+        "ephemeral": {n: k for k, own in run.items() if k not in own for n in own},
         "test_upstream": {
             key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
         },

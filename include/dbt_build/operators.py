@@ -184,7 +184,9 @@ class DbtNodeOperator(BaseOperator):
                 if self.checks_freshness:
                     command.check_freshness(context, [*self.nodes])
                 else:
-                    command.build(context, nodes)
+                    # dbt runs the unit tests of an ephemeral model only if it selects the model.
+                    ephemeral = {*map(self.group.slim["ephemeral"].get, nodes)} - {None}
+                    command.build(context, [*nodes, *ephemeral])
             except Exception as error:
                 if _has_relation(command.results.succeeded()):
                     raise AirflowFailException(str(error)) from error

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -12,6 +13,7 @@ from cosmos.constants import TestBehavior
 
 from include.dbt_build import DbtTaskGroup
 from include.dbt_build.arguments import UnsupportedArgumentError
+from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.manifest import nodes_downstream_of
 from tests.include.dbt_build.conftest import (
     FILES,
@@ -146,6 +148,18 @@ def test_an_ephemeral_model_is_an_empty_task(dag):
     assert part.downstream_task_ids == {"dbt.g_run"}
     # What waits for it knows the nearest task with a node.
     assert dag.get_task("dbt.g_run").upstream_node_tasks == ("dbt.f_run",)
+
+
+def test_the_unit_tests_of_an_ephemeral_model_run_with_the_model(small, monkeypatch):
+    unit_test = "unit_tests: [{name: t, model: part, given: [], expect: {rows: [{id: 1}]}}]"
+    part = "{{ config(materialized='ephemeral') }} select 1 as id"
+    task = render(small({"models/m.yml": unit_test}, part=part)).get_task("part_run")
+    assert task.nodes == ("unit_test.small.part.t",)
+    built = []
+    monkeypatch.setattr(DbtCommandOperator, "build", lambda self, _, nodes: built.extend(nodes))
+    ti = SimpleNamespace(xcom_pull=lambda **_: None, xcom_push=lambda **_: None)
+    task._run_dbt({"ti": ti}, built=())
+    assert built == ["unit_test.small.part.t", "model.small.part"]
 
 
 def test_a_node_is_a_leaf_although_an_ephemeral_model_reads_it(small):
