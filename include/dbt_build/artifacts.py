@@ -7,6 +7,7 @@ dbt takes the folder `green` as `--state`. Without DBT_ARTIFACTS nothing is kept
 as a warning and does not fail the task, because dbt has built the nodes.
 """
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -30,7 +31,13 @@ def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 if (file := Path(project_dir, "target", name)).exists():
-                    (folder / name).write_bytes(file.read_bytes())
+                    content = file.read_bytes()
+                    if name == "run_results.json" and (folder / name).exists():
+                        # With TestBehavior.AFTER_ALL a second `dbt build` runs the tests.
+                        both, first = json.loads(content), json.loads((folder / name).read_bytes())
+                        both["results"] = first["results"] + both["results"]
+                        content = json.dumps(both).encode()
+                    (folder / name).write_bytes(content)
     except Exception as error:
         log.warning("dbt's artifacts could not be copied to DBT_ARTIFACTS: %s", error)
 
