@@ -24,6 +24,7 @@ from include.dbt_build.selection import SELECTING_OPTIONS, Selection, split_opti
 
 OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
 ONE_COMMAND = "one dbt command runs for all nodes"
+REFUSED_HOOKS = dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process")
 # Arguments of an operator that the classes set themselves, or that one build cannot honour, each
 # with the reason.
 REFUSED_OPERATOR_ARGS = {
@@ -33,7 +34,7 @@ REFUSED_OPERATOR_ARGS = {
     "emit_datasets": "set it in RenderConfig",
     "partial_parse": "set it in ProjectConfig",
     **dict.fromkeys(("dbt_executable_path", "invocation_mode"), "set it in ExecutionConfig"),
-    **dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process"),
+    **REFUSED_HOOKS,
     **dict.fromkeys(("cache_dir", "extra_context", "skip_exit_code"), ONE_COMMAND),
     **dict.fromkeys(("db_name", "schema", "conn_id"), "set it in the profile"),
     **dict.fromkeys(("should_store_compiled_sql", "should_upload_compiled_sql"), ONE_COMMAND),

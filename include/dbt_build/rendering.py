@@ -12,7 +12,12 @@ from cosmos import ProjectConfig
 from cosmos.airflow.graph import calculate_detached_node_name
 from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 
-from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
+from include.dbt_build.arguments import (
+    REFUSED_HOOKS,
+    Arguments,
+    UnsupportedArgumentError,
+    check_node,
+)
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.manifest import RENDERED, TaskNodes
 from include.dbt_build.operators import BuildGroup, DbtBuildTeardown, DbtNodeOperator
@@ -152,6 +157,8 @@ class Rendering:
                 "and selector of its RenderConfig."
             )
         _refuse_rules(tasks.values())
+        for name in {**dag.default_args, **task_group.default_args}.keys() & REFUSED_HOOKS.keys():
+            raise UnsupportedArgumentError(name, REFUSED_HOOKS[name])
         if self.run_options:
             self._add_run_options(dag, tasks)
         build = DbtBuildOperator(

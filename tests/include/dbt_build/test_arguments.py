@@ -323,9 +323,17 @@ def test_an_external_dbt_is_a_path_with_a_subprocess(unchanged):
     assert Arguments.check(configs).project.executable == "/opt/dbt"
 
 
-@pytest.mark.parametrize("name", ["depends_on_past", "wait_for_downstream", "trigger_rule"])
-def test_default_args_are_refused_where_dbt_decides_when_a_node_is_built(unchanged, name):
-    value = "all_done" if name == "trigger_rule" else True
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depends_on_past", True),
+        ("wait_for_downstream", True),
+        ("trigger_rule", "all_done"),
+        ("pre_execute", print),
+        ("post_execute", print),
+    ],
+)
+def test_default_args_that_cannot_be_honoured_are_refused(unchanged, name, value):
     with pytest.raises(UnsupportedArgumentError, match=f"^{name} is not supported"):
         render(unchanged, default_args={"owner": "team", name: value})
 
