@@ -148,8 +148,12 @@ def _findings(dag, ti, url: str) -> Findings:
 
     states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
     builds = [task for task in dag.tasks if isinstance(task, DbtBuildOperator)]
+    # Two groups can have the same nodes, such as for two schemas.
     task_of = {
-        n: task for task in dag.tasks if isinstance(task, DbtNodeOperator) for n in task.nodes
+        (task.group.build_id, node): task
+        for task in dag.tasks
+        if isinstance(task, DbtNodeOperator)
+        for node in task.nodes
     }
     problems = _problems(dag, ti, builds, task_of, states)
     owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
@@ -160,8 +164,8 @@ def _findings(dag, ti, url: str) -> Findings:
         for name, state in states.items()
         if state == "failed" and not isinstance(dag.task_dict.get(name), DbtBuildTeardown)
     }
-    for node, (task, problem) in problems.items():
-        task = task_of.get(node, task)
+    for (build_id, node), (task, problem) in problems.items():
+        task = task_of.get((build_id, node), task)
         owner = owners.get(node) or task.owner
         link = f"{url}/tasks/{task.task_id}"
         kind, name = _kind_and_name(node) if problem["node"] else ("task", node)
@@ -179,26 +183,27 @@ def _findings(dag, ti, url: str) -> Findings:
     return found
 
 
-def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[str, tuple]:
-    """Return the newest problem of each node, with the task that stored it."""
-    problems: dict[str, tuple] = {}
+def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], tuple]:
+    """Return the newest problem of each node of each build, with the task that stored it."""
+    problems: dict[tuple[str, str], tuple] = {}
 
     def read(task, nodes: Iterable[str]) -> None:
         stored: list[Problem] | None = ti.xcom_pull(task_ids=task.task_id, key=PROBLEMS)
         if stored is not None:
+            build_id = task.group.build_id
             # The task ran dbt for its own nodes, after the build task.
             for node in nodes:
-                problems.pop(node, None)
+                problems.pop((build_id, node), None)
             for problem in stored:
-                problems[problem["node"] or task.task_id] = task, problem
+                problems[build_id, problem["node"] or task.task_id] = task, problem
 
     for task in builds:
         read(task, ())
     # Tasks that can have run dbt after the build task: failed tasks, and tasks downstream of a
     # problem. The problems of each task cost a request, and a DAG can have thousands of tasks.
     ran = {name for name, state in states.items() if state == "failed"}
-    for _, problem in [*problems.values()]:
-        if problem["status"] != "warn" and (task := task_of.get(problem["node"])):
+    for key, (_, problem) in problems.items():
+        if problem["status"] != "warn" and (task := task_of.get(key)):
             ran |= {task.task_id, *task.get_flat_relative_ids()}
     for name in sorted(ran & dag.task_dict.keys() - {task.task_id for task in builds}):
         if states.get(name) in ("success", "failed"):

@@ -1,11 +1,14 @@
 """The content of a message, and what is left out of it."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
+from airflow.sdk import DAG
 
-from include.dbt_build import alerts
+from include.dbt_build import DbtTaskGroup, alerts
+from tests.include.dbt_build.conftest import arguments, profile
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,20 @@ def test_a_node_has_the_name_that_dbt_gives_it(unique_id, name):
 def test_the_day_of_a_run(start, end, zone, day):
     start, end = (edge and edge.replace(tzinfo=UTC) for edge in (start, end))
     assert alerts._day(start, end, datetime(2026, 3, 5, 12, tzinfo=UTC), zone) == day
+
+
+def test_a_node_that_fails_in_one_of_two_schemas_is_named_with_its_message(unchanged):
+    with DAG("two_schemas", start_date=datetime(2026, 1, 1)) as dag:
+        for name in ("eu", "us"):
+            DbtTaskGroup(name, **{**arguments(unchanged), "profile_config": profile(name)})
+    states = dict.fromkeys(dag.task_ids, "success") | {"eu.apart_run": "failed"}
+    problem = {"node": "model.second.apart", "status": "error", "message": "no", "failures": None}
+    stored = {"eu.dbt_build": [problem], "us.dbt_build": []}
+    ti = SimpleNamespace(
+        dag_id=dag.dag_id,
+        run_id="r",
+        get_task_states=lambda *_, run_ids: {"r": states},
+        xcom_pull=lambda task_ids, key: stored.get(task_ids),
+    )
+    (failed,) = alerts._findings(dag, ti, "http://ui").failed
+    assert failed == "model apart, owner airflow\n  no\n  http://ui/tasks/eu.apart_run"
