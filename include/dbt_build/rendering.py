@@ -118,7 +118,8 @@ class Rendering:
         found = defaultdict(dict)
         for unique_id, node in self.group.slim["nodes"].items():
             meta = (node["config"].get("meta") or {}).get("cosmos")
-            if meta and unique_id.startswith("test."):
+            # A test with a task of its own is a key of `test`.
+            if meta and unique_id.startswith("test.") and unique_id not in self.group.slim["test"]:
                 for key in node["depends_on"]["nodes"]:
                     found[key] |= check_node(unique_id, meta)
         return found

@@ -333,6 +333,25 @@ def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
     assert dag.get_task("a.run").owner == "team"
 
 
+def test_a_test_with_a_task_of_its_own_has_arguments_of_its_own(small):
+    properties = """
+        models:
+          - name: a
+            columns:
+              - name: id
+                data_tests:
+                  - unique
+                  - relationships:
+                      name: related
+                      arguments: {to: ref('b'), field: id}
+                      config: {meta: {cosmos: {operator_kwargs: {pool: narrow}}}}
+    """
+    path = small({"models/m.yml": properties}, a="select 1 as id", b="select 1 as id")
+    dag = render(path, should_detach_multiple_parents_tests=True)
+    assert dag.get_task("related_test").pool == "narrow"
+    assert dag.get_task("a.test").pool == "default_pool"
+
+
 OWNED = {
     "models/owners.yml": """
         groups:
