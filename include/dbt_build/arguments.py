@@ -132,11 +132,16 @@ class Arguments:
             self.operator_args.get("install_deps"),
         ]
         uses_manifest = project.manifest_path and render.load_method != LoadMode.DBT_LS
+        environment = dict(self.environment or {})
+        global_flags = self.operator_args.get("dbt_cmd_global_flags") or []
+        if self.operator_args.get("no_version_check") or "--no-version-check" in global_flags:
+            # dbt checks its version when it parses too.
+            environment["DBT_VERSION_CHECK"] = "false"
         return DbtProject(
             path=path,
             profile=self.profile_config,
             variables=self.variables or {},
-            environment=self.environment or {},
+            environment=environment,
             executable=self.executable,
             installs_packages=False not in installs,
             uses_mock_profile=render.enable_mock_profile,

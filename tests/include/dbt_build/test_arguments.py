@@ -21,7 +21,7 @@ from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
 from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
 from include.dbt_build.command import DbtCommandOperator
-from tests.include.dbt_build.conftest import arguments, profile, render, write
+from tests.include.dbt_build.conftest import PROJECT_FILE, arguments, profile, render, write
 
 
 class Refused:
@@ -289,6 +289,17 @@ def test_variables_reach_the_parse_and_the_run(unchanged, given, name):
     values = checked.command_args["vars" if name == "variables" else "env"]
     assert getattr(checked.project, name) == values
     assert {key: str(value) for key, value in values.items()} == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "given", [{"no_version_check": True}, {"dbt_cmd_global_flags": ["--no-version-check"]}]
+)
+def test_a_project_for_another_version_of_dbt_is_parsed_without_a_version_check(small, given):
+    project_file = PROJECT_FILE.replace(
+        "profile: any", "profile: any, require-dbt-version: '>=99.0.0'"
+    )
+    path = small({"dbt_project.yml": project_file}, a="select 1 as id")
+    assert "a_run" in render(path, operator_args=given).task_ids
 
 
 @pytest.mark.parametrize(
