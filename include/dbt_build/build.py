@@ -28,7 +28,8 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def __init__(self, *, group: BuildGroup, **kwargs):
         self.group = group
-        super().__init__(**group.command_args, **kwargs)
+        # Airflow adds params and default_args to kwargs.
+        super().__init__(**{**group.command_args, **kwargs})
 
     def execute(self, context, **_) -> None:
         # Airflow executes a shallow copy of the operator, which would share this object.

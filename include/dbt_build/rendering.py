@@ -162,9 +162,7 @@ class Rendering:
             raise UnsupportedArgumentError(name, REFUSED_HOOKS[name])
         if self.run_options:
             self._add_run_options(dag, tasks)
-        build = DbtBuildOperator(
-            task_id="dbt_build", dag=dag, task_group=task_group, group=self.group
-        ).as_setup()
+        build = DbtBuildOperator(task_id="dbt_build", group=self.group, **common).as_setup()
         done = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
         self._connect(tasks, build, done)
 

@@ -283,11 +283,13 @@ def test_task_ids_can_be_normalized(unchanged):
 
 
 def test_arguments_of_every_operator_reach_all_tasks(projects):
-    given = {"queue": "large", "pool": "warehouse", "full_refresh": True}
+    given = {"queue": "large", "full_refresh": True, "params": {"day": 1}}
+    given["default_args"] = {"pool": "warehouse"}
     dag = render(projects / "states", "operators", operator_args=given, source_freshness=True)
     assert dag.get_task("dbt_build").full_refresh
     for task in dag.tasks:
         assert (task.queue, task.pool) == ("large", "warehouse"), task.task_id
+        assert task.params["day"] == 1
 
 
 def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
