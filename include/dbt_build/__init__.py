@@ -2,8 +2,8 @@
 
     from include.dbt_build import DbtDag, DbtTaskGroup
 
-The arguments are those of Cosmos, source_freshness and run_options. Each dbt node has a task. One
-setup task runs `dbt build` and reports the result of each node to Airflow while dbt works:
+The arguments are Cosmos's, source_freshness and run_options. Each model, seed and snapshot has a
+task, and its tests have one. A setup task runs one `dbt build` and reports each node's result:
 
     dbt_build -> stg_a.run -> stg_a.test -> mart.run -> mart.test -> dbt_build_done
 
@@ -23,14 +23,14 @@ operators   the build task, the node tasks and the teardown
 command     one dbt command of a task
 results     the results of nodes
 reporting   passes results to Airflow while dbt works
-channel     the client of the plugin, and the logs of the tasks that it marks
+channel     the client of the plugin, and the logs of the tasks whose states the plugin sets
 protocol    what the tasks and the plugin exchange
 lock        one build at a time in a schema
 timeouts    Airflow's timeouts end dbt and its statements
 artifacts   dbt's artifacts of each run, kept
 lineage     OpenLineage events of each node
 docs        dbt docs in Airflow's UI
-alerts      one message for each run that failed, warned or recovered
+alerts      one message for each run that failed, warned, recovered or is late
 __main__    parses all dbt projects, so that no DAG file waits for dbt
 """
 
