@@ -1,12 +1,12 @@
 """Sets the states of node tasks as the build task reports them: an endpoint of the API server.
 
-A report needs no login, because it is signed with a key that only workers and API server have. The
-signature is checked before anything else happens. A report changes node tasks of the running build
-task that sent it, and nothing else. Each change writes a row to Airflow's audit log.
+A report needs no login, because it is signed with a key that only workers and API server have. Its
+length and its signature are checked before it is parsed. A report changes only node tasks and the
+teardown of the running build task that sent it. Each change writes a row to Airflow's audit log.
 
-This file is the only one that uses what is not public in Airflow: the models of the task instances,
-of the DAG versions and of the audit log. In the repository of the template,
-tests/plugins/test_dbt_build_api.py fails with the name of what an upgrade has changed.
+This is the only file that uses internals of Airflow: the models of the task instances, of the DAG
+versions and of the audit log. In the repository of the template,
+tests/plugins/test_dbt_build_api.py names what an upgrade of Airflow has changed.
 """
 
 import hmac
@@ -73,7 +73,7 @@ def _apply_report(build_id: UUID, report: Report) -> Answer:
 
 
 def _verified(build_id: str, body: bytes, signature: str) -> Report:
-    """Return the report, if its signature is right, its format is valid, and it is new."""
+    """Check the signature, the format and the age of a report, and return it."""
     if key is None:
         raise HTTPException(403, "the endpoint is off: no signing key is set")
     if not hmac.compare_digest(sign(key, build_id, body).encode(), signature.encode()):
@@ -117,13 +117,15 @@ def _check_times(report: Report, build: TaskInstance) -> None:
     earliest, latest = build.start_date - SKEW, datetime.now(UTC) + SKEW
     for task_id, times in report.succeeded.items():
         if not earliest <= times.start <= times.end <= latest:
-            raise HTTPException(422, f"the times of {task_id} are not those of this try")
+            raise HTTPException(422, f"the times of {task_id} are outside of the build task's try")
 
 
 def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> Answer:
+    changes = dict.fromkeys(report.succeeded, State.SUCCESS)
+    changes |= {k: None if v == "due" else State(v) for k, v in report.others.items()}
     # A deploy while dbt works can remove or rename tasks. Airflow then moves the running build task
-    # to the new version of the DAG. What is not a task of the build is never changed.
-    named = {*report.succeeded, *report.others} & (tasks.nodes | {tasks.teardown})
+    # to the new version of the DAG. Only tasks that the build has in that version are changed.
+    named = changes.keys() & (tasks.nodes | {tasks.teardown})
     of_run = select(TaskInstance).filter_by(dag_id=build.dag_id, run_id=build.run_id)
     # Loading all tasks of a large DAG would take longer than changing the named ones.
     found = session.scalars(
@@ -131,14 +133,12 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
         .order_by(TaskInstance.task_id)
         .with_for_update(of=TaskInstance)
     ).all()
-    # A clear of the run can have held these rows. It gives the build task another ID, and the tasks
-    # that it has cleared have to be built again.
+    # A clear of the run can have locked these rows before. It gives the build task another ID, and
+    # the cleared tasks have to be built again.
     if session.scalar(select(TaskInstance.state).filter_by(id=build.id)) != State.RUNNING:
         raise HTTPException(409, NOT_RUNNING)
     by_id = {ti.task_id: ti for ti in found}
     answer = Answer(applied={})
-    changes = dict.fromkeys(report.succeeded, State.SUCCESS)
-    changes |= {k: None if v == "due" else State(v) for k, v in report.others.items()}
     changes |= dict.fromkeys(_without_process(session, of_run, report, tasks), State.FAILED)
     # The teardown comes last, because it depends on the states of the node tasks.
     for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
@@ -168,15 +168,15 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
             )
         )
         if state:
-            known = answer.failed if state == State.FAILED else answer.applied
-            known[task_id] = ti.try_number
+            try_numbers = answer.failed if state == State.FAILED else answer.applied
+            try_numbers[task_id] = ti.try_number
     return answer
 
 
 def _without_process(session, of_run: Select, report: Report, tasks: BuildTasks) -> set[str]:
-    """Return the tasks of failed nodes that have to fail at once, because a task upstream failed.
+    """Return the tasks of failed nodes that must fail without a process: a task upstream failed.
 
-    If such a task started, the scheduler would replace its state with upstream_failed.
+    If such a task were scheduled, the scheduler would replace its state with upstream_failed.
     """
     upstream = {
         name: tasks.upstream[name]
@@ -186,27 +186,27 @@ def _without_process(session, of_run: Select, report: Report, tasks: BuildTasks)
     if not upstream:
         return set()
     failed = of_run.where(
-        TaskInstance.task_id.in_({one for names in upstream.values() for one in names}),
+        TaskInstance.task_id.in_(set().union(*upstream.values())),
         TaskInstance.state.in_((State.FAILED, State.UPSTREAM_FAILED)),
     )
     # This report replaces the states of the tasks that it names.
     named = report.succeeded.keys() | report.others.keys()
-    stopped = {*session.scalars(failed.with_only_columns(TaskInstance.task_id))} - named
-    return {name for name, above in upstream.items() if above & stopped}
+    failed_ids = {*session.scalars(failed.with_only_columns(TaskInstance.task_id))} - named
+    return {name for name, upstream_ids in upstream.items() if upstream_ids & failed_ids}
 
 
 def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) -> bool:
     """Return whether a reported state replaces the one of a task instance.
 
-    It does not replace a state that somebody sets while dbt works, or that of a task that has
-    begun. It can replace upstream_failed, which the scheduler sets before it knows that dbt builds
-    the node, skipped, which it sets when a run is stopped, and a failure from before this try of
-    the build task, because dbt has a newer result.
+    It does not replace the state of a task that has begun, or a state that somebody sets while dbt
+    works. It can replace upstream_failed, which the scheduler may set before dbt's result arrives,
+    and skipped, which Airflow sets when a run is stopped. It can also replace a failure from before
+    this try of the build task, because dbt has a newer result.
     """
     if ti.state is None:
         return True
     if state in (State.SUCCESS, State.SCHEDULED, State.FAILED, None):
-        # end_date can be older: neither a clear nor a mark by hand changes it.
+        # Neither a clear nor a mark by hand changes end_date, so updated_at is compared.
         is_old = ti.state == State.FAILED and ti.updated_at < build.start_date
         return is_old or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
     return state == State.UPSTREAM_FAILED and ti.state == State.SKIPPED
