@@ -1,11 +1,11 @@
 """Import Cosmos and dbt once, in the process that forks the tasks.
 
 Each task is a fork of this process, and does not import again what this process has imported.
-Without this file, each `dbt build` would first import dbt, in 3 s of CPU time. The process needs
-about 70 MB more memory.
+Without this file, each `dbt build` would first import dbt, in 3 s of CPU time. With it, the process
+needs about 70 MB more memory.
 
-The scheduler imports every file in plugins/, so no AirflowPlugin is needed. A Celery worker does
-not import them before it forks: with the setting in deploy/prod.yaml it imports this file.
+The scheduler imports every file in plugins/, so no AirflowPlugin is needed. A Celery worker imports
+this file before it forks only with the setting in deploy/prod.yaml.
 """
 
 # ruff: noqa: F401
