@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Findings:
+class RunSummary:
     """The nodes and tasks of a run that a message names."""
 
     failed: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ def alert(context) -> None:
     url = _url(dag.dag_id, run_id)
     # Airflow gives neither of them if no single task decided the state of the run.
     ti, run = context.get("ti"), context.get("dag_run")
-    found = _findings(dag, ti, url) if ti else Findings()
+    summary = _summary(dag, ti, url) if ti else RunSummary()
     is_partial = bool(run) and RunOptions.of_run(run.conf or {}).is_partial
     # The Variable with the ID of the last failed run, until another run succeeds.
     variable = f"alerts_failed_run_of_{dag.dag_id}"
@@ -66,7 +66,7 @@ def alert(context) -> None:
         title, kind = "failed", "failure"
     elif not is_partial and (before := Variable.get(variable, default=None)):
         title, kind = f"succeeded again after {before}", "success"
-    elif found.failed or found.warned:
+    elif summary.failed or summary.warned:
         title, kind = "succeeded, with warnings", "warning"
     else:
         return
@@ -74,12 +74,12 @@ def alert(context) -> None:
     lines = [f"Run {run_id}", url]
     if reason not in ("success", "task_failure"):
         lines.append(f"Airflow's reason: {reason}")
-    for word, entries in (("FAILED", found.failed), ("WARNED", found.warned)):
+    for word, entries in (("FAILED", summary.failed), ("WARNED", summary.warned)):
         lines += [f"\n{word} {entry}" for entry in entries[:NAMED_NODES]]
         if len(entries) > NAMED_NODES:
             lines.append(f"\n{word} too: {len(entries) - NAMED_NODES} more")
-    if found.not_run:
-        lines.append(f"\n{found.not_run} tasks did not run, because tasks upstream failed.")
+    if summary.not_run:
+        lines.append(f"\n{summary.not_run} tasks did not run, because tasks upstream failed.")
     if run:
         interval = run.data_interval_start, run.data_interval_end, run.run_after
         title = f"({_day(*interval, dag.timezone)}) {title}"
@@ -141,7 +141,7 @@ def _send(services, title: str, lines: list[str], kind: str) -> bool:
     return sent
 
 
-def _findings(dag, ti, url: str) -> Findings:
+def _summary(dag, ti, url: str) -> RunSummary:
     """Return the nodes that failed or warned, and the tasks that failed without such a node."""
     from include.dbt_build.build import DbtBuildOperator
     from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
@@ -157,7 +157,7 @@ def _findings(dag, ti, url: str) -> Findings:
     }
     problems = _problems(dag, ti, builds, task_of, states)
     owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
-    found = Findings()
+    summary = RunSummary()
     # Failed tasks that no problem names. The teardown only repeats that node tasks failed.
     unnamed = {
         name
@@ -171,16 +171,16 @@ def _findings(dag, ti, url: str) -> Findings:
         kind, name = _kind_and_name(node) if problem["node"] else ("task", node)
         entry = _entry(kind, name, owner, link, problem["message"], problem["failures"])
         if problem["status"] == "warn":
-            found.warned.append(entry)
+            summary.warned.append(entry)
         elif states.get(task.task_id) != "success":
-            found.failed.append(entry)
+            summary.failed.append(entry)
             unnamed.discard(task.task_id)
     for name in sorted(unnamed):
         # A mapped task has another name in the states.
         owner = dag.get_task(name).owner if dag.has_task(name) else dag.owner
-        found.failed.append(_entry("task", name, owner, f"{url}/tasks/{name}"))
-    found.not_run = sum(state == "upstream_failed" for state in states.values())
-    return found
+        summary.failed.append(_entry("task", name, owner, f"{url}/tasks/{name}"))
+    summary.not_run = sum(state == "upstream_failed" for state in states.values())
+    return summary
 
 
 def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], tuple]:
