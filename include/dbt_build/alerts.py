@@ -30,7 +30,7 @@ from include.dbt_build.protocol import PROBLEMS, Problem
 from include.dbt_build.run_options import RunOptions
 
 CONN_ID = "alerts"
-# Errors of a database can contain values of a row. They are left out unless this is set.
+# Errors of a database can contain values of rows, which are left out unless this is set.
 WITH_ROWS = bool(os.environ.get("ALERTS_WITH_ROWS"))
 # A message names this many failed nodes, each with this many characters of dbt's message.
 NAMED_NODES, MESSAGE_CHARACTERS = 10, 500
@@ -50,17 +50,17 @@ class RunSummary:
 def alert(context) -> None:
     """Send a message about the end of a run, unless it succeeded like the run before.
 
-    A DAG's on_failure_callback and on_success_callback.
+    A DAG has this function as its on_failure_callback and its on_success_callback.
     """
     if (services := _services()) is None:
         return
     dag, run_id, reason = context["dag"], context["run_id"], context["reason"]
     url = _url(dag.dag_id, run_id)
-    # Airflow gives neither of them if no single task decided the state of the run.
+    # The context has neither of these keys if no single task decided the state of the run.
     ti, run = context.get("ti"), context.get("dag_run")
     summary = _summary(dag, ti, url) if ti else RunSummary()
     is_partial = bool(run) and RunOptions.of_run(run.conf or {}).is_partial
-    # The Variable with the ID of the last failed run, until another run succeeds.
+    # This Variable has the ID of the last failed run until a run of all nodes succeeds.
     variable = f"alerts_failed_run_of_{dag.dag_id}"
     if reason != "success":
         title, kind = "failed", "failure"
@@ -77,7 +77,7 @@ def alert(context) -> None:
     for word, entries in (("FAILED", summary.failed), ("WARNED", summary.warned)):
         lines += [f"\n{word} {entry}" for entry in entries[:NAMED_NODES]]
         if len(entries) > NAMED_NODES:
-            lines.append(f"\n{word} too: {len(entries) - NAMED_NODES} more")
+            lines.append(f"\n{word}: {len(entries) - NAMED_NODES} more")
     if summary.not_run:
         lines.append(f"\n{summary.not_run} tasks did not run, because tasks upstream failed.")
     if run:
@@ -91,9 +91,9 @@ def alert(context) -> None:
 
 
 async def deadline_passed(context: dict) -> None:
-    """Send a message that a run has not succeeded by its deadline: what a DeadlineAlert calls.
+    """Send a message that a run has not succeeded by its deadline.
 
-    An AsyncCallback, because Airflow 3.3 gives no connection to a SyncCallback.
+    A DeadlineAlert needs an AsyncCallback: a SyncCallback of Airflow 3.3 cannot read a connection.
     """
     await asyncio.to_thread(_send_late, context)
 
@@ -114,7 +114,7 @@ def _send_late(context: dict) -> None:
 
 
 def _services():
-    """Return the services of the connection, or None if there is no connection."""
+    """Return the Apprise services of the connection, or None if it is missing or invalid."""
     # Imported here, because each task imports this module when it starts.
     from airflow.providers.apprise.hooks.apprise import AppriseHook
     from apprise import Apprise
@@ -176,7 +176,7 @@ def _summary(dag, ti, url: str) -> RunSummary:
             summary.failed.append(entry)
             unnamed.discard(task.task_id)
     for name in sorted(unnamed):
-        # A mapped task has another name in the states.
+        # The states name a mapped task instance by its task ID and map index.
         owner = dag.get_task(name).owner if dag.has_task(name) else dag.owner
         summary.failed.append(_entry("task", name, owner, f"{url}/tasks/{name}"))
     summary.not_run = sum(state == "upstream_failed" for state in states.values())
@@ -191,7 +191,7 @@ def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[tuple[str, s
         stored: list[Problem] | None = ti.xcom_pull(task_ids=task.task_id, key=PROBLEMS)
         if stored is not None:
             build_id = task.group.build_id
-            # The task ran dbt for its own nodes, after the build task.
+            # The task ran dbt for these nodes after the build task, so their problems are newer.
             for node in nodes:
                 problems.pop((build_id, node), None)
             for problem in stored:
@@ -243,7 +243,7 @@ def without_rows(message: str) -> str:
 
 
 def _day(start: datetime | None, end: datetime | None, after: datetime, zone) -> str:
-    """Return the data interval of a run, usually a day, or else when the run was due."""
+    """Return the data interval of a run, usually a day, or when it was due if it has none."""
     if not start or not end:
         return f"{after.astimezone(zone):%Y-%m-%d %H:%M %Z}"
     start, end = start.astimezone(zone), end.astimezone(zone)
