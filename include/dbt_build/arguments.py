@@ -1,4 +1,4 @@
-"""Cosmos's arguments: what DbtDag and DbtTaskGroup make of each, and which of them they refuse.
+"""Cosmos's arguments: how DbtDag and DbtTaskGroup use each one, and which ones they refuse.
 
 docs/how-it-works.md has the whole list as a table.
 """
@@ -60,7 +60,7 @@ REFUSED_RENDER_ARGS = {
 }
 # Arguments of an operator that are honoured before a task runs dbt.
 PARSE_ARGS = ("indirect_selection", "install_deps")
-# Options in dbt_cmd_flags that an argument of Cosmos has.
+# Options of dbt that an argument of Cosmos sets, and that flags must not set again.
 REFUSED_OPTIONS = (
     *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
     *("--target-path", "--log-path"),
@@ -172,9 +172,9 @@ class Arguments:
 
     @property
     def selection(self) -> Selection:
-        render, given = self.render_config, self.operator_args
-        options, _ = split_options(given.get("dbt_cmd_flags") or [])
-        indirect = given.get("indirect_selection")
+        render, operator_args = self.render_config, self.operator_args
+        options, _ = split_options(operator_args.get("dbt_cmd_flags") or [])
+        indirect = operator_args.get("indirect_selection")
         if self.execution_config.test_indirect_selection != TestIndirectSelection.EAGER:
             indirect = self.execution_config.test_indirect_selection.value
         if indirect:
@@ -224,20 +224,20 @@ class Arguments:
 
 
 def check_node(unique_id: str, meta: dict) -> dict:
-    """Return the arguments for the task of a node, which meta.cosmos of the project gives.
+    """Return the arguments for the task of a node from meta.cosmos.operator_kwargs of the node.
 
     Raises:
-        UnsupportedArgumentError: one of them is not an argument of every operator.
+        UnsupportedArgumentError: one of them is not an argument of BaseOperator, or is refused.
     """
     for name in meta.keys() - {"operator_kwargs"}:
         raise UnsupportedArgumentError(f"meta.cosmos.{name} of {unique_id}", ONE_COMMAND)
-    given = meta.get("operator_kwargs") or {}
-    for name in given:
+    operator_kwargs = meta.get("operator_kwargs") or {}
+    for name in operator_kwargs:
         if name not in OPERATOR_ARGS or name in REFUSED_OPERATOR_ARGS:
             raise UnsupportedArgumentError(
                 f"meta.cosmos.operator_kwargs.{name} of {unique_id}", ONE_COMMAND
             )
-    return given
+    return operator_kwargs
 
 
 def _check_project(config: ProjectConfig) -> None:
@@ -277,26 +277,26 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
             raise UnsupportedArgumentError(f"RenderConfig({name}={value})", reason)
 
 
-def _check_operator_args(given: dict) -> None:
-    known = {
+def _check_operator_args(operator_args: dict) -> None:
+    accepted = {
         name
-        for owner in DbtBuildLocalOperator.__mro__
-        for name in inspect.signature(owner.__init__).parameters
+        for operator_class in DbtBuildLocalOperator.__mro__
+        for name in inspect.signature(operator_class.__init__).parameters
     }
-    for name in given:
+    for name in operator_args:
         if name in REFUSED_OPERATOR_ARGS:
             raise UnsupportedArgumentError(f"operator_args[{name!r}]", REFUSED_OPERATOR_ARGS[name])
-        if name not in known:
+        if name not in accepted:
             raise UnsupportedArgumentError(
                 f"operator_args[{name!r}]", "`dbt build` has no such argument"
             )
-    if isinstance(given.get("install_deps"), str):
+    if isinstance(operator_args.get("install_deps"), str):
         raise UnsupportedArgumentError(
             "operator_args['install_deps'] with a template",
             "packages are installed when the DAG file is parsed",
         )
-    options, others = split_options(given.get("dbt_cmd_flags") or [])
-    global_flags = [str(word) for word in given.get("dbt_cmd_global_flags") or []]
+    options, others = split_options(operator_args.get("dbt_cmd_flags") or [])
+    global_flags = [str(word) for word in operator_args.get("dbt_cmd_global_flags") or []]
     for name, words in (("dbt_cmd_flags", others), ("dbt_cmd_global_flags", global_flags)):
         for word in words:
             if word.partition("=")[0] in REFUSED_OPTIONS:
