@@ -20,8 +20,8 @@ RUN_VARIABLES = {"DBT_EVENT_TIME_START": "2000-01-01", "DBT_EVENT_TIME_END": "20
 class DbtProject:
     """A dbt project with the arguments that decide how dbt parses it.
 
-    Two DAGs share a working directory, and so one parse, if all of these are equal. The variables
-    of an event time range may differ.
+    Two DAGs share a working directory, and so one parse, if these arguments are equal, apart from
+    installs_packages and the variables of an event time range.
 
     Args:
         path: the folder with dbt_project.yml. Nothing is written into it.
@@ -67,8 +67,8 @@ class DbtProject:
     def workdir(self) -> Path:
         """Return the working directory: where dbt finds the project, its packages and its parse.
 
-        It repeats the last folders of the project's own path, so that a relative path that leads
-        out of the project, such as the one of a local package, leads to a folder of the cache.
+        Its path ends with the last four folders of the project's path. A relative path out of the
+        project, such as that of a local package, therefore leads to a folder of the cache.
         """
         return self.cache.joinpath(*self.path.parts[1:][-4:])
 
@@ -81,7 +81,7 @@ class DbtProject:
     def inputs_file(self) -> Path:
         """Return the file that describes what the working directory was made from.
 
-        Its content is new each time that the working directory is made.
+        Its content differs each time that the working directory is made.
         """
         return self.target / "dbt_build_inputs.json"
 
@@ -97,7 +97,7 @@ def check_bundle(project: Path) -> None:
     Python looks for `include` in the image first, so a path that starts there leads to the image.
 
     Raises:
-        ValueError: the bundle has a project of that name, and the DAG builds another one.
+        ValueError: the bundle has a project of that name, and the DAG builds one outside of it.
     """
     bundles = get_bundle_storage_root_path()
     if project.is_relative_to(bundles):
