@@ -14,8 +14,9 @@ class DbtDag(cosmos.DbtDag):
     """A dbt project as a DAG.
 
     Args:
-        source_freshness: whether each source with thresholds for its age gets a task. A source
-            older than error_after fails, and dbt does not build the nodes that depend on it.
+        source_freshness: whether each source that has freshness thresholds and that a node reads
+            gets a task. If the source is older than error_after, the task fails, and dbt does not
+            build the nodes that depend on the source.
         run_options: whether the trigger form gets fields to build a part of the nodes, with a full
             refresh, an event time range or other variables: see run_options.PARAMS. Node tasks then
             have the trigger rule none_failed, because the tasks of all other nodes are skipped.
@@ -31,10 +32,10 @@ class DbtDag(cosmos.DbtDag):
             rendering.add_build(self, self.task_group)
 
     def __hash__(self) -> int:
-        """Return a hash of the DAG's ID: Airflow asks for it with each edge.
+        """Return a hash of the DAG's ID, because Airflow computes the hash for each edge.
 
-        Airflow's own method reads the IDs of all tasks. With thousands of them that takes longer
-        than all other work of a parse.
+        Airflow's own method reads all task IDs. With thousands of tasks that takes longer than all
+        other work of a parse.
         """
         return hash(self.dag_id)
 
