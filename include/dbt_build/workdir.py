@@ -1,8 +1,8 @@
 """The working directory of a dbt project: linked files, installed packages, dbt's parse.
 
-It is made when a DAG file is parsed and nothing is there yet, or a file of the project, an
-environment variable that the project reads, or this package has changed since. Of several
-processes that need it at once, one makes it and the others wait.
+The parse of a DAG file makes it, and makes it again after a change of the project's files, of an
+environment variable that the project reads, or of this package. If several processes need it at
+the same time, one process makes it and the others wait.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from cosmos.dbt.project import get_dbt_packages_subpath
 from include.dbt_build.parsing import environment_variables_of, run_dbt, uses_connection
 from include.dbt_build.project import DbtProject
 
-# What dbt or an editor writes into a project. A change of these is not a change of the project.
+# dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
@@ -53,7 +53,7 @@ def is_up_to_date(project: DbtProject) -> bool:
     if inputs["links"] != _links(project):
         return False
     times = _times(project)
-    # A deploy that keeps the times of files can replace one by an older one.
+    # The digest also shows that a deploy has replaced a file by an older one.
     return _digest(times) == inputs["times"] and max(times.values()) <= inputs["made_at"]
 
 
@@ -64,8 +64,8 @@ def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
     except FileNotFoundError:
         # Another process makes the working directory again, because a file has changed.
         return False
-    known = inputs["environment"]
-    return not inputs["uses_connection"] and _fingerprint(known, environment) == known
+    recorded = inputs["environment"]
+    return not inputs["uses_connection"] and _fingerprint(recorded, environment) == recorded
 
 
 def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -82,8 +82,8 @@ def _times(project: DbtProject) -> dict[str, float]:
 
 
 def _digest(times: Mapping[str, float]) -> str:
-    """Return a hash of the files' names and times, in which a deleted file is missing too."""
-    # The layers of an image have no fractions of seconds.
+    """Return a hash of the names and times of files, which a deleted file changes too."""
+    # The layers of an image keep whole seconds only.
     seconds = {file: int(changed_at) for file, changed_at in times.items()}
     return sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()
 
@@ -120,14 +120,14 @@ def _make(project: DbtProject) -> None:
     _write_project_file(project)
     if project.manifest is None:
         _install_packages(project)
-    # A file that is deleted while dbt parses is among them, so that the next check finds a change.
+    # Read before the parse, so that the next check notices a file that is deleted during the parse.
     times = _digest(_times(project))
     if project.manifest is None:
         run_dbt(project, "parse")
     else:
         project.target.mkdir(exist_ok=True)
     for old in project.target.glob("slim-*.json"):
-        # Another process may be about to read a newer one.
+        # Another process may be about to read a newer slim manifest.
         if old.stat().st_mtime < started_at - SLIM_MANIFEST_SECONDS:
             old.unlink()
     inputs = {
@@ -166,24 +166,24 @@ def _target_folder(path: Path) -> str:
 
 def _outside_paths(path: Path) -> dict[str, Path]:
     """Return the folders outside of a project, by the relative paths in its dbt_project.yml."""
-    named = [
+    paths = [
         value
         for key, values in _project_yml(path).items()
         if key.endswith("-paths") and isinstance(values, list)
         for value in values
     ]
-    return {value: (path / value).resolve() for value in named if str(value).startswith("..")}
+    return {value: (path / value).resolve() for value in paths if str(value).startswith("..")}
 
 
 def _write_project_file(project: DbtProject) -> None:
     """Copy dbt_project.yml, with absolute paths where they lead out of the project."""
     text = (project.path / "dbt_project.yml").read_text()
     if outside := _outside_paths(project.path):
-        known = _project_yml(project.path)
-        for key, values in known.items():
+        content = _project_yml(project.path)
+        for key, values in content.items():
             if key.endswith("-paths") and isinstance(values, list):
-                known[key] = [str(outside.get(value, value)) for value in values]
-        text = yaml.safe_dump(known, sort_keys=False)
+                content[key] = [str(outside.get(value, value)) for value in values]
+        text = yaml.safe_dump(content, sort_keys=False)
     (project.workdir / "dbt_project.yml").write_text(text)
 
 
@@ -194,54 +194,54 @@ def _has_shipped_packages(project: DbtProject) -> bool:
 
 
 def _install_packages(project: DbtProject) -> None:
-    """Install the packages that the project names, unless they are there already."""
-    named = {}
+    """Install the packages that the project names, unless they are installed already."""
+    texts = {}
     for name in (*PACKAGE_FILES, LOCK_FILE):
         (project.workdir / name).unlink(missing_ok=True)
         if (file := project.path / name).is_file():
-            named[name] = _packages_for_workdir(project, file)
-            (project.workdir / name).write_text(named[name])
+            texts[name] = _packages_for_workdir(project, file)
+            (project.workdir / name).write_text(texts[name])
     packages = project.workdir / _packages_folder(project.path)
     installed = project.cache / "packages.json"
     if _has_shipped_packages(project) or not project.installs_packages:
         installed.unlink(missing_ok=True)
         return
-    if not (installed.exists() and json.loads(installed.read_text()) == named):
+    if not (installed.exists() and json.loads(installed.read_text()) == texts):
         shutil.rmtree(packages, ignore_errors=True)
-        if any(name in named for name in PACKAGE_FILES):
+        if any(name in texts for name in PACKAGE_FILES):
             run_dbt(project, "deps")
-        installed.write_text(json.dumps(named))
+        installed.write_text(json.dumps(texts))
 
 
 def _packages_for_workdir(project: DbtProject, file: Path) -> str:
     """Return the text of a packages.yml whose local paths are valid in the working directory.
 
-    dbt resolves the local packages of a local package against the root project. So a link is made
-    to which the relative path leads from the working directory. If that is not possible, the path
-    is made absolute.
+    dbt resolves the local packages of a local package against the root project, so their relative
+    paths must stay. A link is made where such a path leads to from the working directory. If the
+    link cannot be made, the path is made absolute.
     """
     text = file.read_text()
-    known = yaml.safe_load(text) or {}
-    local = [package for package in known.get("packages") or [] if "local" in package]
+    content = yaml.safe_load(text) or {}
+    local = [package for package in content.get("packages") or [] if "local" in package]
     for package in local:
         folder = (project.path / package["local"]).resolve()
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{file} names the local package {package['local']}, but there is no folder "
-                f"{folder}: bring the package along, or correct the path."
+                f"{folder}: copy the package to this folder, or correct the path."
             )
         if not _link(project, str(package["local"]), folder):
             package["local"] = str(folder)
         _link_packages_of(project, folder, seen=set())
-    return yaml.safe_dump(known) if local else text
+    return yaml.safe_dump(content) if local else text
 
 
 def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> None:
     seen.add(package)
     for name in PACKAGE_FILES:
         file = package / name
-        known = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
-        for nested in known.get("packages") or []:
+        content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+        for nested in content.get("packages") or []:
             path = str(nested.get("local", ""))
             source = (project.path / path).resolve()
             if source.is_dir() and source not in seen and _link(project, path, source):
@@ -249,7 +249,7 @@ def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> No
 
 
 def _link(project: DbtProject, path: str, source: Path) -> bool:
-    """Let a relative path lead from the working directory to a folder; return whether it does."""
+    """Link a relative path of the working directory to a folder; return whether it leads there."""
     link = Path(os.path.normpath(project.workdir / path))
     if not path.startswith(".") or not link.is_relative_to(project.cache):
         return False
