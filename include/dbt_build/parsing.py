@@ -26,14 +26,14 @@ from include.dbt_build.project import DbtProject
 
 log = logging.getLogger(__name__)
 
-# Cosmos's value for what a profile takes from the Airflow connection.
+# Cosmos's mock profile has this value in place of each value of the Airflow connection.
 MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
-# An expression can contain dicts.
+# The braces of an expression can be nested, because it can contain dicts.
 JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # The fields of `target` whose values do not come from the connection.
 SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
-# Jinja that prints a value of the connection, and Jinja that uses one in any way.
+# Jinja that prints a value of the connection, and Jinja that uses such a value in any way.
 PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
 CONNECTION_USED = re.compile(
     rf"\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%"
@@ -107,7 +107,7 @@ def invoke_dbt(words: list[str], environment: Mapping[str, str], manifest=None, 
 
 @contextmanager
 def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield the folder of the profiles.yml that dbt parses with, and variables that it reads."""
+    """Yield the folder of the profiles.yml for a parse, and the variables that the file reads."""
     profile = project.profile
     if profile.profiles_yml_filepath or not project.uses_mock_profile:
         with profile.ensure_profile() as (file, environment):
@@ -126,7 +126,7 @@ def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def connection_values(project: DbtProject) -> dict[str, str]:
-    """Return the value of each placeholder, which Airflow's connection has."""
+    """Return the value of each placeholder, from the Airflow connection."""
     mapping = project.profile.profile_mapping
     if mapping is None or not project.uses_mock_profile:
         return {}
@@ -170,7 +170,7 @@ def load_manifest(project: DbtProject, values: Mapping[str, str] | None = None):
 
     Args:
         project: a project whose working directory is up to date.
-        values: the value of each placeholder; None leaves the placeholders where they are.
+        values: the value of each placeholder; None keeps the placeholders.
     """
     from dbt.contracts.graph.manifest import Manifest, WritableManifest
     from dbt.parser.manifest import extended_mashumuro_decoder
@@ -183,6 +183,7 @@ def load_manifest(project: DbtProject, values: Mapping[str, str] | None = None):
         import msgpack
 
         content = msgpack.packb(_replaced(msgpack.unpackb(content, strict_map_key=False), values))
+        # A macro can have changed a placeholder, for example to upper case.
         if PLACEHOLDER.encode() in content.lower():
             return None
     return Manifest.from_msgpack(content, decoder=extended_mashumuro_decoder)
@@ -198,5 +199,5 @@ def _replaced(value, values: Mapping[str, str]):
     if isinstance(value, dict):
         return {_replaced(k, values): _replaced(v, values) for k, v in value.items()}
     if isinstance(value, list):
-        return [_replaced(one, values) for one in value]
+        return [_replaced(item, values) for item in value]
     return value
