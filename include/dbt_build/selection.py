@@ -13,7 +13,7 @@ from include.dbt_build.manifest import SlimManifest, all_nodes, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
-# What selects the nodes of `write_state`, and the format of its file since dbt 1.8.
+# This method selects the nodes of `write_state`, whose file has the schema of dbt since 1.8.
 SELECT_STATE = "result:error"
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
 # Options of `dbt build` that decide which nodes it runs.
@@ -24,8 +24,8 @@ SELECTING_OPTIONS = (
 )
 # dbt's own variables for --exclude-resource-type. dbt prefers the first one.
 EXCLUDE_VARIABLES = ("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES", "DBT_EXCLUDE_RESOURCE_TYPES")
-# These options leave out what `dbt ls` lists although `dbt build` does not run it. With a source in
-# the list, `--select selector:x+` would select what reads the source.
+# These options leave out nodes that `dbt ls` lists although `dbt build` does not run them. With a
+# source in the list, `--select selector:x+` would select the nodes that read the source.
 NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "analysis")
 
 
@@ -53,18 +53,18 @@ class Selection:
 
 
 def split_options(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the options that select nodes, and all other words, of a list for dbt."""
+    """Split words for dbt into the options that select nodes, with their values, and all others."""
     selecting, others = [], []
-    target = others
+    current = others
     for word in map(str, words):
         if word.startswith("-"):
             name, equals, value = word.partition("=")
             # `dbt ls` would list models only, while `dbt build` takes the option as --select.
             if name in ("-m", "--model", "--models"):
                 name = "--select"
-            target = selecting if name in SELECTING_OPTIONS else others
+            current = selecting if name in SELECTING_OPTIONS else others
             word = name + equals + value
-        target.append(word)
+        current.append(word)
     return selecting, others
 
 
@@ -86,13 +86,13 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
     inputs = [
         asdict(selection),
-        # The time of manifest.json is no sign: an external dbt writes it when it lists nodes.
+        # The time of manifest.json cannot show a new parse: an external `dbt ls` writes it too.
         project.inputs_file.read_text(),
-        # dbt takes its options from variables too, as DBT_EXCLUDE_RESOURCE_TYPES.
+        # dbt also reads options from variables, such as DBT_EXCLUDE_RESOURCE_TYPES.
         {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
     ]
     for word in selection.options:
-        # An option and its value are two words, or one.
+        # `--state <folder>` is two words, and `--state=<folder>` is one.
         if (state := Path(word.removeprefix("--state="), "manifest.json")).exists():
             inputs.append(state.stat().st_mtime)
     return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -103,7 +103,7 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     manifest = json.loads(file.read_text())
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words, *NOT_BUILT]
     if not any(word.startswith("--exclude-resource-type") for word in selection.options):
-        # An option on the command line replaces the variable.
+        # The option in NOT_BUILT replaces the variables, so it gets their values too.
         values = map(project.parse_environment.get, EXCLUDE_VARIABLES)
         words += next(filter(None, values), "").split()
     parsed = None if project.executable else load_manifest(project)
@@ -128,7 +128,7 @@ def write_state(folder: Path, nodes: Iterable[str]) -> None:
     every node, because dbt splits their values at spaces and commas.
 
     Args:
-        folder: what dbt gets as `--state`.
+        folder: the value of `--state`.
         nodes: the unique IDs of nodes and sources.
     """
     result = {"status": "error", "timing": [], "thread_id": "", "execution_time": 0}
