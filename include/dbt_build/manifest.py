@@ -16,13 +16,13 @@ from cosmos.constants import TestBehavior
 # Resource types that Cosmos renders.
 RENDERED = ("model", "seed", "snapshot")
 TESTS = ("test", "unit_test")
-# What dbt calls the parts of a manifest that `dbt build` runs.
+# The keys of a manifest under which dbt has the nodes that `dbt build` can run.
 BUILT_PARTS = ("nodes", "unit_tests", "functions", "saved_queries", "exposures")
-# Resource types that dbt counts in a build, without anything to run.
+# dbt counts nodes of these resource types in a build, but runs nothing for them.
 NOTHING_TO_RUN = ("exposure.", "saved_query.")
-# What Cosmos reads of a node's config.
+# The fields of a node's config that Cosmos reads.
 CONFIG = ("materialized", "meta", "tags")
-# Airflow accepts IDs of 250 characters, in which the names of the groups around a task count.
+# Airflow accepts task IDs of 250 characters, which include the names of the task's groups.
 NAME_CHARACTERS = 120
 
 
@@ -49,14 +49,14 @@ class SlimManifest(TypedDict):
 
     metadata: dict
     nodes: dict[str, dict]
-    # The unique IDs that the task of a node, and the task of its tests, run; by key of `nodes`.
+    # The unique IDs that the task of a node runs, and those of its tests' task, by key of `nodes`.
     run: dict[str, list[str]]
     test: dict[str, list[str]]
     # The ephemeral model of each node that the task of an ephemeral model runs.
     ephemeral: dict[str, str]
-    # Other nodes with a task that the tests of a node read; by key of `nodes`.
+    # Other nodes with a task that the tests of a node read, by key of `nodes`.
     test_upstream: dict[str, list[str]]
-    # Tests of sources, of nodes that are not selected, and of nothing.
+    # Tests of sources, tests of nodes that are not selected, and tests that read no node.
     other_tests: list[TaskNodes]
     # Sources whose freshness can be checked.
     freshness: list[TaskNodes]
@@ -101,7 +101,7 @@ def slim_manifest(
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
-    # Keys: the node that is tested, or the test itself, and the nodes that the tests wait for.
+    # Each key has the node that is tested, or the test itself, and the nodes that the tests read.
     other = defaultdict(list)
     detached = {}
     for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
@@ -129,7 +129,7 @@ def slim_manifest(
 
     def read_by_tests(unique_id: str) -> set[str]:
         """Return the other nodes with a task that the tests of a node read."""
-        read = {k for name in test.get(unique_id, ()) for k in reads[name]}
+        read = {k for test_id in test.get(unique_id, ()) for k in reads[test_id]}
         return (read & rendered.keys()) - {unique_id}
 
     slim_nodes = {}
@@ -139,17 +139,17 @@ def slim_manifest(
             run[unique_id] += test.get(unique_id, ())
             upstream |= read_by_tests(unique_id)
         slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))
-    attached_to = {name: unique_id for unique_id, tests in test.items() for name in tests}
+    attached_to = {test_id: unique_id for unique_id, tests in test.items() for test_id in tests}
     is_after_each = test_behavior == TestBehavior.AFTER_EACH
     rendered_tests = {k: [node] for k, node in attached_to.items() if is_after_each} | detached
-    for name, read in rendered_tests.items():
-        slim_nodes[_test_key(nodes[name], root)] = _node(nodes[name], [key[k] for k in read])
+    for test_id, read in rendered_tests.items():
+        slim_nodes[_test_key(nodes[test_id], root)] = _node(nodes[test_id], [key[k] for k in read])
     return {
         "metadata": manifest["metadata"],
         "nodes": slim_nodes,
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()}
-        | {_test_key(nodes[name], root): [name] for name in detached},
+        | {_test_key(nodes[test_id], root): [test_id] for test_id in detached},
         "ephemeral": {n: k for k, own in run.items() if k not in own for n in own},
         "test_upstream": {
             key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
@@ -173,7 +173,7 @@ def nodes_downstream_of(slim: SlimManifest, sources: Iterable[str]) -> set[str]:
     while more := {key for key, read in reads.items() if key not in found and read & found}:
         found |= more
     nodes = {node for key in found for node in slim["run"].get(key, ())}
-    # A function can be built with several models.
+    # A function that a model outside of these nodes uses too is built with that model.
     nodes -= {node for key, run in slim["run"].items() if key not in found for node in run}
     for key, tests in slim["test"].items():
         if found & {key, *slim["test_upstream"].get(key, ())}:
@@ -226,7 +226,7 @@ def _node(node: dict, depends_on: list[str]) -> dict:
 
 
 def _parents(nodes: dict[str, dict]) -> dict[str, list[str]]:
-    """Return the parents of each node. In this dict each node comes after its parents."""
+    """Return the parents of each node, in an order in which each node comes after its parents."""
     # A seed depends on nothing and has no list of nodes.
     found = {k: (node.get("depends_on") or {}).get("nodes") or [] for k, node in nodes.items()}
     return {k: found.get(k, []) for k in TopologicalSorter(found).static_order()}
@@ -257,7 +257,7 @@ def _other_tests(
 ) -> list[TaskNodes]:
     """Return a task for each group of tests that is attached to no node with a task.
 
-    As in dbt, a node waits for such a test if it descends from all that the test reads.
+    As in dbt, a node waits for such a test if it descends from everything that the test reads.
     """
     tested = {parent for tests in other.values() for test in tests for parent in parents[test]}
     # The tested nodes from which each node descends.
@@ -279,7 +279,7 @@ def _other_tests(
                 nodes=tests,
                 meta=_cosmos_meta(nodes, [attached, *tests]),
                 upstream=sorted(key[k] for k in read),
-                # Nodes further downstream wait for these.
+                # All other nodes in `after` are downstream of these nodes.
                 downstream=sorted(key[k] for k in after if not reads[k] & after),
             )
         )
@@ -332,8 +332,8 @@ def _has_thresholds(freshness: dict) -> bool:
 def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:
     """Return who is responsible for each node.
 
-    That is its meta.owner, else the owner of its group or of the exposures that depend on it. A
-    test has the owner of the node that it is attached to.
+    It is its meta.owner, else the owner of its group, else those of the exposures that depend on
+    it. A test without one has the owner of the node that it is attached to.
     """
 
     def name(owner: dict) -> str:
