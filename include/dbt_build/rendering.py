@@ -50,7 +50,7 @@ class Rendering:
         """Return the arguments with which Cosmos's class renders the slim manifest."""
         arguments = self.arguments
 
-        # Cosmos makes deep copies of its configs, and of the object of a bound method.
+        # Cosmos makes deep copies of its configs, and with a bound method it would copy its object.
         def convert(**kwargs) -> BaseOperator:
             return self._convert(**kwargs)
 
@@ -77,8 +77,8 @@ class Rendering:
         }
 
     def _convert(self, *, node, task_id, task_group, dag, **options) -> BaseOperator:
-        """Make the task of a node or of its tests: what RenderConfig.node_converters calls."""
-        slim, given = self.group.slim, dict(self.arguments.task_args)
+        """Make the task of a node or of its tests. Cosmos calls it as a node converter."""
+        slim, task_args = self.group.slim, dict(self.arguments.task_args)
         # For the task of a detached test, Cosmos passes the node that it rendered last.
         detached = {
             calculate_detached_node_name(test): test
@@ -95,16 +95,16 @@ class Rendering:
         else:
             nodes = slim["test" if runs_tests else "run"][key]
             if node.owner and options["enable_owner_inheritance"]:
-                given["owner"] = node.owner
-            given |= self._display_name(node, task_id, options)
-            given |= check_node(key, node.meta)
+                task_args["owner"] = node.owner
+            task_args |= self._display_name(node, task_id, options)
+            task_args |= check_node(key, node.meta)
             if task_id == "test":
-                given |= self._kwargs_of_tests.get(key, {})
-        given |= {"task_id": task_id, "task_group": task_group, "dag": dag}
+                task_args |= self._kwargs_of_tests.get(key, {})
+        task_args |= {"task_id": task_id, "task_group": task_group, "dag": dag}
         if nodes:
-            task = DbtNodeOperator(group=self.group, nodes=nodes, **given)
+            task = DbtNodeOperator(group=self.group, nodes=nodes, **task_args)
         else:
-            task = EmptyOperator(**given)
+            task = EmptyOperator(**task_args)
         (self.test_tasks if runs_tests else self.run_tasks)[key] = task
         return task
 
@@ -114,7 +114,7 @@ class Rendering:
 
     @cached_property
     def _kwargs_of_tests(self) -> dict[str, dict]:
-        """The arguments that meta.cosmos of the tests of a node gives to their task."""
+        """Return the arguments of the task of a node's tests, from their meta.cosmos, by key."""
         found = defaultdict(dict)
         for unique_id, node in self.group.slim["nodes"].items():
             meta = (node["config"].get("meta") or {}).get("cosmos")
@@ -136,7 +136,7 @@ class Rendering:
         return {}
 
     def add_build(self, dag, task_group: TaskGroup) -> None:
-        """Add the build task, its teardown, and tasks for tests and sources without a node.
+        """Add the build task, its teardown, and the tasks of other_tests and freshness.
 
         Raises:
             ValueError: dbt selects no node.
@@ -163,8 +163,8 @@ class Rendering:
         if self.run_options:
             self._add_run_options(dag, tasks)
         build = DbtBuildOperator(task_id="dbt_build", group=self.group, **common).as_setup()
-        done = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
-        self._connect(tasks, build, done)
+        teardown = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
+        self._connect(tasks, build, teardown)
 
     def _add_run_options(self, dag, tasks: dict[str, BaseOperator]) -> None:
         for name, param in PARAMS.items():
@@ -184,7 +184,8 @@ class Rendering:
         [self.run_tasks[key] for key in other["upstream"]] >> task
         task >> [self.run_tasks[key] for key in other["downstream"]]
 
-    def _connect(self, tasks: dict[str, BaseOperator], build, done) -> None:
+    def _connect(self, tasks: dict[str, BaseOperator], build, teardown) -> None:
+        """Put all tasks between the build task and the teardown, and complete the group."""
         upstream = {name: task.upstream_task_ids & tasks.keys() for name, task in tasks.items()}
         order = [*TopologicalSorter(upstream).static_order()]
         nearest: dict[str, set[str]] = {}
@@ -199,16 +200,16 @@ class Rendering:
                     tasks[parent].is_leaf = False
         build >> [tasks[name] for name in order if not upstream[name]]
         leaves = [task for task in tasks.values() if not task.downstream_task_ids & tasks.keys()]
-        leaves >> done
-        done.as_teardown(setups=build, on_failure_fail_dagrun=True)
-        self.group.build_id, self.group.teardown_id = build.task_id, done.task_id
+        leaves >> teardown
+        teardown.as_teardown(setups=build, on_failure_fail_dagrun=True)
+        self.group.build_id, self.group.teardown_id = build.task_id, teardown.task_id
         self.group.node_task_ids = tuple(
             name for name in order if isinstance(tasks[name], DbtNodeOperator)
         )
 
 
 def _refuse_rules(tasks: Iterable[BaseOperator]) -> None:
-    """Refuse arguments of default_args, and a mapped group, that one build cannot honour."""
+    """Refuse a mapped task group, and arguments of default_args that one build cannot honour."""
     for task in tasks:
         if task.get_closest_mapped_task_group():
             raise UnsupportedArgumentError(

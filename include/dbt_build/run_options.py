@@ -64,8 +64,8 @@ class RunOptions:
     @classmethod
     def of_run(cls, params: Mapping) -> RunOptions:
         """Return the options among the params of a run."""
-        given = {name.removeprefix("dbt_"): params[name] for name in PARAMS if params.get(name)}
-        return cls(**given)
+        options = {name.removeprefix("dbt_"): params[name] for name in PARAMS if params.get(name)}
+        return cls(**options)
 
     @property
     def is_partial(self) -> bool:
