@@ -1,4 +1,4 @@
-"""The operators of a group beside its build task: of the node tasks, and of the teardown."""
+"""The operators of a group's node tasks and of its teardown."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
@@ -31,7 +31,7 @@ class BuildGroup:
     Args:
         slim_file: the slim manifest of the selection.
         command_args: the arguments with which any task of the build runs dbt.
-        tests_last: whether all tests run when all other nodes were built.
+        tests_last: whether all data tests run after all other nodes.
     """
 
     slim_file: Path
@@ -50,13 +50,13 @@ class BuildGroup:
 class DbtNodeOperator(BaseOperator):
     """Stands for a node with its unit tests, the tests of a node, or the freshness of a source.
 
-    Usually it becomes successful without a process: the build task reports it to Airflow. It
-    starts a process when a node failed, to fail with dbt's message, and when the result could not
-    be reported. A later try, or a try after a clear of this task alone, runs dbt for its nodes.
+    Usually the task becomes successful without a process, because the build task reports its result
+    to Airflow. It starts a process if a node failed, to fail with dbt's message, or if its result
+    could not be reported. In a retry, or after a clear of this task alone, it runs dbt itself.
 
     Args:
-        group: the build that it belongs to.
-        nodes: the unique IDs of its nodes, in dbt's order.
+        group: the build that the task belongs to.
+        nodes: the unique IDs of the task's nodes, in the order in which dbt runs them.
     """
 
     def __init__(self, *, group: BuildGroup, nodes: Iterable[str], **kwargs):
@@ -110,7 +110,7 @@ class DbtNodeOperator(BaseOperator):
 
     @property
     def needs_process(self) -> bool:
-        """Whether the task has callbacks or outlets, which need a process, when dbt succeeded."""
+        """Return whether a successful task needs a process too, for its callbacks or outlets."""
         return bool(self.has_on_success_callback or self.has_on_execute_callback or self.outlets)
 
     def execute(self, context) -> None:
@@ -118,11 +118,11 @@ class DbtNodeOperator(BaseOperator):
         result = self._stored_result(ti)
         if result is None and ti.try_number == 1:
             result = self._built_result(ti)
-        # The task of a skipped node is due: the task that failed upstream has succeeded in a later
-        # try, or somebody has cleared this one.
+        # The task of a skipped node starts only if the failed task upstream has succeeded in a
+        # later try, or if somebody has cleared this task.
         if result is None or result["outcome"] == "skipped":
             with build_lock(self.group.command_args["profile_config"], ti, exclusive=False):
-                # A build that held the lock in the meantime has a newer result.
+                # A build that held the lock in the meantime has stored a newer result.
                 stored = self._stored_result(ti)
                 if stored is None or stored == result:
                     stored = self._run_dbt(context, result["built"] if result else ())
@@ -166,7 +166,7 @@ class DbtNodeOperator(BaseOperator):
         return StoredResult(outcome="success", message=message, sql="", built=[])
 
     def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
-        """Run dbt for the nodes of this task without those that are built."""
+        """Run dbt for the nodes of this task that are not in `built`, and return their result."""
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
@@ -191,14 +191,13 @@ class DbtNodeOperator(BaseOperator):
                 if _has_relation(command.results.succeeded()):
                     raise AirflowFailException(str(error)) from error
                 raise
-        built = [node for node in nodes if node in command.results.succeeded()]
         # A hook that failed is among the failed nodes.
-        nodes = [*nodes, *sorted(command.results.failed() - {*nodes})]
+        nodes += sorted(command.results.failed() - {*nodes})
         return StoredResult(
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
-            built=built,
+            built=[node for node in nodes if node in command.results.succeeded()],
         )
 
     def _end(self, result: StoredResult) -> None:
@@ -220,15 +219,15 @@ class DbtNodeOperator(BaseOperator):
 def _has_relation(built: Iterable[str]) -> bool:
     """Return whether one of the nodes that dbt built is a model, a seed or a snapshot.
 
-    Another try would build it again, and add rows to a model without a unique_key.
+    A retry would build this node again, and add rows to a model without a unique_key.
     """
     return any(node.startswith(("model.", "seed.", "snapshot.")) for node in built)
 
 
 class DbtBuildTeardown(BaseOperator):
-    """The teardown of a build: fails, and with it the run, if a node task did not succeed.
+    """The teardown of a build. It fails, and so does the run, if a node task did not succeed.
 
-    Usually it becomes successful without a process, together with the last node tasks.
+    Usually it becomes successful without a process, in the same report as the last node tasks.
     """
 
     def __init__(self, *, group: BuildGroup, **kwargs):
@@ -256,7 +255,7 @@ class DbtBuildTeardown(BaseOperator):
 
 @contextmanager
 def stored_problems(command: DbtCommandOperator, context) -> Iterator[None]:
-    """Store for the alerts what failed or warned, and what stopped dbt outside of its nodes."""
+    """Store the nodes that failed or warned, and an error outside of the nodes, for the alerts."""
     try:
         yield
     except Exception as error:
