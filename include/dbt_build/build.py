@@ -53,14 +53,14 @@ class DbtBuildOperator(DbtCommandOperator):
         all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
         states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
-        # After a clear of all tasks, dbt gets the selection of the DAG as in the first try.
         all_pending = len(pending) == len(all_tasks)
+        # After a clear of all tasks too, dbt gets the selection of the DAG.
         is_new = ti.try_number == first_try(ti) and all_pending
         built = self._built_nodes(ti, all_pending=all_pending)
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
-            built, "An earlier try of the build task built it: see the log of that try."
+            built, "An earlier try of the build task built this node: see the log of that try."
         )
         with ResultReporter(
             ti, pending, self.results, self.group.teardown_id, selected
@@ -74,11 +74,11 @@ class DbtBuildOperator(DbtCommandOperator):
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
-            # If an earlier try built everything, dbt builds nothing and Cosmos runs the callbacks.
+            # If an earlier try built all nodes, dbt builds none, but Cosmos runs the callbacks.
             elif has_nodes or built or self.built_by_earlier_tries:
                 self.build(context, nodes)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
-            # No task builds a function that no model uses when the node upstream has succeeded.
+            # If dbt skipped a function that no model uses, no node task can build it later.
             failed |= self.results.skipped_functions() - self._nodes_with_task()
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
@@ -87,9 +87,9 @@ class DbtBuildOperator(DbtCommandOperator):
             self._fail(failed, built)
 
     def _settled_states(self, ti) -> dict[str, str | None]:
-        """Return the states of the run's tasks, by task ID, when no node task is running.
+        """Return the states of the run's tasks, by task ID. Wait first for running node tasks.
 
-        A node task that has run dbt releases the lock shortly before Airflow knows its state.
+        A node task that has run dbt releases the lock shortly before Airflow has its final state.
         """
         deadline = monotonic() + ENDING_SECONDS
         while True:
@@ -102,13 +102,13 @@ class DbtBuildOperator(DbtCommandOperator):
     def _selection_of_run(self, context) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
 
-        The sources that a selected node reads are among them, so that their age is checked.
+        Sources that a selected node reads are selected too, so that their age is checked.
         """
         if not self.run_options.is_partial:
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
-        ti, known = context["ti"], {*self.group.slim["nodes_to_run"]}
-        # A retry keeps the selection of the first try, because by then `state:` may select others.
+        ti, to_run = context["ti"], {*self.group.slim["nodes_to_run"]}
+        # A retry keeps the selection of the first try: `state:` may select other nodes by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
         if stored is not None:
             return {*stored}
@@ -118,10 +118,10 @@ class DbtBuildOperator(DbtCommandOperator):
         except AirflowException as error:
             # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
-        selected = listed & known
+        selected = listed & to_run
         self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
-        # If the DAG has several groups, another one may have the selected nodes.
+        # If the DAG has several groups, another group may have the selected nodes.
         if not selected and len(builds) == 1:
             raise AirflowFailException(
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
@@ -136,16 +136,16 @@ class DbtBuildOperator(DbtCommandOperator):
         return selected
 
     def _built_nodes(self, ti, *, all_pending: bool) -> set[str]:
-        """Return the nodes that an earlier try of the build task built.
+        """Return the nodes that an earlier try built and that this try does not build again.
 
-        After a clear they are built again, except nodes without a task of their own.
+        After a clear of all tasks these are no nodes, after any other clear nodes without a task.
         """
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
             return set()
         if stored["first_try"] == first_try(ti):
             return {*stored["nodes"]}
-        # They are from before a clear, whose first try can have ended before it came here.
+        # The nodes are older than a clear. Its first try may have ended before this method.
         built = set() if all_pending else {*stored["nodes"]} - self._nodes_with_task()
         set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built
@@ -182,10 +182,10 @@ class DbtBuildOperator(DbtCommandOperator):
         stale: set[str],
         selected: set[str] | None,
     ) -> set[str]:
-        """Return the nodes to build, those without a task included.
+        """Return the nodes to build, nodes without a task included.
 
         Raises:
-            AirflowFailException: only the project's hooks are missing, and no test can run them.
+            AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
         with_task, to_run = self._nodes_with_task(), {*self.group.slim["nodes_to_run"]}
         if selected is not None:
@@ -194,8 +194,8 @@ class DbtBuildOperator(DbtCommandOperator):
         missing = (wanted | (to_run - with_task)) - built
         if missing or not wanted:
             return missing
-        # An earlier try built everything, and ended before hooks and callbacks. dbt runs hooks only
-        # with a node. A test changes nothing.
+        # An earlier try built all nodes, but ended before hooks and callbacks. dbt runs hooks only
+        # together with a node, and a test is a node that changes nothing.
         if tests := {node for node in with_task & to_run if node.startswith("test.")}:
             return (tests & wanted) or {min(tests)}
         if self.group.slim["has_end_hooks"]:
