@@ -28,7 +28,7 @@ from include.dbt_build.workdir import is_parse_valid
 # The time that an external dbt has to cancel its statements.
 CANCEL_SECONDS = 60
 FRESHNESS = ["source", "freshness"]
-# The folder, within that of a dbt command, with the state that names the nodes to run.
+# In the folder of a dbt command, this subfolder has the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
 # dbt's own variables for --state.
 STATE_VARIABLES = ("DBT_ARTIFACT_STATE_PATH", "DBT_ENGINE_STATE", "DBT_STATE")
@@ -63,12 +63,12 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.emits_assets = kwargs.pop("emit_datasets", True)
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
-        # Set for a command: the nodes or sources to run, if they are named, and dbt's manifest.
+        # Each command sets these: the unique IDs that it selects, if any, and dbt's manifest.
         self.selected_nodes: list[str] | None = None
         self.manifest = None
         super().__init__(
             project_dir=str(project.workdir),
-            # A parse with other variables must not replace the one of the working directory.
+            # A parse with other variables must not replace the parse of the working directory.
             cache_dir=project.cache / "runs",
             install_deps=False,
             # One field with the SQL of all nodes would be too long to read.
@@ -97,7 +97,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         try:
             self.build_and_run_cmd(context, cmd_flags=flags)
         finally:
-            # Cosmos has the events unless dbt ended before.
+            # A failed dbt has events too, unless it failed before its nodes.
             emit_lineage(context["ti"], self.openlineage_events_completes)
         if self.results.error:
             raise self.results.error
@@ -132,8 +132,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def check_freshness(self, context, sources: list[str]) -> None:
         """Run `dbt source freshness` for some sources.
 
-        A run for a past interval, such as one of a backfill, checks nothing, because the present
-        age of a source does not matter to it.
+        In a run for a past interval, such as a backfill, no source is checked, because the present
+        age of a source says nothing about that interval.
         """
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
@@ -153,7 +153,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         self._load_manifest({**os.environ, **self.get_env(context)})
-        # Set here, because Airflow executes a copy of the operator that was made with the DAG.
+        # Set here and not in __init__, because Airflow executes a copy of the operator.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
         with interruptible(self.results.interrupt):
@@ -199,25 +199,25 @@ class DbtCommandOperator(DbtBuildLocalOperator):
                 self.on_kill()
                 with suppress(TimeoutExpired):
                     process.communicate(timeout=CANCEL_SECONDS)
-            # A retry must not build again what dbt has built, and Cosmos removes the folder now.
+            # Cosmos removes the folder next, and a retry must not build these nodes again.
             self.results.read_run_results(cwd)
             raise
 
     def _prepare_run(
         self, command: list[str], env: dict[str, str], folder: Path
     ) -> tuple[list[str], dict[str, str]]:
-        """Return the command and its environment, with folders whatever the project's settings."""
+        """Return the command and its environment, with dbt's folders and the state to select by."""
         self.results.target = folder / "target"
         command = [*command, "--target-path", str(self.results.target), "--log-path", str(folder)]
         if self.selected_nodes is not None:
             state = str(folder / STATE_FOLDER)
             write_state(folder / STATE_FOLDER, self.selected_nodes)
             command += ["--state", state]
-            known = {**os.environ, **env}
-            if given := [name for name in STATE_VARIABLES if known.get(name)]:
-                # The state that the variables name is the one for --defer. dbt prefers the
-                # deprecated one of the variables to --state.
-                env = {"DBT_DEFER_STATE": known[given[0]], **env, **dict.fromkeys(given, state)}
+            all_env = {**os.environ, **env}
+            if names := [name for name in STATE_VARIABLES if all_env.get(name)]:
+                # These variables get the new state, because dbt prefers a deprecated one of them to
+                # --state. The state that they had is then only the one for --defer.
+                env = {"DBT_DEFER_STATE": all_env[names[0]], **env, **dict.fromkeys(names, state)}
         return command, env
 
     def _read_results(self, project_dir: str, context, **_) -> None:
@@ -234,7 +234,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Emit an asset event for each relation that dbt built, with the URI that Cosmos uses."""
         namespace = get_dataset_namespace(self.profile_config)
         manifest = Path(project_dir, "target", "manifest.json")
-        # dbt writes none if it fails before its nodes.
+        # dbt writes no manifest if it fails before its nodes.
         if namespace is None or not manifest.exists():
             return
         task = context["task"]
@@ -265,7 +265,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Make the OpenLineage events only if they are emitted, because this takes seconds."""
         if self.base_cmd != ["build"] or not is_lineage_active():
             return False
-        # This logger prints the whole node of each test that tests no model, but a snapshot.
+        # This logger prints the whole node of each test that tests a snapshot and not a model.
         logging.getLogger("openlineage.common.provider.dbt").setLevel(logging.ERROR)
         return super().calculate_openlineage_events_completes(*args, **kwargs)
 
@@ -278,7 +278,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
                 for hook in result.result.results
                 if hook.node.resource_type == "operation" and hook.status == "error"
             )
-        # A failed node does not raise: it fails its own task.
+        # A failed node is no error of this command, because it fails its own task.
         elif not error and not result.success and not self.results.failed():
             error = "no node failed, see the log"
         if error:
