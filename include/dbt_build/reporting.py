@@ -44,8 +44,8 @@ class ResultReporter:
     end, because tasks downstream of the group must not start before dbt's hooks have succeeded. A
     task with a failed node is scheduled at once: it starts and fails with dbt's message.
 
-    Results that Airflow does not show at the end, because the plugin could not be reached or the
-    task has callbacks, are stored: the task starts a process, reads its result and ends.
+    At the end it stores the results that Airflow does not show, because the plugin could not be
+    reached or the task has callbacks. Such a task starts a process, reads its result and ends.
 
     Args:
         ti: the task instance of the build task.
@@ -67,7 +67,7 @@ class ResultReporter:
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
         self.nodes = {task_id: task.nodes_of(selected) for task_id, task in self.tasks.items()}
-        # A leaf has no outcome before dbt's end.
+        # The outcome of each task. A leaf has none before dbt's end.
         self.outcomes: dict[str, Outcome] = {}
         # Tasks downstream of a failed node, also tasks whose nodes the run does not select.
         self.blocked: set[str] = set()
@@ -119,8 +119,8 @@ class ResultReporter:
             elif outcome == "success" and not self.tasks[task_id].is_leaf:
                 self.outcomes[task_id] = self.unsent[task_id] = outcome
         if failed:
-            # The task reads its result as soon as the plugin has let it start. It stays pending if
-            # the result cannot be stored, as while the API server is replaced.
+            # Results are stored before the report, because a task reads its result as soon as it is
+            # scheduled. If they cannot be stored, the tasks stay pending.
             self._store(failed)
             self.outcomes |= failed
             self.unsent |= failed
@@ -145,7 +145,7 @@ class ResultReporter:
             shown = self.outcomes.keys() - self.unsent.keys()
             not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
-            # The teardown distinguishes these from tasks that Airflow skips when it stops a run.
+            # The teardown distinguishes these tasks from those that Airflow skips in a stopped run.
             left_out = [
                 task_id
                 for task_id in shown
@@ -157,7 +157,7 @@ class ResultReporter:
     def _last_outcome(self, task_id: str) -> Outcome:
         if self._outcome(task_id) == "success":
             return "success"
-        # The tasks are in the order of the DAG, so those upstream have their outcomes.
+        # The tasks are in the order of the DAG, so all tasks upstream have their outcomes.
         for name in self.tasks[task_id].upstream_node_tasks:
             if name in self.blocked or self.outcomes.get(name) in ("fail", "error"):
                 self.blocked.add(task_id)
@@ -248,7 +248,7 @@ class ResultReporter:
         built = self._built | (self.results.succeeded() - shown)
         if built != self._built:
             set_nodes(self.ti, self.teardown_id, BUILT_NODES, built)
-            # Set last, so that the next call stores them if this one could not.
+            # Set last, so that the next call stores the nodes again if this call fails.
             self._built = built
 
 

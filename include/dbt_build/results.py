@@ -45,9 +45,9 @@ class BuildResults:
 
     def __init__(self):
         self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
-        # An exception of `receive`. Raised there, it would become an error of the node.
+        # The exception that `receive` has caught. dbt would make it an error of the node.
         self.error: Exception | None = None
-        # The message of what stopped dbt outside of its nodes.
+        # The message of an error outside of the nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
         # Whether dbt is interrupted: nodes whose statements it cancels have not failed.
@@ -136,13 +136,13 @@ class BuildResults:
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
-        """Read sources.json, which has the sources whose age `dbt source freshness` could read."""
+        """Read the ages of sources from sources.json, which lacks ages that dbt could not read."""
         for result in _results(project_dir, "sources.json"):
             if result["unique_id"] in sources and "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)
 
     def add_unread(self, sources: Iterable[str]) -> None:
-        """Set the sources to failed whose age dbt could not read, although it ran."""
+        """Set sources to failed if dbt has ended and could not read their age."""
         for source in sources:
             node = self.nodes[source]
             if not node.status:
@@ -210,7 +210,7 @@ class BuildResults:
         return redact("\n\n".join(node.sql.strip() for node in found if node.sql))[:SQL_CHARACTERS]
 
     def problems(self) -> list[Problem]:
-        """Return every node that failed or warned, and what stopped dbt outside of its nodes."""
+        """Return every node that failed or warned, and an error outside of the nodes."""
         found = [
             Problem(
                 node=unique_id,
@@ -235,7 +235,7 @@ def _fails_fast() -> bool:
 
 
 def clean_message(message: str | None) -> str | None:
-    """Return a message of dbt without the path of its compiled code, a folder that is removed."""
+    """Return a message of dbt without the path of the compiled code, which Cosmos removes."""
     return message and re.sub(r"\n *compiled code at .*", "", message)
 
 
