@@ -1,4 +1,4 @@
-"""The client of plugins/dbt_build_api.py, and the log files of the tasks that it marks."""
+"""The client of plugins/dbt_build_api.py, and the logs of tasks whose states the plugin sets."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ class PluginClient:
         """Send a report and return the answer of the plugin.
 
         Raises:
-            ReportError: no URL gave an answer of the plugin, whatever the status was.
+            ReportError: there is no signing key, or no URL returned an answer of the plugin.
         """
         if self.key is None:
             raise ReportError("set [dbt_build] signing_key or [core] fernet_key")
@@ -86,7 +86,7 @@ def ssl_context() -> ssl.SSLContext:
 
 
 class TaskLogs:
-    """Writes the logs of marked tasks where Airflow looks for them, in a thread of its own."""
+    """Writes the logs of tasks without a process where Airflow reads them, in its own thread."""
 
     def __init__(self, ti):
         self.ti = ti
