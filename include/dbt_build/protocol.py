@@ -16,10 +16,10 @@ NODE_RESULTS = "dbt_node_results"
 # selects, if it selects a part of the DAG. Airflow deletes the XComs of a task that starts, so a
 # retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
 SELECTED_NODES = "dbt_selected_nodes"
-# XCom of the teardown: the TryNodes that dbt built and whose tasks are not successful yet.
+# XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet.
 BUILT_NODES = "dbt_built_nodes"
-# XCom of the teardown: the TryNodes whose tasks were successful when the build task began, or began
-# again after a clear. Their asset events are older.
+# XCom of the teardown: TryNodes whose tasks were successful when the first try of the build task
+# began, or the first try after a clear. Their asset events were emitted before.
 DONE_BEFORE = "dbt_done_before"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
@@ -28,8 +28,8 @@ PROBLEMS = "dbt_problems"
 # success  dbt built all of them.
 # fail     a test failed. Another try would not change that.
 # error    a node failed in another way.
-# skipped  dbt skipped a node. If its task starts later, because the task that failed upstream has
-#          succeeded in a later try, or because it was cleared, it builds its nodes.
+# skipped  dbt skipped a node. If its task starts later, because a retry of the failed task upstream
+#          has succeeded, or because of a clear, this task builds the node.
 # not_run  dbt did not run a node for another reason, such as fail_fast.
 # left_out dbt did not run a node although nothing failed, such as a node that the run does not
 #          select.
@@ -83,8 +83,8 @@ class Report(BaseModel, extra="forbid"):
 
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
-    # A scheduled task starts at once, and fails with dbt's message. A task that is due loses the
-    # state that Airflow gave it before, and starts when Airflow schedules it.
+    # A task that becomes scheduled starts at once, and fails with dbt's message. The state of a
+    # task that is due is removed, so that Airflow schedules it.
     others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
 
 
