@@ -25,12 +25,12 @@ from include.dbt_build.timeouts import interrupt_dbt
 POLL_SECONDS = 1
 # The time between two statements, which keep an idle connection from being cut.
 PING_SECONDS = 10
-# The first is in seconds, the second in milliseconds. Without the second one, a statement over a
-# network that loses all packets hangs for a quarter of an hour.
+# connect_timeout is in seconds, tcp_user_timeout in milliseconds. Without tcp_user_timeout, a
+# statement over a network that loses all packets hangs for a quarter of an hour.
 LIBPQ = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 KEY = "hashtext('dbt'), hashtext(%s)"
-# Postgres ends the transaction if no statement comes for five minutes, such as when the machine is
-# lost, and never because the transaction is long. The second setting exists since version 17.
+# Postgres ends the transaction if it gets no statement for five minutes, such as when the machine
+# is lost, but not because the transaction is long. transaction_timeout exists since Postgres 17.
 TIMEOUTS = """
     select set_config(name, value, true)
     from pg_settings
@@ -82,7 +82,7 @@ class _Lock:
     def __init__(self, conn_id: str, schema: str, ti, exclusive: bool):
         self.hook, self.schema = PostgresHook(conn_id), schema
         connection = self.hook.connection
-        # The connection can ask for cursors that return dictionaries.
+        # `_row` needs tuples, and the connection's extra can ask for dictionaries.
         connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson, "cursor": None})
         self.name = f"{ti.dag_id} {ti.run_id}"
         kind = "" if exclusive else "_shared"
@@ -117,8 +117,8 @@ class _Lock:
     def keep(self, stop: Event) -> None:
         """Keep the connection alive, and take the lock again if the connection is lost.
 
-        If another build has taken it in the meantime, dbt is interrupted. Postgres can need minutes
-        to notice that a connection is lost. Until then no other build gets the lock.
+        If another build has taken the lock in the meantime, dbt is interrupted. Postgres can need
+        minutes to notice that a connection is lost. Until then no other build gets the lock.
         """
         while not stop.wait(PING_SECONDS):
             try:
@@ -133,7 +133,7 @@ class _Lock:
             except Exception as error:
                 log.warning("The connection that holds the lock of the schema is lost: %s", error)
                 self.release()
-        # This thread may have outlived the build.
+        # This thread may have taken the lock again after the build released it.
         self.release()
 
     def release(self) -> None:
