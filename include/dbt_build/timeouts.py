@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 REASONS = {
     signal.SIGALRM: "the execution_timeout of the task has passed",
-    signal.SIGTERM: "Airflow ended the task, because its run was ended or it was cleared",
+    signal.SIGTERM: "Airflow ended the task, because its run was ended or the task was cleared",
     signal.SIGUSR1: "another build took the lock of the schema while the connection was lost",
 }
 
@@ -47,7 +47,7 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
         if not received:
             received.append(number)
             on_interrupt()
-            # dbt would log the traceback of the KeyboardInterrupt. An external dbt has no module.
+            # dbt would log a traceback. With an external dbt this module is not imported.
             if events := sys.modules.get("dbt_common.events.event_manager_client"):
                 events.get_event_manager().loggers.clear()
             raise KeyboardInterrupt
