@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
-    """Keep dbt's artifacts of a try. A try that runs dbt twice has the artifacts of both."""
+    """Keep dbt's artifacts of a try. A later dbt command of it replaces files of the same name."""
     try:
         if root := _root(profile):
             folder = _folder(root, ti)
@@ -43,7 +43,7 @@ def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
 
 
 def finish(profile: ProfileConfig, ti, *, is_green: bool) -> None:
-    """Copy the artifacts of a green build to `green`, and remove the oldest ones of the DAG."""
+    """Copy the artifacts of a green build to `green`, and remove the DAG's oldest artifacts."""
     try:
         if root := _root(profile):
             if is_green:
