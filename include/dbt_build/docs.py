@@ -23,5 +23,5 @@ def publish_docs(project_dir: str, folder: dict, **_) -> None:
     """
     target = ObjectStoragePath(folder["dir"], conn_id=folder.get("conn_id"))
     target.mkdir(parents=True, exist_ok=True)
-    made = ObjectStoragePath(f"file://{project_dir}/target/static_index.html")
-    (target / folder["index"]).write_bytes(made.read_bytes())
+    page = ObjectStoragePath(f"file://{project_dir}/target/static_index.html")
+    (target / folder["index"]).write_bytes(page.read_bytes())
