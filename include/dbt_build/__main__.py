@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 errors = DagBag(conf.get("core", "dags_folder")).import_errors
 for file, error in errors.items():
-    # The last line of a traceback is the error itself, which can have several lines.
+    # After the last file of the traceback come its source lines, then the error's own lines.
     _, _, message = error.rpartition("\n  File ")
     lines = message.splitlines()
     first = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), 0)
