@@ -40,8 +40,8 @@ CONN_ID = "warehouse"
 def days_to_build(ti, params) -> dict[str, str]:
     """Return the start and the end of the interval that dbt builds.
 
-    It is the interval that load_day loaded, or with a full refresh all days in raw. These are read
-    from raw each time, because raw can have more days when an old run is cleared than before.
+    It is the interval that load_day loaded, or with a full refresh all days in raw. Each try reads
+    these days from raw, because raw can have more days when an old run is cleared.
     """
     if not params.get("dbt_full_refresh"):
         return ti.xcom_pull(task_ids="load_day")

@@ -34,7 +34,7 @@ flights_reporting = DbtDag(
     schedule=[FLIGHTS_MARTS],
     start_date=datetime(2013, 1, 1),
     catchup=False,
-    # Asset events that arrive during a run start one more run, which builds all of their days.
+    # All asset events that arrive during a run start one more run, which builds all of their days.
     max_active_runs=1,
     **DAG_DEFAULTS,
     tags=["nyc_flights", "dbt", "reporting"],

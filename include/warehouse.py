@@ -17,7 +17,7 @@ DBT_QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue"
 
 
 def deployed_target() -> str:
-    """Return dbt's target, DBT_TARGET. It has no default, so that nothing is prod by mistake."""
+    """Return dbt's target, DBT_TARGET. Without a default, nothing writes to prod by mistake."""
     if target := os.environ.get("DBT_TARGET"):
         return target
     raise RuntimeError(
@@ -27,9 +27,9 @@ def deployed_target() -> str:
 
 
 def target_schema(name: str, target: str | None = None) -> str:
-    """Return the schema of a project or source. Custom schemas have it as a prefix.
+    """Return the schema of a project or source. The names of custom schemas begin with it.
 
-    In prod it is the name, elsewhere `<target>_<name>`: so two deployments can use one database.
+    In prod it is the name, elsewhere `<target>_<name>`, so two deployments can share a database.
     """
     target = target or deployed_target()
     return (name if target == "prod" else f"{target}_{name}").replace("-", "_")

@@ -1,8 +1,8 @@
-"""The source system of this template, and the part to replace by your own.
+"""The source system of this template, to replace with your own.
 
-Here it is the archive of New York's flights of 2013, replayed on today's calendar: a request for
+It is the archive of New York's flights of 2013, replayed on today's calendar: a request for
 14 March of any year returns the flights of 14 March 2013 with their dates moved to that year.
-29 February has none.
+29 February has no rows.
 
 Your own source needs, for each table, a tuple of column names and a function that yields rows in
 that order. An interval has whole days in New York, [start, end).
@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo
 ARCHIVE = Path(__file__).parent / "data"
 TIMEZONE = "America/New_York"
 
-# Without the package's hour and minute, which repeat sched_dep_time, and its time_hour: that is the
-# UTC of 2013, wrong once a flight is moved to a year that changes the clocks on other days.
+# The package's hour and minute repeat sched_dep_time. Its time_hour is in UTC, which would be wrong
+# in a year in which the clocks change on other days than in 2013.
 FLIGHTS = (
     "flight_date",
     "carrier",
@@ -71,13 +71,13 @@ def local_date(moment: datetime) -> date:
 
 
 def flights(start: date, end: date) -> Iterator[Row]:
-    """Flights scheduled to leave in [start, end)."""
+    """Yield the flights scheduled to leave in [start, end)."""
     for flight_date, row in _replay("flights", FLIGHTS, start, end):
         yield (flight_date.isoformat(), *row[1:])
 
 
 def weather(start: date, end: date) -> Iterator[Row]:
-    """Hourly readings at the three airports in [start, end)."""
+    """Yield the hourly readings at the three airports in [start, end)."""
     for observed_on, row in _replay("weather", WEATHER, start, end):
         observed_at, time_hour, *readings = row
         # Moved by as many days as the local date, so that the clock change of 2013 is kept.
@@ -87,7 +87,7 @@ def weather(start: date, end: date) -> Iterator[Row]:
 
 
 def planes() -> Iterator[Row]:
-    """The whole aircraft register: it has no dates."""
+    """Yield the whole aircraft register, which has no dates."""
     yield from _read("planes", PLANES)
 
 

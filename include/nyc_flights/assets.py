@@ -2,7 +2,7 @@
 
 from airflow.sdk import Asset
 
-# It is updated when all models of a day are built and their tests have passed. Cosmos's asset of a
-# model is updated even if a test of the model fails, and its name has the warehouse's host and
-# port.
+# This asset is updated when all models of a day are built and their tests have passed. Cosmos's
+# asset of a model is updated even if a test of the model fails, and its URI has the warehouse's
+# host and port.
 FLIGHTS_MARTS = Asset("nyc_flights")
