@@ -12,7 +12,7 @@ DAG_DEFAULTS = {
         # retried, because another try would find the same rows.
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
-        # Airflow ends and retries a task that takes longer. dbt then cancels its statements.
+        # dbt cancels the statements of a task that takes longer, and Airflow retries the task.
         "execution_timeout": timedelta(hours=2),
     },
     # The time is counted from the start of the run, or from its last clear.
