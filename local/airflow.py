@@ -32,7 +32,7 @@ def state_file(settings: Settings) -> Path:
 
 def mark(settings: Settings) -> dict[str, str]:
     """Return variables in the environment of all processes that the runner starts."""
-    # A process that gives itself a title writes the title over its environment without SPT_NOENV.
+    # Without SPT_NOENV, a process that sets its title writes the title over its environment.
     return {"LOCAL_RUNNER": str(settings.home), "SPT_NOENV": "1"}
 
 
@@ -85,7 +85,7 @@ def launch(
 ) -> tuple[int, float]:
     """Start a component; return its process ID and the time when the process was created."""
     path = settings.logs / f"{name}.log"
-    # A process that still writes to the file continues in the renamed one.
+    # A process that still writes to the file continues in the renamed file.
     RotatingFileHandler(path, backupCount=3, delay=True).doRollover()
     with path.open("a") as log:
         process = subprocess.Popen(
@@ -110,8 +110,8 @@ def stop(settings: Settings) -> None:
                     process.terminate()
             _, alive = psutil.wait_procs(components, timeout=15)
             kill(alive)
-            # The workers of a scheduler that was killed keep its database session and its locks.
-            # A `dbt build` of one of them must not continue beside its retry.
+            # The workers of a killed scheduler keep its database session and its locks. A
+            # `dbt build` of such a worker must not continue beside its retry.
             while remaining := _marked(settings):
                 kill(remaining)
     state_file(settings).unlink(missing_ok=True)
@@ -134,8 +134,8 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
         try:
             health = httpx.get(url, trust_env=False).json()
             # The report has null for a component that has not started yet.
-            parts = {name: (part or {}).get("status") for name, part in health.items()}
-            waiting_for = [name for name, status in parts.items() if status != "healthy"]
+            statuses = {name: (part or {}).get("status") for name, part in health.items()}
+            waiting_for = [name for name, status in statuses.items() if status != "healthy"]
         except (httpx.TransportError, ValueError):
             waiting_for = ["api-server"]
         if not waiting_for:
@@ -157,7 +157,7 @@ def _state(settings: Settings) -> dict:
 
 
 def _processes(state: dict) -> dict[str, psutil.Process]:
-    """Return the components that still run, without other processes that got their IDs."""
+    """Return the components that still run, without other processes that have their old IDs."""
     found = {}
     for name, (pid, created_at) in state["processes"].items():
         with suppress(psutil.NoSuchProcess):
