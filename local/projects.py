@@ -18,7 +18,7 @@ from local.settings import Failure, Settings
 
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
-# Files that tools generate: anywhere, and in the folder of the project only.
+# Files that tools generate: IGNORED in any folder, IGNORED_ON_TOP only in that of the project.
 IGNORED = {".git", ".DS_Store", "__pycache__", ".env", ".venv", "venv", ".user.yml"}
 IGNORED_ON_TOP = {"target", "logs", "dbt_modules", "env"}
 # Folders in which a dbt_project.yml is not the one that is looked for.
@@ -106,7 +106,7 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
             shutil.copytree(found, folder)
             for path in folder.rglob("*.yml"):
                 path.write_text(Template(path.read_text()).safe_substitute(project=name))
-        # Also files that a .gitignore of the project names. No tool has generated files here yet.
+        # --force adds files that the project's .gitignore names. No file here is generated yet.
         git("add", "--all", "--force", at=tree)
     return folder, dag_file
 
@@ -224,7 +224,7 @@ def add_postgres_macros(project: Path) -> None:
 
 
 def exclude_from_lint(tree: Path, folder: Path) -> None:
-    """Let no hook of `make lint` read the files of a folder."""
+    """Exclude a folder from all hooks of `make lint`."""
     config = tree / ".pre-commit-config.yaml"
     before, start, after = config.read_text().partition("\n  (?x)^(\n")
     line = f"    {re.escape(str(folder.relative_to(tree)))}/.*|\n"
