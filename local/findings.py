@@ -140,8 +140,8 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
 
     error = parse(env)
     if "Env var required but not provided" in error:
-        given = findings.dag_file.read_text()
-        required = {x for x in required_variables(project) if f'"{x}"' not in given}
+        dag_text = findings.dag_file.read_text()
+        required = {x for x in required_variables(project) if f'"{x}"' not in dag_text}
         findings.variables = sorted(required - env.keys())
         error = parse(env | {name: name.lower() for name in findings.variables})
     # The working directory repeats the last four folders of the project's path.
@@ -268,8 +268,8 @@ def _build(
         if findings.seeds_as_sources:
             results = build("--select", "resource_type:seed")
             exclude += ["--exclude-resource-type", "seed"]
-        # --empty would add an alias to each ref(), where a model can have one of its own.
-        # The sources are empty without it.
+        # Without --empty, which adds an alias to each ref(), where a model can have its own alias.
+        # The sources are empty anyway.
         results |= build()
     for unique_id, result in results.items():
         if result["status"] == "error":
@@ -301,6 +301,6 @@ def _create_tables(server: Settings, tables: dict) -> set:
                     connection.execute(f'create schema if not exists "{schema}"')
                     connection.execute(f'create table "{schema}"."{name}" ({columns})')
                 except connection.ProgrammingError:
-                    # With a type of an extension, the nodes that read the table are only parsed.
+                    # A column can have a type of an extension that this Postgres lacks.
                     failed.add((schema, name))
     return failed
