@@ -12,7 +12,7 @@ from local.settings import Failure
 
 PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
-# Another DAG file may be the broken one, so the missing DAG gets this time after an import error.
+# The import error may be of another DAG file, so the missing DAG gets this time after the error.
 IMPORT_ERROR_SECONDS = 15
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
