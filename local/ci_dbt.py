@@ -62,7 +62,7 @@ def ci_dbt(
                 f"{node['name']} would be built into the schema {node['schema']}. With the target "
                 f"ci, a schema must begin with {prefix}: see the macro generate_schema_name."
             )
-    # Relations of an earlier push must not be taken for a part of this one.
+    # Relations that only an earlier push has built must not stay.
     drop(settings, prefix, among={node["schema"] for node in manifest["nodes"].values()})
     deleted = {k for k, node in prod["nodes"].items() if is_relation(node)} - {*manifest["nodes"]}
     rows = [(relation(prod["nodes"][k]), "deleted; prod has it until you drop it") for k in deleted]
@@ -131,12 +131,13 @@ def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str
 
 def is_relation(node: dict) -> bool:
     """Return whether a node is a table or view that other nodes can read."""
-    is_other = node["resource_type"] in ("analysis", "operation", "test")
-    return not is_other and node["config"]["materialized"] != "ephemeral"
+    if node["resource_type"] in ("analysis", "operation", "test"):
+        return False
+    return node["config"]["materialized"] != "ephemeral"
 
 
 def deferred(manifest: dict, nodes: dict) -> set[str]:
-    """Return the relations outside of `nodes` that they read, through ephemeral models too."""
+    """Return the other relations that `nodes` read, directly or through ephemeral models."""
     found, pending = set(), [*nodes]
     while pending:
         for parent in manifest["nodes"][pending.pop()]["depends_on"].get("nodes", []):
@@ -189,7 +190,7 @@ def publish(comment: Path, prod: dict, summary: str, rows: list[tuple[str, str]]
 
 
 def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:
-    """Drop the schemas with a prefix, or those of them in a set; return their names."""
+    """Drop the schemas with a prefix, or only those in `among`; return their names."""
     from psycopg.sql import SQL, Identifier
 
     with postgres.connect(settings) as connection:
