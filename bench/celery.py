@@ -24,10 +24,10 @@ def celery(
     config = folder / "redis.conf"
     config.touch(mode=0o600)
     config.write_text(f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\n')
-    given = {variable["key"]: variable["value"] for variable in described["environment_variables"]}
+    variables = {x["key"]: x["value"] for x in described["environment_variables"]}
     env = {
         # A variable of the shell overrides the file, such as a DBT_TARGET for schemas of your own.
-        **{key: value for key, value in given.items() if key not in settings.environment},
+        **{key: value for key, value in variables.items() if key not in settings.environment},
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
         "AIRFLOW__CELERY__BROKER_URL": f"redis://:{password}@127.0.0.1:{port}/0",
     }

@@ -170,7 +170,7 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 def _allow_user(data: Path) -> None:
-    """Give the user of the server access to its data and programs, if that is not our own user."""
+    """Give the server's user access to its data and programs, if root starts the server."""
     if USER is None:
         return
     account = pgserver.ensure_user_exists(USER)
