@@ -45,7 +45,7 @@ class Meter:
         return total
 
     def _sample(self) -> None:
-        # The first time while a short run works.
+        # The first sample is early, so that it is taken while a short run works.
         seconds = 2
         while not self._ended.wait(seconds):
             seconds = 10

@@ -28,9 +28,9 @@ FAILS_ONCE = "select 1 / (nextval('bench.builds') - 1) as id from {{ ref('layer_
 class Project:
     # The project has no target/, like one in a repository.
     folder: Path
-    # What dbt knows of it.
+    # The file that dbt writes when it parses the project.
     manifest: Path
-    # What a whole run leaves in the warehouse, as schema.name.
+    # The tables and views that a whole run builds, as schema.name.
     relations: frozenset[str]
 
 

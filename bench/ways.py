@@ -120,7 +120,7 @@ class Airflow:
 
     def __init__(self, way: Way, case: Case, project: Project):
         self.way, self.project = way, project
-        # What each DAG selects.
+        # The selection of each DAG, by DAG ID.
         self.dags = dict(zip([way.name, f"{way.name}_2"], case.selections, strict=False))
         self.home = SETTINGS.home / "airflow" / case.name / way.name
 
@@ -165,7 +165,7 @@ class Airflow:
         return self
 
     def __exit__(self, *_):
-        # Nothing of it is needed any more, and a run can hang.
+        # Killed first, because a run can hang, and no process is needed any more.
         for process in (processes := psutil.Process().children(recursive=True)):
             process.kill()
         psutil.wait_procs(processes)
@@ -178,7 +178,7 @@ class Airflow:
             (folder / "target").mkdir()
             shutil.copy(self.project.manifest, folder / "target")
             return
-        # That build has neither a warehouse nor Airflow's database.
+        # The build of the image has neither a warehouse nor Airflow's database.
         env = env | {"AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False"}
         del env["AIRFLOW_CONN_WAREHOUSE"]
         with (SETTINGS.logs / "image.log").open("w") as log:
