@@ -14,10 +14,7 @@ from airflow.sdk import DAG
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.operators import DbtNodeOperator
 from tests.conftest import ROOT
-from tests.include.dbt_build.plain_dbt import PlainDbt, Selected
-
-# Nodes that `dbt build` only names in its results.
-TASKLESS = ("exposure", "saved_query", "function")
+from tests.include.dbt_build.plain_dbt import TASKLESS, PlainDbt, Selected
 
 # dbt parses the project of each DAG once more, to compare its nodes.
 pytestmark = pytest.mark.timeout(900)
@@ -106,30 +103,30 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(builds):
         assert check.downstream_task_ids >= readers != set(), check.task_id
 
 
-def test_only_the_first_tasks_wait_for_the_build_task_and_the_teardown_for_the_last(builds):
+def test_the_build_task_precedes_only_first_tasks_and_the_teardown_follows_only_last_ones(builds):
     for dag, build in builds:
         inside = {task.task_id for task in tasks_of(dag, build)}
         first = {n for n in inside if not dag.get_task(n).upstream_task_ids & inside}
         last = {n for n in inside if not dag.get_task(n).downstream_task_ids & inside}
-        done = dag.get_task(build.group.teardown_id)
+        teardown = dag.get_task(build.group.teardown_id)
         # An ephemeral model is a task without a node, which can be first or last too.
         assert build.downstream_task_ids & inside <= first, dag.dag_id
-        assert done.upstream_task_ids & inside <= last, dag.dag_id
+        assert teardown.upstream_task_ids & inside <= last, dag.dag_id
         for task_id in inside:
             task = dag.get_task(task_id)
             assert build.task_id in task.get_flat_relative_ids(upstream=True)
-            assert done.task_id in task.get_flat_relative_ids(upstream=False)
+            assert teardown.task_id in task.get_flat_relative_ids(upstream=False)
 
 
 def ancestors(manifest: dict, node: str) -> set[str]:
-    found, waiting = set(), [*manifest["parent_map"][node]]
-    while waiting:
-        if (parent := waiting.pop()) not in found:
+    found, pending = set(), [*manifest["parent_map"][node]]
+    while pending:
+        if (parent := pending.pop()) not in found:
             found.add(parent)
-            waiting += manifest["parent_map"][parent]
+            pending += manifest["parent_map"][parent]
     return found
 
 
 def read_by(manifest: dict, node: str) -> set[str]:
-    """Return a node, or what a test reads."""
+    """Return a node, and if it is a test, the nodes that it reads."""
     return {node, *manifest["parent_map"][node]} if node.startswith("test.") else {node}

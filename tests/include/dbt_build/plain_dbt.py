@@ -27,7 +27,7 @@ PROFILE = """
 """
 
 
-# What `dbt build` runs, or only names in its results, although it is no node of Cosmos.
+# Resource types that `dbt build` runs or counts, and for which Cosmos renders no task.
 TASKLESS = ("exposure", "saved_query", "function")
 
 
@@ -36,8 +36,10 @@ class Selected:
     """What a `dbt build` runs.
 
     Args:
-        nodes: the unique IDs, without ephemeral models, which are a part of what reads them.
-        edges: which of them waits for which, over nodes that are not selected too.
+        nodes: the unique IDs, without ephemeral models, which are a part of the models that read
+            them.
+        edges: pairs of nodes of which the second waits for the first, directly or through nodes
+            that are not selected.
     """
 
     nodes: set[str]
@@ -71,7 +73,7 @@ class PlainDbt:
             target = () if command == "deps" else ("--target-path", str(self.target))
             done = runner.invoke(["--quiet", command, *words, *self.words, *target])
             reset_adapters()
-        # Python reports the semaphores of adapters that are left at its end.
+        # Python reports the semaphores of adapters that remain when the process ends.
         del runner
         gc.collect()
         assert done.success, done.exception or words
@@ -106,13 +108,13 @@ class PlainDbt:
 def differences(dag, selected: Selected) -> Iterator[str]:
     """Yield a line for each difference between the tasks of a DAG and what dbt runs."""
     with_task = nodes_with_task(dag)
-    known = set(dag.get_task("dbt_build").group.slim["nodes_to_run"])
+    to_run = set(dag.get_task("dbt_build").group.slim["nodes_to_run"])
     for node in sorted(with_task - selected.nodes):
         yield f"{node} has a task, but dbt does not run it"
     for node in sorted(selected.nodes - with_task):
         if node.split(".")[0] == "function":
-            if node not in known:
-                yield f"the build task does not know {node}"
+            if node not in to_run:
+                yield f"the build task does not run {node}"
         elif not node.startswith(TASKLESS):
             yield f"{node} has no task, but dbt runs it"
     upstream = {task.task_id: task.get_flat_relative_ids(upstream=True) for task in dag.tasks}
