@@ -32,13 +32,13 @@ def running(states) -> psutil.Process:
     """Return the process of a `dbt build` that has built all models except a slow one."""
     states.broken("g", fails=False, seconds=20)
     states.trigger()
-    wait_until(lambda: all_but_g_is_known(states))
+    wait_until(lambda: has_reported_all_but_g(states))
     yield psutil.Process(states.tasks()[BUILD]["pid"])
     states.broken()
 
 
-def all_but_g_is_known(states) -> bool:
-    """Return whether Airflow shows the models, and has the leaves stored for a retry."""
+def has_reported_all_but_g(states) -> bool:
+    """Return whether Airflow shows all other models, or has stored them for a retry if leaves."""
     found = states.states()
     if {found[task] for task in ("dbt.d.run", "dbt.f_run")} != {"success"}:
         return False
@@ -46,10 +46,10 @@ def all_but_g_is_known(states) -> bool:
     return {"model.states.e", "model.states.by_day"} <= {*stored["nodes"]}
 
 
-def succeeds_with_each_model_built_once(states) -> bool:
-    state = states.end()
-    once = set(states.built().values()) == {1}
-    return state == "success" and states.not_successful() == {} and once
+def assert_success_with_each_model_built_once(states) -> None:
+    assert (states.end(), states.not_successful()) == ("success", {})
+    built = states.built()
+    assert set(built.values()) == {1}, built
 
 
 def replace(name: str, kill: bool) -> None:
@@ -61,10 +61,10 @@ def replace(name: str, kill: bool) -> None:
     state = json.loads(file.read_text())
     process = psutil.Process(state["processes"][name][0])
     if kill:
-        everything = [*process.children(recursive=True), process]
-        for one in everything:
-            one.kill()
-        psutil.wait_procs(everything)
+        processes = [*process.children(recursive=True), process]
+        for each in processes:
+            each.kill()
+        psutil.wait_procs(processes)
     else:
         process.terminate()
         process.wait()
@@ -78,8 +78,8 @@ def test_killed_worker_is_replaced_and_each_model_is_built_once(states, running)
     assert "LocalExecutor" in " ".join(worker.cmdline())
     worker.kill()
     running.kill()
-    # The scheduler finds a task that no longer sends heartbeats.
-    assert succeeds_with_each_model_built_once(states)
+    # The scheduler retries a task that no longer sends heartbeats.
+    assert_success_with_each_model_built_once(states)
     assert states.tasks()[BUILD]["try_number"] == 2
 
 
@@ -95,7 +95,7 @@ def test_start_after_a_killed_component_completes_the_run(states, running, compo
     started = local("start")
     assert started.returncode == 0, started.stdout + started.stderr
     assert [process for process in [*workers, running] if is_alive(process)] == []
-    assert succeeds_with_each_model_built_once(states)
+    assert_success_with_each_model_built_once(states)
 
 
 def test_start_after_all_processes_were_killed_completes_the_run(states, running):
@@ -110,7 +110,7 @@ def test_start_after_all_processes_were_killed_completes_the_run(states, running
     assert started.returncode == 0, started.stdout + started.stderr
     assert [process for process in everything if is_alive(process)] == []
     states.warehouse = connect(SETTINGS.dbt_env())
-    assert succeeds_with_each_model_built_once(states)
+    assert_success_with_each_model_built_once(states)
 
 
 def test_run_that_is_cleared_while_dbt_builds_is_built_again(states, running):
@@ -125,7 +125,7 @@ def test_run_that_is_cleared_while_dbt_builds_is_built_again(states, running):
 @pytest.mark.parametrize("kill", [False, True], ids=["restarted", "killed"])
 def test_run_succeeds_although_the_api_server_is_replaced(states, running, kill):
     replace("api-server", kill)
-    wait_until(lambda: is_up())
+    wait_until(is_up)
     assert states.end() == "success"
     assert states.not_successful() == {}
 
