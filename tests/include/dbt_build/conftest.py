@@ -14,7 +14,6 @@ from include.dbt_build import DbtDag
 from include.dbt_build.operators import DbtNodeOperator
 from include.dbt_build.project import DbtProject
 
-# test_adopt.py and others use it too.
 FILES = {
     "dbt_project.yml": "{name: second, version: 1.0.0, profile: any}",
     # By name `base` comes after `all_of_it`, so a test is not attached to the last node by name.
@@ -41,6 +40,7 @@ PROJECT_FILE = (
 )
 
 
+# Subprocesses of a test import this module. tests/fixtures.py would change their environment.
 def write(folder: Path, files: Mapping[str, str]) -> Path:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
