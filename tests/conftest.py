@@ -80,7 +80,7 @@ os.environ |= OWN
 # The fixtures of the tests that only the template has.
 pytest_plugins = ["tests.fixtures"] if (ROOT / "tests" / "fixtures.py").exists() else []
 if HAS_POSTGRES:
-    # The ENV lines of the Dockerfile, which the image has already.
+    # The image has the ENV lines of the Dockerfile already.
     import local.settings
 
     os.environ |= local.settings.shared_env() | OWN

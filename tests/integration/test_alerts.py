@@ -225,7 +225,7 @@ def test_a_late_run_and_a_failed_task_without_dbt_send_a_message_each(
 ):
     late = States(api, warehouse, "late")
     assert late.run() == "failed"
-    # Two processes send them, so either can be first.
+    # Two processes send the messages, so either message can be first.
     failed, passed = sorted(receiver.wait(late.run_id, 2), key=lambda message: message["type"])
     assert (failed["type"], passed["type"]) == ("failure", "warning")
     assert f"FAILED task fails, owner tests\n  {link(late, 'fails')}" in failed["message"]

@@ -64,7 +64,7 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     for name in ("continues_run", "after_continues_run"):
         assert states.states()[name] == "failed"
         assert "division by zero" in states.log(name)
-    # If they are cleared without the build task, each of them runs dbt.
+    # If the tasks are cleared without the build task, each one runs dbt.
     states.broken()
     states.clear("continues_run", "after_continues_run", only_failed=True)
     assert states.end() == "success"
@@ -74,7 +74,7 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")
-    # They take longer than the failing model, so that dbt stops before they are built.
+    # These models take longer than the failing one, so that dbt stops before they are built.
     for node in ("independent_2", "independent_3"):
         states.warehouse.execute("insert into raw_states.broken values (%s, false, 5)", [node])
     assert states.run() == "failed"
@@ -85,7 +85,7 @@ def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
         assert found[f"{node}_run"] != "success" or states.built()[node] == 1
         assert states.tasks()[f"{node}_run"]["pid"] is None
 
-    # If they are cleared without the build task, each task runs dbt for its own node.
+    # If the tasks are cleared without the build task, each one runs dbt for its own node.
     states.broken()
     states.clear(*found.keys() - {"dbt_build", "dbt_build_done"}, only_failed=True)
     assert states.end() == "success"

@@ -74,9 +74,9 @@ def test_every_node_task_has_its_log_in_the_store(states):
         found = log_of(states, task_id, tasks[task_id]["try_number"])
         assert f"s3://{BUCKET}/logs/dag_id={states.dag_id}/" in found
         assert "attempt=" in found
-    marked = [name for name in nodes if tasks[name]["pid"] is None]
-    assert len(marked) > 3
-    assert all("OK created" in log_of(states, n) for n in marked if n.endswith("run"))
+    without_process = [name for name in nodes if tasks[name]["pid"] is None]
+    assert len(without_process) > 3
+    assert all("OK created" in log_of(states, n) for n in without_process if n.endswith("run"))
     assert "division by zero" in log_of(states, "dbt.d.run", 1)
     assert "Running with dbt" in log_of(states, "dbt.dbt_build")
     # The worker has no log file any more.

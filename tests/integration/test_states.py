@@ -51,7 +51,7 @@ def test_a_successful_run_has_one_dbt_process_and_dbts_own_times(states):
     assert states.not_successful() == {}
     assert states.built() == dict.fromkeys(MODELS, 1)
     build, nodes = states.tasks()[BUILD], node_tasks(states)
-    # They have no process of their own, and neither has the teardown.
+    # The node tasks have no process of their own, and neither has the teardown.
     assert {task["pid"] for task in (*nodes.values(), states.tasks()[DONE])} == {None}
     assert {task["try_number"] for task in nodes.values()} == {1}
     for task in nodes.values():
@@ -393,14 +393,14 @@ def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
     states.broken("g", fails=False, seconds=10)
     states.trigger()
 
-    def known_to_airflow() -> set[str]:
+    def shown_or_stored() -> set[str]:
         # Airflow does not show the leaves before dbt's end, so the engine stores them.
         built = states.xcom(DONE, BUILT_NODES) or {"nodes": []}
         stored = {node.split(".")[2] for node in built["nodes"]}
         tasks = [name for name, state in states.states().items() if state == "success"]
         return stored | {name[4:-4] for name in tasks if name.endswith("run")}
 
-    wait_until(lambda: known_to_airflow() >= MODELS - {"g"})
+    wait_until(lambda: shown_or_stored() >= MODELS - {"g"})
     psutil.Process(states.tasks()[BUILD]["pid"]).kill()
     assert states.end() == "success"
     assert states.not_successful() == {}

@@ -130,7 +130,7 @@ def test_a_source_in_a_comment_is_not_needed(bring_in):
     assert found.missing == {"raw": ["orders"]}
 
 
-def test_all_required_variables_are_reported_at_once_with_the_place(bring_in, capsys):
+def test_all_required_variables_are_reported_at_once_with_where_to_set_them(bring_in, capsys):
     found = bring_in(
         {
             "models/sources.yml": SOURCE % ("\"{{ env_var('RAW_SCHEMA') }}\"", "{name: orders}"),

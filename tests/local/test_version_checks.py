@@ -1,4 +1,4 @@
-"""The checks of tests/test_versions.py, which a fork keeps, find what they are for."""
+"""Each check in tests/test_versions.py, which a fork keeps, can fail."""
 
 import re
 import shutil

@@ -229,7 +229,7 @@ def test_dbt_continues_while_postgres_has_not_noticed_the_lost_connection(
         with build_lock(mapped, ti("first"), exclusive=True), interruptible(lambda: None):
             client, server = proxy.pairs[0]
             client.shutdown(socket.SHUT_RDWR)
-            # It has asked twice for the lock, and Postgres has not given it.
+            # The task has tried twice to take the lock, and Postgres has not given it.
             wait_until(lambda: len(proxy.pairs) >= 3, seconds=30)
             assert "is held again" not in caplog.text
             server.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Names and paths are free: IDs of tasks are unique, and a run names exactly one node."""
+"""Nodes and folders can have any name: task IDs are unique, and dbt selects exactly one node."""
 
 import json
 import re
@@ -271,7 +271,7 @@ def test_the_target_folder_of_a_project_can_have_another_name(small):
     assert names_with_task(render(path)) == {"model a"}
     manifest = dbt_project(path).target / "manifest.json"
     before = manifest.stat()
-    # What a developer's own dbt writes there is no change of the project.
+    # Files that a developer's own dbt writes there are no change of the project.
     write(path, {"build/manifest.json": "{}", "build/new/x.sql": "select 1"})
     render(path)
     assert manifest.stat() == before

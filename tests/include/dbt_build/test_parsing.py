@@ -43,7 +43,7 @@ def connection(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(CONNECTION))
 
 
-def test_a_parse_needs_no_connection_and_knows_no_value_of_it(unchanged, monkeypatch):
+def test_a_parse_needs_no_connection_and_has_placeholders_for_its_values(unchanged, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE", raising=False)
     project = dbt_project(unchanged)
     prepare(project)

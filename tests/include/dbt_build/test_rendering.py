@@ -146,7 +146,7 @@ def test_an_ephemeral_model_is_an_empty_task(dag):
     part = dag.get_task("dbt.part_run")
     assert isinstance(part, EmptyOperator)
     assert part.downstream_task_ids == {"dbt.g_run"}
-    # What waits for it knows the nearest task with a node.
+    # The nearest node task upstream of its reader is the one before it.
     assert dag.get_task("dbt.g_run").upstream_node_tasks == ("dbt.f_run",)
 
 
@@ -375,7 +375,7 @@ OWNED = {
 }
 
 
-def test_alerts_know_who_is_responsible_for_each_node(small):
+def test_the_owner_of_a_node_comes_from_its_meta_its_group_or_its_exposures(small):
     names = ("by_meta", "by_group", "by_exposures")
     dag = render(small(OWNED, **dict.fromkeys(names, "select 1 as id")))
     owners = dag.get_task("dbt_build").group.slim["owners"]
@@ -454,7 +454,7 @@ def test_a_dag_of_a_bundle_builds_the_project_of_its_own_version(
     own = write(bundle / "dbt" / "second", FILES)
     path = "Path(__file__).parents[1] / 'dbt' / 'second'" if is_own else repr(str(second))
     write(bundle, {"dags/of_a_bundle.py": DAG_OF_A_BUNDLE.replace("{path}", path)})
-    # Of a bundle with a `subdir`, Airflow knows this folder only.
+    # For a bundle with a `subdir`, Airflow adds only this folder to the Python path.
     bag = BundleDagBag(bundle / "dags", bundle_path=bundle / subfolder, bundle_name="git")
     if is_own:
         assert bag.import_errors == {}

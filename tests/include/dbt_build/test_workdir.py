@@ -113,7 +113,7 @@ def test_one_of_several_processes_parses(second, tmp_path):
     env = {**os.environ, "AIRFLOW__COSMOS__CACHE_DIR": str(tmp_path / "cosmos")}
     with ThreadPoolExecutor() as pool:
         done = [pool.submit(run, [sys.executable, "-c", code], cwd=ROOT, env=env) for _ in range(3)]
-    assert [one.result().returncode for one in done] == [0, 0, 0]
+    assert [future.result().returncode for future in done] == [0, 0, 0]
     (call,) = calls.read_text().splitlines()
     assert " parse " in call
 
@@ -137,8 +137,8 @@ def test_each_way_to_parse_a_project_has_a_working_directory(second):
     def prepared(**changes) -> tuple[Path, str]:
         project = dbt_project(second, **changes)
         prepare(project)
-        known = json.loads((project.target / "manifest.json").read_text())
-        return project.workdir, known["nodes"]["model.second.base"]["schema"]
+        manifest = json.loads((project.target / "manifest.json").read_text())
+        return project.workdir, manifest["nodes"]["model.second.base"]["schema"]
 
     ways = [
         {},
