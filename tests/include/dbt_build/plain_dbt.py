@@ -36,10 +36,8 @@ class Selected:
     """What a `dbt build` runs.
 
     Args:
-        nodes: the unique IDs, without ephemeral models, which are a part of the models that read
-            them.
-        edges: pairs of nodes of which the second waits for the first, directly or through nodes
-            that are not selected.
+        nodes: the unique IDs, without ephemeral models, which dbt builds into their readers.
+        edges: a node and a node that waits for it, also through nodes that are not selected.
     """
 
     nodes: set[str]
@@ -124,7 +122,7 @@ def differences(dag, selected: Selected) -> Iterator[str]:
         for node in task.nodes:
             tasks_of[node].add(task.task_id)
     for before, after in sorted(selected.edges):
-        # In dbt a test can wait for other tests, over nodes that are not selected.
+        # In dbt a test can wait for other tests, through nodes that are not selected.
         if before.startswith("test.") and after.startswith("test."):
             continue
         for task_id in tasks_of[after]:
