@@ -395,12 +395,6 @@ def test_a_success_callback_makes_tasks_start_a_process(unchanged, given):
     assert not any(task.needs_process for task in node_tasks(render(unchanged)).values())
 
 
-def test_two_dags_of_a_project_share_its_parse(unchanged):
-    first, other = render(unchanged, "one"), render(unchanged, "two", select=["base"])
-    workdirs = {dag.get_task("dbt_build").project.workdir for dag in (first, other)}
-    assert len(workdirs) == 1
-
-
 def test_a_dag_can_be_copied_and_serialized(unchanged):
     from airflow.serialization.serialized_objects import DagSerialization
 

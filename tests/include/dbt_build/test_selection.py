@@ -313,12 +313,12 @@ def test_a_selection_without_a_node_is_an_error(small):
         render(path, select=["tag:none"])
 
 
-def test_a_changed_selection_needs_no_new_parse(small):
+def test_another_dag_with_another_selection_needs_no_new_parse(small):
     path = small({}, a="select 1 as id", b="select 1 as id")
     render(path, select=["a"])
     manifest = dbt_project(path).target / "manifest.json"
     before = manifest.stat()
-    assert names_with_task(render(path, select=["b"])) == {"model b"}
+    assert names_with_task(render(path, "another", select=["b"])) == {"model b"}
     assert manifest.stat() == before
 
 

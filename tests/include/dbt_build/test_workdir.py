@@ -151,7 +151,7 @@ def test_each_way_to_parse_a_project_has_a_working_directory(second):
     assert schemas == ("small_dev", "small_staging", "other_dev", "small_devx")
 
 
-def test_two_dags_of_one_project_share_its_parse(second, commands):
+def test_two_dags_with_different_intervals_share_a_parse(second, commands):
     daily = {"DBT_EVENT_TIME_START": "{{ ds }}", "DBT_EVENT_TIME_END": "{{ ds }}"}
     projects = [dbt_project(second, environment=daily), dbt_project(second)]
     for project in projects * 2:
