@@ -1,6 +1,6 @@
 with
 
--- dbt narrows both to the batch's day. No flight needs the weather of another one.
+-- dbt narrows both inputs to the batch's day. No flight needs the weather of another day.
 flights as (
 
     select * from {{ ref('int_flights_timed') }}

@@ -10,7 +10,7 @@ renamed as (
 
     select
         tailnum as tail_number,
-        -- Two legal names of one maker each.
+        -- Each of these manufacturers has two legal names.
         case
             when manufacturer like 'AIRBUS%' then 'AIRBUS'
             when manufacturer like 'MCDONNELL DOUGLAS%' then 'MCDONNELL DOUGLAS'

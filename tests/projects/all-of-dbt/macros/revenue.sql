@@ -1,4 +1,4 @@
-{#- Named like the model that calls it. -#}
+{#- The macro has the name of the model that calls the macro. -#}
 {% macro revenue(column) -%}
     coalesce(sum({{ column }}), 0)
 {%- endmacro %}

@@ -2,7 +2,7 @@
     exists (select 1 from raw_states.broken where node = '{{ node }}' and fails)
 {%- endmacro %}
 
-{#- One, after the seconds that raw_states.broken names, or a division by zero. -#}
+{#- Returns 1 after the seconds in raw_states.broken, or divides by zero if the node fails. -#}
 {% macro unless_broken(node) -%}
     (
         select 1 / coalesce(min(case when fails then 0 else 1 end), 1)
