@@ -30,8 +30,8 @@ def state_file(settings: Settings) -> Path:
     return settings.home / "airflow.json"
 
 
-def mark(settings: Settings) -> dict[str, str]:
-    """Return variables in the environment of all processes that the runner starts."""
+def own_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables by which the runner finds the processes that it has started."""
     # Without SPT_NOENV, a process that sets its title writes the title over its environment.
     return {"LOCAL_RUNNER": str(settings.home), "SPT_NOENV": "1"}
 
@@ -90,7 +90,7 @@ def launch(
     with path.open("a") as log:
         process = subprocess.Popen(
             command,
-            env={**env, **mark(settings)},
+            env={**env, **own_variables(settings)},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -103,7 +103,7 @@ def launch(
 def stop(settings: Settings) -> None:
     """End every component, and every process that a component started."""
     components = [*_processes(_state(settings)).values()]
-    if components or _marked(settings):
+    if components or _own_processes(settings):
         with step("Stopping Airflow"):
             for process in components:
                 with suppress(psutil.NoSuchProcess):
@@ -112,14 +112,14 @@ def stop(settings: Settings) -> None:
             kill(alive)
             # The workers of a killed scheduler keep its database session and its locks. A
             # `dbt build` of such a worker must not continue beside its retry.
-            while remaining := _marked(settings):
+            while remaining := _own_processes(settings):
                 kill(remaining)
     state_file(settings).unlink(missing_ok=True)
 
 
-def _marked(settings: Settings) -> list[psutil.Process]:
+def _own_processes(settings: Settings) -> list[psutil.Process]:
     """Return all processes that the runner started, and all that these started."""
-    wanted = mark(settings).items()
+    wanted = own_variables(settings).items()
     processes = psutil.process_iter(["environ"])
     return [p for p in processes if wanted <= (p.info["environ"] or {}).items()]
 
