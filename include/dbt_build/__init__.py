@@ -3,7 +3,8 @@
     from include.dbt_build import DbtDag, DbtTaskGroup
 
 The arguments are Cosmos's, source_freshness and run_options. Each model, seed and snapshot has a
-task, and its tests have one. A setup task runs one `dbt build` and reports each node's result:
+task, and so have its tests. A setup task runs one `dbt build` and reports the result of each node
+to Airflow while dbt works:
 
     dbt_build -> stg_a.run -> stg_a.test -> mart.run -> mart.test -> dbt_build_done
 

@@ -10,7 +10,7 @@ from airflow.sdk.configuration import conf
 
 errors = DagBag(conf.get("core", "dags_folder")).import_errors
 for file, error in errors.items():
-    # After the last file of the traceback come its source lines, then the error's own lines.
+    # After the last `File` line of a traceback come indented source lines, then the error itself.
     _, _, message = error.rpartition("\n  File ")
     lines = message.splitlines()
     first = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), 0)

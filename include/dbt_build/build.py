@@ -138,14 +138,15 @@ class DbtBuildOperator(DbtCommandOperator):
     def _built_nodes(self, ti, *, all_pending: bool) -> set[str]:
         """Return the nodes that an earlier try built and that this try does not build again.
 
-        After a clear of all tasks these are no nodes, after any other clear nodes without a task.
+        After a clear of all tasks there are none, after any other clear only nodes without a task.
         """
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
             return set()
         if stored["first_try"] == first_try(ti):
             return {*stored["nodes"]}
-        # The nodes are older than a clear. Its first try may have ended before this method.
+        # The nodes were built before a clear. This can be a retry nevertheless, if the first try
+        # after the clear ended before it came here.
         built = set() if all_pending else {*stored["nodes"]} - self._nodes_with_task()
         set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built

@@ -153,7 +153,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         self._load_manifest({**os.environ, **self.get_env(context)})
-        # Set here and not in __init__, because Airflow executes a copy of the operator.
+        # Set here, because Airflow executes a copy, and the method has to be that of the copy.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
         with interruptible(self.results.interrupt):

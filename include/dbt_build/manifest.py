@@ -332,8 +332,8 @@ def _has_thresholds(freshness: dict) -> bool:
 def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:
     """Return who is responsible for each node.
 
-    It is its meta.owner, else the owner of its group, else those of the exposures that depend on
-    it. A test without one has the owner of the node that it is attached to.
+    The owner of a node is its meta.owner, else the owner of its group, else the owners of the
+    exposures that depend on it. A test without an owner has that of the node it is attached to.
     """
 
     def name(owner: dict) -> str:

@@ -136,7 +136,7 @@ class Rendering:
         return {}
 
     def add_build(self, dag, task_group: TaskGroup) -> None:
-        """Add the build task, its teardown, and the tasks of other_tests and freshness.
+        """Add the build task, its teardown, and tasks of tests and sources that Cosmos leaves out.
 
         Raises:
             ValueError: dbt selects no node.

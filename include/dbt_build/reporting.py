@@ -77,7 +77,7 @@ class ResultReporter:
         self._stored: dict[str, StoredResult] = {}
         self._built: set[str] = set()
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
-        # Seconds until the next report after one that failed, and the time of that report.
+        # The seconds from a failed report to the next one, and when the next report may be sent.
         self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
         self._stop, self._is_interrupted = Event(), False
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dbt-results")
@@ -199,7 +199,7 @@ class ResultReporter:
         self._retry_seconds = POLL_SECONDS
         for task_id, try_number in answer.failed.items():
             self.unsent.pop(task_id, None)
-            # No process has read the result, and a try after a clear must run dbt.
+            # No process will read the result, and a try after a clear must run dbt.
             self._stored.pop(task_id, None)
             nodes = self.nodes[task_id]
             message = f"{self.results.message(nodes)}\n{self.results.sql(nodes)}"

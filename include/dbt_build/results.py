@@ -136,7 +136,7 @@ class BuildResults:
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
-        """Read the ages of sources from sources.json, which lacks ages that dbt could not read."""
+        """Read the ages of sources from sources.json, as far as dbt could read them."""
         for result in _results(project_dir, "sources.json"):
             if result["unique_id"] in sources and "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)

@@ -20,7 +20,7 @@ REASONS = {
 def interrupt_dbt() -> None:
     """Interrupt dbt from another thread, because the lock of the schema is lost.
 
-    Nothing happens while dbt does not run: the signal would end the process.
+    Nothing happens while dbt does not run, because the signal would then end the process.
     """
     if signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL:
         os.kill(os.getpid(), signal.SIGUSR1)
