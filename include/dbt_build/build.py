@@ -191,14 +191,14 @@ class DbtBuildOperator(DbtCommandOperator):
         with_task, to_run = self._nodes_with_task(), {*self.group.slim["nodes_to_run"]}
         if selected is not None:
             to_run &= selected
-        wanted = {node for task in pending for node in task.nodes if node in to_run} - stale
-        missing = (wanted | (to_run - with_task)) - built
-        if missing or not wanted:
+        pending_nodes = {node for task in pending for node in task.nodes if node in to_run} - stale
+        missing = (pending_nodes | (to_run - with_task)) - built
+        if missing or not pending_nodes:
             return missing
         # An earlier try built all nodes, but ended before hooks and callbacks. dbt runs hooks only
         # together with a node, and a test is a node that changes nothing.
         if tests := {node for node in with_task & to_run if node.startswith("test.")}:
-            return (tests & wanted) or {min(tests)}
+            return (tests & pending_nodes) or {min(tests)}
         if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
                 "An earlier try built all nodes, but its on-run-end hooks may not have ended. "

@@ -183,7 +183,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         return self.warn_error or any(str(word).startswith("--warn-error") for word in words)
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
-        """Run dbt in this process, with the parsed manifest and the results as a callback."""
+        """Run dbt in this process, with the parsed manifest and a callback that reads results."""
         (_, *words), env = self._prepare_run(command, env, Path(cwd))
         callbacks = [self.results.receive, *self.runner_callbacks]
         with change_working_directory(cwd):

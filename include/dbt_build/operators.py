@@ -63,7 +63,7 @@ class DbtNodeOperator(BaseOperator):
         super().__init__(**kwargs)
         self.group = group
         self.nodes = tuple(nodes)
-        # Whether no other node task of the group is downstream of it.
+        # Whether no other node task of the group is downstream of this task.
         self.is_leaf = True
         # The nearest node tasks upstream, directly or through tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()

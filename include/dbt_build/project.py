@@ -74,7 +74,7 @@ class DbtProject:
 
     @property
     def target(self) -> Path:
-        """Return the folder with what dbt wrote when it parsed the project."""
+        """Return dbt's target folder, with the manifest that dbt wrote when it parsed the project."""
         return self.workdir / "target"
 
     @property

@@ -25,8 +25,8 @@ DONE_BEFORE = "dbt_done_before"
 PROBLEMS = "dbt_problems"
 
 # The outcome of the nodes of a task:
-# success  dbt built all of them.
-# fail     a test failed. Another try would not change that.
+# success  all nodes succeeded.
+# fail     a test failed, or a source is too old. Another try would find the same rows.
 # error    a node failed in another way.
 # skipped  dbt skipped a node. If its task starts later, because a retry of the failed task upstream
 #          has succeeded, or because of a clear, this task builds the node.

@@ -141,14 +141,14 @@ class ResultReporter:
         self._send_unsent(has_ended=self.has_ended_well)
         self._store_built()
         if self.has_ended_well:
-            # Airflow shows these tasks as upstream_failed. If one is cleared later, it runs dbt.
-            shown = self.outcomes.keys() - self.unsent.keys()
-            not_run = [task_id for task_id in shown if self.outcomes[task_id] == "not_run"]
+            confirmed = self.outcomes.keys() - self.unsent.keys()
+            # These tasks are upstream_failed. If such a task is cleared later, it runs dbt.
+            not_run = [task_id for task_id in confirmed if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
             # The teardown distinguishes these tasks from those that Airflow skips in a stopped run.
             left_out = [
                 task_id
-                for task_id in shown
+                for task_id in confirmed
                 if self.outcomes[task_id] == "left_out" and self.nodes[task_id]
             ]
             if stored := [*self.unsent, *not_run, *left_out]:
@@ -238,14 +238,14 @@ class ResultReporter:
 
     def _store_built(self) -> None:
         """Store the nodes that a retry of the build task must not build again."""
-        shown = {
+        successful = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()
             # A failed task can have a model that dbt built, and a test of the model that failed.
             if self.outcomes[task_id] == "success"
             for node in self.nodes[task_id]
         }
-        built = self._built | (self.results.succeeded() - shown)
+        built = self._built | (self.results.succeeded() - successful)
         if built != self._built:
             set_nodes(self.ti, self.teardown_id, BUILT_NODES, built)
             # Set last, so that the next call stores the nodes again if this call fails.

@@ -191,7 +191,7 @@ class BuildResults:
         }
 
     def succeeded(self) -> set[str]:
-        """Return the nodes that dbt built or whose tests passed, without hooks and sources."""
+        """Return the nodes that dbt built and the tests that passed, without hooks and sources."""
         return {
             node
             for node, result in [*self.nodes.items()]
