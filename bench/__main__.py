@@ -57,8 +57,8 @@ def main() -> None:
         sys.exit(f"error: {failure}")
     except KeyboardInterrupt:
         sys.exit(f"Interrupted and stopped. What was measured is in {file}.")
-    known = {row.name: results["rows"][row.name] for row in rows if row.name in results["rows"]}
-    if failures := [f"{n} failed: {row['failure']}" for n, row in known.items() if row["failure"]]:
+    runs = {row.name: results["rows"][row.name] for row in rows if row.name in results["rows"]}
+    if failures := [f"{n} failed: {row['failure']}" for n, row in runs.items() if row["failure"]]:
         sys.exit(f"error: {'; '.join(failures)}")
 
 

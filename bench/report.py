@@ -54,9 +54,9 @@ def insert(file: Path, generated: str) -> str:
 
 def compared(rows: dict[str, dict]) -> dict[str, dict]:
     """Return the rows in the plan's order, each compared with later runs of dbt alone."""
-    known = {name: {**rows[name]} for name in ROWS if name in rows}
-    for name, row in known.items():
-        dbt = known.get(f"{name.partition('/')[0]}/dbt")
+    ordered = {name: {**rows[name]} for name in ROWS if name in rows}
+    for name, row in ordered.items():
+        dbt = ordered.get(f"{name.partition('/')[0]}/dbt")
         if dbt and dbt["later_seconds"]:
             base = median(dbt["later_seconds"])
             for kind in ("first", "later"):
@@ -65,7 +65,7 @@ def compared(rows: dict[str, dict]) -> dict[str, dict]:
             if row.get("tasks") and row["cpu_seconds"]:
                 above = row["cpu_seconds"] - dbt["cpu_seconds"]
                 row["cpu_per_task"] = round(above / row["tasks"], 3)
-    return known
+    return ordered
 
 
 def page(results: dict) -> str:

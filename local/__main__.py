@@ -29,8 +29,8 @@ def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: b
     """Run a DAG now, or a part of its dbt nodes."""
     api = pipeline.Api(airflow.require_running(settings))
     dag_id = dag or settings.local_toml["dag"]
-    given = {"dbt_select": select, "dbt_exclude": exclude, "dbt_full_refresh": full_refresh}
-    chosen = {name: value for name, value in given.items() if value}
+    options = {"dbt_select": select, "dbt_exclude": exclude, "dbt_full_refresh": full_refresh}
+    chosen = {name: value for name, value in options.items() if value}
     if chosen and "dbt_select" not in api("GET", f"/dags/{dag_id}/details")["params"]:
         raise Failure(f"{dag_id} has no fields for dbt: set run_options=True in its DAG file.")
     pipeline.run(api, dag_id, chosen)

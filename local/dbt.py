@@ -68,8 +68,8 @@ def profiles_dir(settings: Settings, project: Path) -> Path:
 def has_installed_packages(project: Path) -> bool:
     """Return whether the packages that a project names are there, if it names any."""
     folder = project / project_yml(project).get("packages-install-path", "dbt_packages")
-    named = any((project / name).is_file() for name in ("packages.yml", "dependencies.yml"))
-    return folder.is_dir() or not named
+    has_file = any((project / name).is_file() for name in ("packages.yml", "dependencies.yml"))
+    return folder.is_dir() or not has_file
 
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:

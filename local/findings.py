@@ -278,15 +278,15 @@ def _build(
             message, _, _ = result["message"].partition("compiled code at")
             findings.postgres_errors[name] = " ".join(message.split())
     built = {k for k, result in results.items() if result["status"] in ("success", "error")}
-    wanted = {
+    to_build = {
         unique_id
         for unique_id, node in manifest["nodes"].items()
         if node["resource_type"] in BUILT and node["config"]["materialized"] != "ephemeral"
     }
-    count = len(wanted - built)
+    count = len(to_build - built)
     if count and not findings.only_parsed:
         findings.only_parsed = (
-            f"{count} of {len(wanted)} nodes, because they read a table that must be loaded or a "
+            f"{count} of {len(to_build)} nodes, because they read a table that must be loaded or a "
             "node that failed."
         )
 

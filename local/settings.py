@@ -81,9 +81,9 @@ class Settings:
         if not url:
             return {"host": "127.0.0.1", "port": self.warehouse_port, **LOCAL_LOGIN}
         with suppress(ProgrammingError):
-            given = {"port": "5432", "password": "", **conninfo_to_dict(url)}
-            if given.keys() == {"host", "port", *LOCAL_LOGIN} and given["port"].isdecimal():
-                return given
+            login = {"port": "5432", "password": "", **conninfo_to_dict(url)}
+            if login.keys() == {"host", "port", *LOCAL_LOGIN} and login["port"].isdecimal():
+                return login
         raise Failure(
             "WAREHOUSE_URL is not the URL of a Postgres, or has options: write "
             "WAREHOUSE_URL=postgresql://<user>:<password>@<host>:5432/<database>"
