@@ -30,7 +30,7 @@ from include.dbt_build.protocol import PROBLEMS, Problem
 from include.dbt_build.run_options import RunOptions
 
 CONN_ID = "alerts"
-# Errors of a database can contain values of rows. Without this variable they are left out.
+# Errors of a database can contain values of rows. Unless this is set, the values are left out.
 WITH_ROWS = bool(os.environ.get("ALERTS_WITH_ROWS"))
 # A message names this many failed nodes, each with this many characters of dbt's message.
 NAMED_NODES, MESSAGE_CHARACTERS = 10, 500

@@ -74,7 +74,7 @@ class DbtProject:
 
     @property
     def target(self) -> Path:
-        """Return dbt's target folder, with the manifest that dbt wrote when it parsed the project."""
+        """Return dbt's target folder, with the files that dbt writes when it parses the project."""
         return self.workdir / "target"
 
     @property

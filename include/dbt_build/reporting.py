@@ -241,7 +241,7 @@ class ResultReporter:
         successful = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()
-            # A failed task can have a model that dbt built, and a test of the model that failed.
+            # The model of a task whose test failed is not among these nodes, so it is stored.
             if self.outcomes[task_id] == "success"
             for node in self.nodes[task_id]
         }
