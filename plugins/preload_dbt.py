@@ -4,8 +4,8 @@ Each task is a fork of this process, and does not import again what this process
 Without this file, each `dbt build` would first import dbt, in 3 s of CPU time. With it, the process
 needs about 70 MB more memory.
 
-The scheduler imports every file in plugins/, so no AirflowPlugin is needed. A Celery worker imports
-this file before it forks only with the setting in deploy/prod.yaml.
+The scheduler imports every file in plugins/, so no AirflowPlugin is needed. A Celery worker does
+not import these files before it forks: the setting in deploy/prod.yaml makes it import this one.
 """
 
 # ruff: noqa: F401

@@ -26,7 +26,7 @@ from include.dbt_build.project import DbtProject
 
 log = logging.getLogger(__name__)
 
-# Cosmos's mock profile has this value in place of each value of the Airflow connection.
+# Cosmos's mock profile has this value in place of the values of the Airflow connection.
 MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
 # The braces of an expression can be nested, because it can contain dicts.

@@ -66,7 +66,7 @@ class Rendering:
             "project_config": ProjectConfig(
                 dbt_project_path=self.project.workdir,
                 manifest_path=self.group.slim_file,
-                # dbt reads the folders from its own file. Cosmos only checks that this one exists.
+                # dbt_project.yml names the folders. Cosmos only checks that this folder exists.
                 models_relative_path=".",
                 project_name=self.project_name,
                 install_dbt_deps=False,
