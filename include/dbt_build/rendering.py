@@ -175,11 +175,11 @@ class Rendering:
                 task.trigger_rule = TriggerRule.NONE_FAILED
 
     def _add_other(self, other: TaskNodes, suffix: str, common: dict) -> None:
-        given = dict(common)
+        task_args = dict(common)
         for unique_id, meta in other["meta"].items():
-            given |= check_node(unique_id, meta)
+            task_args |= check_node(unique_id, meta)
         task = DbtNodeOperator(
-            task_id=f"{other['name']}_{suffix}", group=self.group, nodes=other["nodes"], **given
+            task_id=f"{other['name']}_{suffix}", group=self.group, nodes=other["nodes"], **task_args
         )
         [self.run_tasks[key] for key in other["upstream"]] >> task
         task >> [self.run_tasks[key] for key in other["downstream"]]
