@@ -194,7 +194,7 @@ class DbtBuildOperator(DbtCommandOperator):
         pending_nodes = {node for task in pending for node in task.nodes if node in to_run} - stale
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:
-            return missing
+            return self.group.with_ephemeral(missing)
         # An earlier try built all nodes, but ended before hooks and callbacks. dbt runs hooks only
         # together with a node, and a test is a node that changes nothing.
         if tests := {node for node in with_task & to_run if node.startswith("test.")}:

@@ -46,6 +46,13 @@ class BuildGroup:
     def slim(self) -> SlimManifest:
         return json.loads(self.slim_file.read_text())
 
+    def with_ephemeral(self, nodes: Collection[str]) -> set[str]:
+        """Return some nodes, and the ephemeral models that their unit tests need.
+
+        dbt runs the unit tests of a model only if it selects the model.
+        """
+        return {*nodes, *map(self.slim["ephemeral"].get, nodes)} - {None}
+
 
 class DbtNodeOperator(BaseOperator):
     """Stands for a node with its unit tests, the tests of a node, or the freshness of a source.
@@ -184,9 +191,7 @@ class DbtNodeOperator(BaseOperator):
                 if self.checks_freshness:
                     command.check_freshness(context, [*self.nodes])
                 else:
-                    # dbt runs the unit tests of an ephemeral model only if it selects the model.
-                    ephemeral = {*map(self.group.slim["ephemeral"].get, nodes)} - {None}
-                    command.build(context, [*nodes, *ephemeral])
+                    command.build(context, self.group.with_ephemeral(nodes))
             except Exception as error:
                 if _has_relation(command.results.succeeded()):
                     raise AirflowFailException(str(error)) from error

@@ -167,6 +167,13 @@ class Rendering:
         self._connect(tasks, build, teardown)
 
     def _add_run_options(self, dag, tasks: dict[str, BaseOperator]) -> None:
+        for word in self.arguments.selection.options:
+            # dbt would add these nodes to those of `dbt_select`.
+            if word.partition("=")[0] in ("-s", "--select", "--selector"):
+                raise UnsupportedArgumentError(
+                    f"operator_args['dbt_cmd_flags'] with {word} and run_options",
+                    "set it in RenderConfig",
+                )
         for name, param in PARAMS.items():
             dag.params.setdefault(name, param)
         for task in tasks.values():

@@ -416,6 +416,13 @@ def test_refused_arguments_of_a_node_are_an_import_error(small, kind):
         render(path)
 
 
+def test_a_selection_in_the_flags_is_refused_if_a_run_can_have_its_own(unchanged):
+    given = {"dbt_cmd_flags": ["--select", "base"]}
+    assert "base.run" in render(unchanged, operator_args=given).task_ids
+    with pytest.raises(UnsupportedArgumentError, match=r"--select and run_options"):
+        render(unchanged, operator_args=given, run_options=True)
+
+
 def test_an_unknown_argument_is_refused(unchanged):
     with pytest.raises(UnsupportedArgumentError, match="nonsense"):
         render(unchanged, operator_args={"nonsense": 1})
