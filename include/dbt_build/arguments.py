@@ -60,10 +60,10 @@ REFUSED_RENDER_ARGS = {
 }
 # Arguments of an operator that are honoured before a task runs dbt.
 PARSE_ARGS = ("indirect_selection", "install_deps")
-# Options of dbt that an argument of Cosmos sets, and that flags must not set again.
+# Options of dbt that an argument of Cosmos or the engine sets, and that flags must not set again.
 REFUSED_OPTIONS = (
     *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
-    *("--target-path", "--log-path"),
+    *("--target-path", "--log-path", "--no-write-json"),
 )
 
 
@@ -301,7 +301,8 @@ def _check_operator_args(operator_args: dict) -> None:
         for word in words:
             if word.partition("=")[0] in REFUSED_OPTIONS:
                 raise UnsupportedArgumentError(
-                    f"operator_args[{name!r}] with {word}", "an argument of Cosmos sets this option"
+                    f"operator_args[{name!r}] with {word}",
+                    "an argument of Cosmos or the engine sets this option",
                 )
     if "--defer" in others and "--defer-state" not in [w.partition("=")[0] for w in others]:
         raise UnsupportedArgumentError(

@@ -18,7 +18,7 @@ from cosmos.operators.local import DbtBuildLocalOperator
 from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
 from include.dbt_build.parsing import connection_values, invoke_dbt, load_manifest
-from include.dbt_build.project import DbtProject
+from include.dbt_build.project import WRITE_JSON, DbtProject
 from include.dbt_build.results import BuildResults
 from include.dbt_build.run_options import RunOptions
 from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
@@ -30,8 +30,11 @@ CANCEL_SECONDS = 60
 FRESHNESS = ["source", "freshness"]
 # In the folder of a dbt command, this subfolder has the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
-# dbt's own variables for --state.
-STATE_VARIABLES = ("DBT_ARTIFACT_STATE_PATH", "DBT_ENGINE_STATE", "DBT_STATE")
+# dbt's own variables for --state. Of a variable and its older name, the newer name is first.
+STATE_VARIABLES = (
+    *("DBT_ENGINE_ARTIFACT_STATE_PATH", "DBT_ARTIFACT_STATE_PATH"),
+    *("DBT_ENGINE_STATE", "DBT_STATE"),
+)
 
 
 class DbtCommandOperator(DbtBuildLocalOperator):
@@ -209,6 +212,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Return the command and its environment, with dbt's folders and the state to select by."""
         self.results.target = folder / "target"
         command = [*command, "--target-path", str(self.results.target), "--log-path", str(folder)]
+        env = {**env, **WRITE_JSON}
         if self.selected_nodes is not None:
             state = str(folder / STATE_FOLDER)
             write_state(folder / STATE_FOLDER, self.selected_nodes)

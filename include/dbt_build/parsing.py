@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import yaml
 from cosmos.dbt.project import environ
 
-from include.dbt_build.project import DbtProject
+from include.dbt_build.project import WRITE_JSON, DbtProject
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> li
             *(("--target-path", str(project.target)) if command != "deps" else ()),
             *("--log-path", str(project.workdir / "logs")),
         ]
-        environment = project.parse_environment | environment
+        environment = project.parse_environment | environment | WRITE_JSON
         if project.executable:
             listed, error = _run_external(project.executable, words, environment)
         else:

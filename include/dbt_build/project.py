@@ -14,6 +14,8 @@ from cosmos import ProfileConfig, settings
 # Variables that differ from run to run. dbt parses with these values, so that DAGs with different
 # values share a parse. If the project reads one of the variables, each run parses again.
 RUN_VARIABLES = {"DBT_EVENT_TIME_START": "2000-01-01", "DBT_EVENT_TIME_END": "2000-01-02"}
+# The engine reads dbt's artifacts, so dbt writes them even if the project's flags turn them off.
+WRITE_JSON = {"DBT_ENGINE_WRITE_JSON": "true", "DBT_WRITE_JSON": "true"}
 
 
 @dataclass(frozen=True)

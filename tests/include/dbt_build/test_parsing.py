@@ -143,6 +143,7 @@ def test_the_settings_of_a_developers_dbt_do_not_disturb_a_parse(
         "DBT_LOG_PATH": str(tmp_path / "logs"),
         "DBT_LOG_LEVEL": "debug",
         "DBT_LOG_FORMAT": "json",
+        "DBT_WRITE_JSON": "false",
         "DBT_QUIET": "false",
         "DBT_PROFILES_DIR": str(tmp_path / "none"),
         "DBT_PROJECT_DIR": str(tmp_path / "none"),
