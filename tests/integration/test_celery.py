@@ -12,15 +12,21 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from cosmos.operators.local import DbtDocsLocalOperator
 
-from bench.celery import celery
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
-from local import airflow, pipeline
-from local.settings import Settings
-from tests.conftest import HOME, ROOT, SETTINGS, free_port, local, running_in
+from tests.conftest import HAS_POSTGRES, HOME, ROOT, SETTINGS, free_port, local, running_in
 from tests.fixtures import listening
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+if HAS_POSTGRES:
+    from bench.celery import celery
+    from local import airflow, pipeline
+    from local.settings import Settings
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="the image lacks local/ and the embedded Postgres"),
+]
 
 DEPLOYMENT = "deploy/prod.yaml"
 FOLDER = HOME / "celery"

