@@ -1,19 +1,15 @@
 """Airflow shows what dbt would build: every node once, with dbt's own dependencies.
 
-The DAGs are those in dags/ and those that only tests run. test_selection_like_dbt.py compares
-generated projects in the same way.
+test_selection_like_dbt.py compares generated projects in the same way.
 """
 
 import json
-from itertools import chain
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.operators import DbtNodeOperator
-from tests.conftest import ROOT
 from tests.include.dbt_build.plain_dbt import TASKLESS, PlainDbt, Selected
 
 # dbt parses the project of each DAG once more, to compare its nodes.
@@ -22,9 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def builds(dag_bag) -> list[tuple[DAG, DbtBuildOperator]]:
-    bag = DagBag(ROOT / "tests" / "integration" / "dags", bundle_path=ROOT)
-    assert bag.import_errors == {}
-    dags = chain(dag_bag.dags.values(), bag.dags.values())
+    dags = dag_bag.dags.values()
     return [(dag, t) for dag in dags for t in dag.tasks if isinstance(t, DbtBuildOperator)]
 
 

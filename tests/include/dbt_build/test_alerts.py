@@ -118,5 +118,5 @@ def test_a_node_that_fails_in_one_of_two_schemas_is_named_with_its_message(uncha
         get_task_states=lambda *_, run_ids: {"r": states},
         xcom_pull=lambda task_ids, key: stored.get(task_ids),
     )
-    (failed,) = alerts._findings(dag, ti, "http://ui").failed
+    (failed,) = alerts._summary(dag, ti, "http://ui").failed
     assert failed == "model apart, owner airflow\n  no\n  http://ui/tasks/eu.apart_run"
