@@ -31,6 +31,7 @@ DAG = """
 """
 
 
+@pytest.mark.slow
 def test_a_broken_project_is_an_error_and_all_others_are_parsed(tmp_path):
     for name in ("broken", "second"):
         write(tmp_path / "dbt" / name, FILES)

@@ -134,7 +134,9 @@ def test_a_parse_can_use_the_connection(unchanged, connection):
     assert len(names_with_task(dag)) == 6
 
 
-@pytest.mark.parametrize("mode", [None, InvocationMode.SUBPROCESS])
+@pytest.mark.parametrize(
+    "mode", [None, pytest.param(InvocationMode.SUBPROCESS, marks=pytest.mark.slow)]
+)
 def test_the_settings_of_a_developers_dbt_do_not_disturb_a_parse(
     second, monkeypatch, tmp_path, mode
 ):
@@ -164,7 +166,7 @@ def test_a_parse_prints_nothing_and_leaves_no_variable(second, capsys):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize("executable", [None, "dbt"])
+@pytest.mark.parametrize("executable", [None, pytest.param("dbt", marks=pytest.mark.slow)])
 def test_an_error_of_dbt_is_the_error_of_its_command(unchanged, executable):
     project = dbt_project(unchanged, executable=executable and shutil.which(executable))
     prepare(project)
@@ -172,6 +174,7 @@ def test_an_error_of_dbt_is_the_error_of_its_command(unchanged, executable):
         run_dbt(project, "ls", "--selector", "nowhere")
 
 
+@pytest.mark.slow
 def test_an_external_dbt_gives_the_same_tasks_and_lists_them_once(unchanged):
     external = ExecutionConfig(
         dbt_executable_path=shutil.which("dbt"), invocation_mode=InvocationMode.SUBPROCESS
