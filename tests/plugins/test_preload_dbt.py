@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 # The imports of the scheduler before it forks, and then the first import of a task's process.
@@ -22,6 +24,7 @@ assert "dbt.task.build" in before
 """
 
 
+@pytest.mark.slow
 def test_a_tasks_process_imports_nothing_of_cosmos_and_dbt(projects):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
     # The build of the image parses the projects.
