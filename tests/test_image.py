@@ -35,5 +35,5 @@ def test_no_file_is_broken_and_each_skip_has_a_reason(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Warning" not in done.stdout
-    skipped = dict(re.findall(r"^SKIPPED \[1\] (\S+):\d+: (.+)$", done.stdout, re.MULTILINE))
+    skipped = dict(re.findall(r"^SKIPPED \[\d+\] (\S+):\d+: (.+)$", done.stdout, re.MULTILINE))
     assert skipped["tests/test_versions.py"] == "the image holds none of these files"
