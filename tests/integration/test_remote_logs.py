@@ -77,7 +77,7 @@ def test_every_node_task_has_its_log_in_the_store(states):
     without_process = [name for name in nodes if tasks[name]["pid"] is None]
     assert len(without_process) > 3
     assert all("OK created" in log_of(states, n) for n in without_process if n.endswith("run"))
-    assert "division by zero" in log_of(states, "dbt.d.run", 1)
+    wait_until(lambda: "division by zero" in log_of(states, "dbt.d.run", 1))
     assert "Running with dbt" in log_of(states, "dbt.dbt_build")
     # The worker has no log file any more.
     wait_until(lambda: not [*states.home.glob(f"airflow/logs/dag_id={states.dag_id}/**/*.log")])
