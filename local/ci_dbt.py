@@ -51,7 +51,7 @@ def ci_dbt(
     manifest = json.loads((home / "target" / "manifest.json").read_text())
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
         raise Failure(f"STATE={state} has the artifacts of another dbt project, {name}.")
-    # A manifest lists functions apart from all other nodes.
+    # A manifest does not list functions among its nodes.
     for artifact in (prod, manifest):
         artifact["nodes"] |= artifact.get("functions", {})
     # `dbt ls` lists no analyses and operations, which `dbt build` does not build.

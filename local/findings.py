@@ -268,8 +268,8 @@ def _build(
         if findings.seeds_as_sources:
             results = build("--select", "resource_type:seed")
             exclude += ["--exclude-resource-type", "seed"]
-        # Without --empty, which adds an alias to each ref(), where a model can have its own alias.
-        # The sources are empty anyway.
+        # The sources are empty without --empty, which would add an alias to each ref(), where a
+        # model can have its own alias.
         results |= build()
     for unique_id, result in results.items():
         if result["status"] == "error":
