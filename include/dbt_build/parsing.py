@@ -141,10 +141,11 @@ def connection_values(project: DbtProject) -> dict[str, str]:
 def environment_variables_of(project: DbtProject) -> set[str]:
     """Return the names of the environment variables that a project reads when dbt parses it."""
     # dbt does not record the variables that its configuration files read.
+    files = [*project.path.glob("*.yml")]
+    if project.profile.profiles_yml_filepath:
+        files.append(Path(project.profile.profiles_yml_filepath))
     found = {
-        name
-        for file in project.path.glob("*.yml")
-        for name in re.findall(r"env_var\(\s*['\"](\w+)", file.read_text())
+        name for file in files for name in re.findall(r"env_var\(\s*['\"](\w+)", file.read_text())
     }
     if (parsed := project.target / "partial_parse.msgpack").exists():
         import msgpack

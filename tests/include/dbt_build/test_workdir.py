@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import run
 
 import pytest
+from cosmos import ProfileConfig
 
 from include.dbt_build import workdir
 from include.dbt_build.parsing import DbtError
@@ -333,6 +334,29 @@ def test_a_project_is_parsed_again_when_a_variable_that_it_reads_changes(small, 
     assert is_parse_valid(project, {"X": "1", "Y": "1"})
     monkeypatch.setenv("X", "0")
     assert names_with_task(render(path)) == {"model b"}
+
+
+def test_a_variable_that_a_profile_file_reads_decides_about_a_parse(small, monkeypatch):
+    monkeypatch.setenv("SCHEMA_OF_X", "one")
+    profiles = """
+        any:
+          target: dev
+          outputs:
+            dev:
+              {type: postgres, host: h, port: 1, user: u, password: p, dbname: d,
+               schema: "{{ env_var('SCHEMA_OF_X') }}"}
+    """
+    path = small({"../profiles/profiles.yml": profiles}, a="select 1 as id")
+    file = path.parent / "profiles" / "profiles.yml"
+    project = dbt_project(path, profile=ProfileConfig("any", "dev", file))
+    prepare(project)
+    assert is_parse_valid(project, {"SCHEMA_OF_X": "one"})
+    # The run would build the nodes in another schema than the profile has.
+    assert not is_parse_valid(project, {"SCHEMA_OF_X": "two"})
+    monkeypatch.setenv("SCHEMA_OF_X", "two")
+    prepare(project)
+    manifest = json.loads((project.target / "manifest.json").read_text())
+    assert manifest["nodes"]["model.small.a"]["schema"] == "two"
 
 
 def test_a_value_of_a_variable_is_not_written_down(small, monkeypatch):
