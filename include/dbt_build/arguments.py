@@ -20,7 +20,12 @@ from cosmos.constants import (
 from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build.project import DbtProject
-from include.dbt_build.selection import SELECTING_OPTIONS, Selection, split_options
+from include.dbt_build.selection import (
+    SELECTING_OPTIONS,
+    Selection,
+    split_options,
+    types_excluded_by_variables,
+)
 
 OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
 ONE_COMMAND = "one dbt command runs for all nodes"
@@ -180,7 +185,9 @@ class Arguments:
         if indirect:
             options = ["--indirect-selection", indirect, *options]
         if render.test_behavior == TestBehavior.NONE:
-            options += ["--exclude-resource-type", "test", "unit_test"]
+            # The option replaces dbt's variables, so it gets their values too.
+            others = types_excluded_by_variables(options, self.project.parse_environment)
+            options += ["--exclude-resource-type", "test", "unit_test", *others]
         return Selection(
             select=tuple(render.select or ()),
             exclude=tuple(render.exclude or ()),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -68,6 +68,15 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     return selecting, others
 
 
+def types_excluded_by_variables(
+    options: Iterable[str], environment: Mapping[str, str]
+) -> list[str]:
+    """Return the resource types that dbt's variables exclude, unless an option replaces them."""
+    if any(word.startswith("--exclude-resource-type") for word in options):
+        return []
+    return next(filter(None, map(environment.get, EXCLUDE_VARIABLES)), "").split()
+
+
 def select(project: DbtProject, selection: Selection) -> Path:
     """Return the slim manifest of a selection, a file in the working directory.
 
@@ -102,10 +111,8 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     file = project.manifest or project.target / "manifest.json"
     manifest = json.loads(file.read_text())
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words, *NOT_BUILT]
-    if not any(word.startswith("--exclude-resource-type") for word in selection.options):
-        # The option in NOT_BUILT replaces the variables, so it gets their values too.
-        values = map(project.parse_environment.get, EXCLUDE_VARIABLES)
-        words += next(filter(None, values), "").split()
+    # The option in NOT_BUILT replaces the variables, so it gets their values too.
+    words += types_excluded_by_variables(selection.options, project.parse_environment)
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]

@@ -301,6 +301,15 @@ def test_each_behavior_of_tests_runs_the_nodes_of_dbt(small, behavior):
     assert names_with_task(dag) == {"model m", "model n"} | tests
 
 
+def test_a_variable_excludes_resource_types_also_without_tests(small, monkeypatch):
+    monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "seed")
+    path = small({**UNIT_TESTED, "seeds/s.csv": "id\n1\n"})
+    dag = render(path, test_behavior=TestBehavior.NONE)
+    assert names_with_task(dag) == {"model m"}
+    # The option of the build replaces the variable.
+    assert "seed" in dag.get_task("dbt_build").selecting_options
+
+
 def test_a_selection_that_dbt_refuses_is_an_error_with_the_message_of_dbt(small):
     path = small({}, a="select 1 as id")
     with pytest.raises(RuntimeError, match=r"(?s)dbt ls failed in .*small: .*nowhere"):
