@@ -60,7 +60,7 @@ def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> li
             *("--project-dir", str(project.workdir), "--profiles-dir", str(profiles_dir)),
             *("--profile", project.profile.profile_name),
             *("--target", project.profile.target_name),
-            *(("--vars", json.dumps(dict(project.variables))) if project.variables else ()),
+            *(("--vars", yaml.dump(dict(project.variables))) if project.variables else ()),
             *(("--target-path", str(project.target)) if command != "deps" else ()),
             *("--log-path", str(project.workdir / "logs")),
         ]

@@ -6,6 +6,7 @@ import shutil
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from subprocess import run
 
@@ -281,6 +282,13 @@ def test_a_project_is_parsed_with_the_variables_of_the_dag(small, monkeypatch):
     assert source["schema"] == "y"
     with pytest.raises(DbtError, match="Env var required but not provided: 'RAW'"):
         render(path, dbt_vars={"on": True})
+
+
+def test_a_variable_can_be_a_date(small):
+    # The run passes variables to dbt as YAML too, which has dates.
+    path = small({}, a="{{ config(enabled=var('day').year == 2026) }} select 1 as id")
+    dag = render(path, dbt_vars={"day": date(2026, 1, 1)})
+    assert names_with_task(dag) == {"model a"}
 
 
 @pytest.mark.parametrize(
