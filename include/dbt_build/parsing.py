@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -156,12 +156,17 @@ def environment_variables_of(project: DbtProject) -> set[str]:
     return found
 
 
-def uses_connection(project: DbtProject) -> bool:
-    """Return whether the project does more with a value of the connection than print it."""
+def uses_connection(folders: Iterable[Path]) -> bool:
+    """Return whether a file in some folders does more with a value of the connection than print it.
+
+    Args:
+        folders: the folders of a project, without those of its packages.
+    """
     return any(
         CONNECTION_USED.search(tag) and not PRINTED.fullmatch(tag)
+        for folder in folders
         for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")
-        for file in project.path.glob(pattern)
+        for file in folder.glob(pattern)
         for tag in JINJA.findall(file.read_text(errors="ignore"))
     )
 

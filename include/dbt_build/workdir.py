@@ -134,7 +134,7 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
-        "uses_connection": uses_connection(project),
+        "uses_connection": uses_connection([project.path, *_outside_paths(project.path).values()]),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")

@@ -100,10 +100,19 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
 def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
     write(second, {"models/base.sql": jinja})
     project = dbt_project(second)
-    assert uses_connection(project) == is_used
+    assert uses_connection([second]) == is_used
     if not is_used:
         prepare(project)
         assert is_parse_valid(project, os.environ)
+
+
+def test_a_macro_in_a_folder_outside_of_the_project_can_decide_by_the_connection(second):
+    settings = "{name: second, version: 1.0.0, profile: any, macro-paths: [../shared]}"
+    macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
+    write(second, {"dbt_project.yml": settings, "../shared/is_prod.sql": macro})
+    project = dbt_project(second)
+    prepare(project)
+    assert not is_parse_valid(project, os.environ)
 
 
 def test_a_changed_placeholder_is_not_used(second, connection):
