@@ -1,5 +1,6 @@
 """The results of dbt's nodes, from dbt's events while it works and from its artifacts."""
 
+import glob
 import json
 import re
 from collections import defaultdict
@@ -82,6 +83,9 @@ class BuildResults:
             node.running += 1
         elif event.info.name == "NodeFinished":
             node.running -= 1
+            if event.data.run_result.status not in SUCCEEDED | SKIPPED:
+                # The newest file of a microbatch model is that of the batch that has just failed.
+                node.sql = node.sql or self._sql(info)
             if not node.running:
                 self._finish(node, info, event.data.run_result)
         # When all nodes have ended, dbt repeats the messages of those that failed.
@@ -99,7 +103,6 @@ class BuildResults:
             # The rows of a failed test stay in the warehouse, because they can be personal data.
             if result.status == "fail" and (stored := info.node_relation.relation_name):
                 node.lines.append(f"The failing rows are in {stored}.")
-            node.sql = node.sql or self._sql(info)
             # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed
             # or was cancelled is only in run_results.json.
             if _fails_fast() and self.failed():
@@ -111,10 +114,13 @@ class BuildResults:
         """Return the SQL that dbt wrote for a node."""
         if self.target is None or not info.node_path:
             return ""
-        package, name = info.unique_id.split(".")[1], Path(info.node_path).name
+        package, path = info.unique_id.split(".")[1], Path(info.node_path)
+        name, stem = glob.escape(path.name), glob.escape(path.stem)
         for folder in ("run", "compiled"):
-            # In "run" the file of a model is the statement that creates it.
-            files = self.target.joinpath(folder, package).rglob(name)
+            # In "run" the file of a model is the statement that creates it. Each batch of a
+            # microbatch model has a file of its own, in a folder with the name of the model.
+            root = self.target / folder / package
+            files = [*root.rglob(name), *root.rglob(f"{stem}/{stem}_*")]
             if found := [file for file in files if file.is_file()]:
                 return max(found, key=lambda file: file.stat().st_mtime).read_text()
         return ""

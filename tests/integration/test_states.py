@@ -213,7 +213,9 @@ def test_a_failed_batch_is_named_and_keeps_the_rows_of_its_day(states, day):
     try:
         assert states.run() == "failed"
         assert states.not_successful() == {"dbt.by_day_run": "failed", **FAILED}
-        assert f"ERROR creating batch 2026-01-0{day}" in states.log("dbt.by_day_run")
+        log = states.log("dbt.by_day_run")
+        assert f"ERROR creating batch 2026-01-0{day}" in log
+        assert f"day >= '2026-01-0{day} 00:00:00+00:00'" in log
         # When the first batch fails, dbt skips the others.
         others = {date(2026, 1, n): 3 if day == 1 else 2 for n in (1, 2, 3) if n != day}
         assert day_rows(states) == {date(2026, 1, day): 3, **others}

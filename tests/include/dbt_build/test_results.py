@@ -150,6 +150,17 @@ def test_the_sql_of_a_failed_node_is_the_statement_that_ran(tmp_path):
     assert results.sql(["model.p.b"]) == ""
 
 
+def test_the_sql_of_a_failed_batch_is_that_of_the_batch(tmp_path):
+    results = BuildResults()
+    results.target = tmp_path
+    for day, status in enumerate(("success", "error", "success"), start=1):
+        write(tmp_path, {f"run/p/models/[a]/[a]_2026-01-0{day}.sql": f"insert day {day}"})
+        results.receive(start())
+        results.receive(start())
+        results.receive(finish(status, node_path="[a].sql"))
+    assert results.sql([NODE]) == "insert day 2"
+
+
 def test_a_node_whose_statement_is_cancelled_has_not_failed():
     results = received(start(), start("model.p.b"))
     results.interrupt()
