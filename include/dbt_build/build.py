@@ -77,6 +77,7 @@ class DbtBuildOperator(DbtCommandOperator):
             # If an earlier try built all nodes, dbt builds none, but Cosmos runs the callbacks.
             elif has_nodes or built or self.built_by_earlier_tries:
                 self.build(context, nodes)
+            self.call_on_warning(context)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
             # If dbt skipped a function that no model uses, no node task can build it later.
             failed |= self.results.skipped_functions() - self._nodes_with_task()

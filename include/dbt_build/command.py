@@ -104,7 +104,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             emit_lineage(context["ti"], self.openlineage_events_completes)
         if self.results.error:
             raise self.results.error
-        self._call_on_warning(context)
 
     def apply_run_options(self, context) -> None:
         """Apply the options of the run's trigger form, after the templates were rendered."""
@@ -253,7 +252,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             for uri in uris[unique_id]:
                 context["outlet_events"][alias].add(Asset(uri))
 
-    def _call_on_warning(self, context) -> None:
+    def call_on_warning(self, context) -> None:
         """Call Cosmos's on_warning_callback with the names and messages of what warned."""
         warned = [problem for problem in self.results.problems() if problem["status"] == "warn"]
         if self.on_warning_callback and warned:

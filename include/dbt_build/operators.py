@@ -192,6 +192,7 @@ class DbtNodeOperator(BaseOperator):
                     command.check_freshness(context, [*self.nodes])
                 else:
                     command.build(context, self.group.with_ephemeral(nodes))
+                command.call_on_warning(context)
             except Exception as error:
                 if _has_relation(command.results.succeeded()):
                     raise AirflowFailException(str(error)) from error

@@ -196,3 +196,15 @@ def test_a_task_with_all_done_downstream_of_the_group_runs_and_the_run_fails(run
     states.clear("always")
     assert states.end() == "failed"
     assert states.built() == {}
+
+
+def test_the_callback_of_warnings_is_called_once_if_all_tests_run_last(run_of):
+    states = run_of("decides_last")
+    # dbt runs the hooks of the project before it checks a source, and makes no schema then.
+    states.warehouse.execute("create schema if not exists decides")
+    assert states.run() == "success"
+    # dbt checks the source, builds the model and then runs its test.
+    (called,) = [line for line in states.log("dbt_build").splitlines() if "Warned:" in line]
+    assert "settings" in called
+    assert "not_null_warns_id" in called
+    assert "WARN 1 not_null_warns_id" in states.log("decides_test")

@@ -45,6 +45,16 @@ for args in (CHECKED, COMPARED):
 decides_checked = DbtDag(dag_id="decides_checked", **ARGS, **CHECKED)
 decides_compared = DbtDag(dag_id="decides_compared", **ARGS, **COMPARED)
 
+
+def warned(context) -> None:
+    print("Warned:", *context["test_names"])
+
+
+# All tests run after the model, in a second dbt command.
+TESTS_LAST = dbt_args("warns", on_warning_callback=warned)
+TESTS_LAST["render_config"].test_behavior = TestBehavior.AFTER_ALL
+decides_last = DbtDag(dag_id="decides_last", **ARGS, **TESTS_LAST, source_freshness=True)
+
 with DAG("decides_always", **ARGS):
 
     @task(trigger_rule="all_done")
