@@ -250,7 +250,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         built = self.results.succeeded() | self.built_by_earlier_tries
         for unique_id in sorted(built & uris.keys() & relations):
             for uri in uris[unique_id]:
-                context["outlet_events"][alias].add(Asset(uri))
+                try:
+                    context["outlet_events"][alias].add(Asset(uri))
+                except ValueError as error:
+                    self.log.warning("%s has no asset event: %s", unique_id, error)
 
     def call_on_warning(self, context) -> None:
         """Call Cosmos's on_warning_callback with the names and messages of what warned."""

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from collections import defaultdict
 from pathlib import Path
 from threading import Timer
 
@@ -71,3 +73,19 @@ def test_an_error_before_the_nodes_is_not_hidden_by_a_missing_manifest(
     # dbt has written neither run_results.json nor manifest.json.
     build._read_results(str(tmp_path), {"ti": None, "task": build})
     assert build.outlets == []
+
+
+def test_a_relation_whose_uri_airflow_refuses_has_no_event(
+    unchanged, tmp_path, monkeypatch, caplog
+):
+    # The host is the folder of a socket.
+    connection = {"conn_type": "postgres", "host": "/run", "port": 5432, "schema": "db"}
+    connection |= {"login": "u", "password": "p"}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    build = render(unchanged).get_task("dbt_build")
+    shutil.copytree(build.project.target, tmp_path / "target")
+    build.results.add_succeeded(["model.second.base"], "")
+    events = defaultdict(set)
+    build._emit_assets(str(tmp_path), {"task": build, "outlet_events": events})
+    assert not any(events.values())
+    assert "model.second.base has no asset event" in caplog.text
