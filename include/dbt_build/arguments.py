@@ -321,7 +321,7 @@ def _check_operator_args(operator_args: dict) -> None:
             raise UnsupportedArgumentError(
                 f"operator_args['dbt_cmd_global_flags'] with {word}", "set it in dbt_cmd_flags"
             )
-    if any("{{" in word for word in options):
+    if any("{{" in word or "{%" in word for word in options):
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with a template that selects nodes",
             "the tasks are made before a run begins",

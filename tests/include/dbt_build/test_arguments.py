@@ -153,6 +153,7 @@ OPERATOR = {
         ["--defer", "--state", "/state", "--defer-state", "/state"],
         Refused(["--defer", "--state", "/state"]),
         Refused(["--select", "{{ params.nodes }}"]),
+        Refused(["--select", "{% if params.nodes %}a{% endif %}"]),
     ],
     "dbt_cmd_global_flags": [
         ["--no-partial-parse"],
