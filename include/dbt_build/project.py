@@ -23,7 +23,7 @@ class DbtProject:
     """A dbt project with the arguments that decide how dbt parses it.
 
     Two DAGs share a working directory, and so one parse, if these arguments are equal, apart from
-    installs_packages and the variables of an event time range.
+    the variables of an event time range.
 
     Args:
         path: the folder with dbt_project.yml. Nothing is written into it.
@@ -58,6 +58,7 @@ class DbtProject:
             dict(self.variables),
             {k: v for k, v in self.environment.items() if k not in RUN_VARIABLES},
             self.executable,
+            self.installs_packages,
             self.uses_mock_profile,
             str(self.manifest),
         ]
