@@ -151,7 +151,7 @@ def test_a_flight_that_the_source_deletes_is_deleted_from_the_facts(
 @pytest.mark.slow
 def test_the_build_of_a_developer_does_not_change_prod(built, warehouse, env, tmp_path):
     before = relations(warehouse)
-    words = ["dbt", "build", "--select", "+stg_airlines"]
+    words = ["dbt", "", "build", "--select", "+stg_airlines"]
     done = local(*words, env={**env, "USER": "ada", "DBT_TARGET_PATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout
     after = relations(warehouse)
@@ -165,7 +165,7 @@ def test_the_build_of_a_developer_does_not_change_prod(built, warehouse, env, tm
 @pytest.mark.slow
 def test_a_developers_first_build_covers_the_last_month(built, env, tmp_path):
     own = {name: value for name, value in env.items() if not name.startswith("DBT_EVENT_TIME")}
-    words = ["dbt", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]
+    words = ["dbt", "", "run", "--select", "+fct_flights", "--exclude", "resource_type:seed"]
     assert "DBT_EVENT_TIME_START" not in os.environ
     done = local(*words, env={**own, "USER": "bo", "DBT_TARGET_PATH": str(tmp_path)})
     assert "Batch 31 of 31" in done.stdout, done.stdout
