@@ -51,6 +51,11 @@ class Findings:
     postgres_errors: dict[str, str] = field(default_factory=dict)
     only_parsed: str = ""
 
+    @property
+    def tree(self) -> Path:
+        """Return the work tree that the DAG file is in."""
+        return next(folder.parent for folder in self.dag_file.parents if folder.name == "dags")
+
     def print(self) -> None:
         groups = {heading: lines for heading, lines in self._groups().items() if lines}
         for heading, lines in groups.items():
@@ -70,7 +75,9 @@ class Findings:
         return {
             "Environment variables without a default. Set them in your shell for `make start`, in "
             ".env for the Astro CLI, and in the deployment; or only for this project in "
-            f"dags/{self.dag_file.name}, as env_vars of its ProjectConfig:": self.variables,
+            f"{self.dag_file.relative_to(self.tree)}, as env_vars of its ProjectConfig:": (
+                self.variables
+            ),
             f"dbt cannot {failed_step}:": self.parse_error.splitlines(),
             "Tables that must be loaded before dbt runs, by schema:": [
                 f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()
@@ -86,7 +93,7 @@ class Findings:
 
 def check_project(settings: Settings, name: str, parse_only: bool) -> None:
     project = chosen_project(settings, name)
-    files = sorted((ROOT / "dags").glob("*.py"))
+    files = sorted((ROOT / "dags").rglob("*.py"))
     dag_file = next((file for file in files if f'"{project.name}"' in file.read_text()), None)
     if dag_file is None:
         raise Failure(f"No file in dags/ contains {project.name!r}: write a DAG for it first.")
@@ -125,7 +132,7 @@ def check(
 
 def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) -> Path | None:
     """Parse the project as its DAG file does; return the file of the manifest."""
-    tree = findings.dag_file.parents[1]
+    tree = findings.tree
     env = settings.environment | shared_env() | settings.machine_env() | settings.dbt_env()
     env |= {
         "DBT_PROJECTS_DIR": str(project.parent),
