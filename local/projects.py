@@ -117,7 +117,7 @@ def found_project(source: str, scratch: Path) -> Path:
     if not root.is_dir():
         root = scratch / "clone"
         try:
-            git("clone", "--quiet", "--depth", "1", "--", source, root)
+            git("clone", "--quiet", "--depth", "1", "--recurse-submodules", "--", source, root)
         except Failure as failure:
             raise Failure(f"FROM={source} is not a folder, and {failure}") from None
     if (root / "dbt_project.yml").is_file():
