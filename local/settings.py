@@ -70,7 +70,12 @@ class Settings:
 
     @cached_property
     def local_toml(self) -> dict:
-        return tomllib.loads((ROOT / "local.toml").read_text())
+        content = tomllib.loads((ROOT / "local.toml").read_text())
+        if missing := {"dag", "then", "show", "project"} - content.keys():
+            raise Failure(
+                f"local.toml does not have {', '.join(sorted(missing))}: write the lines."
+            )
+        return content
 
     def warehouse(self) -> dict[str, str]:
         """Return host, port, user, password and dbname of the warehouse.
