@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -199,7 +198,11 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             # The folder of the run and the lock of the schema must outlast dbt.
             if (process := self.subprocess_hook.sub_process) and process.poll() is None:
                 self.on_kill()
-                with suppress(TimeoutExpired):
+                try:
+                    process.communicate(timeout=CANCEL_SECONDS)
+                except TimeoutExpired:
+                    # dbt ignores SIGINT if its worker was started so, as by `nohup ... &`.
+                    self.subprocess_hook.send_sigterm()
                     process.communicate(timeout=CANCEL_SECONDS)
             # Cosmos removes the folder next, and a retry must not build these nodes again.
             self.results.read_run_results(cwd)

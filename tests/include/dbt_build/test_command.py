@@ -17,6 +17,7 @@ from include.dbt_build.timeouts import DbtInterruptedError, interruptible
 from tests.include.dbt_build.conftest import render
 
 DBT = Path(sys.executable).with_name("dbt")
+EXTERNAL = ExecutionConfig(invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT))
 
 
 @pytest.mark.slow
@@ -34,10 +35,7 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
         "echo started\nsleep 60 &\nwait\n"
     )
     script.chmod(0o755)
-    external = ExecutionConfig(
-        invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT)
-    )
-    dag = render(unchanged, execution_config=external)
+    dag = render(unchanged, execution_config=EXTERNAL)
     build = dag.get_task("dbt_build")
     Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
@@ -45,6 +43,19 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     assert build.subprocess_hook.sub_process.poll() is not None
     # The retry of the build task does not build this model again.
     assert build.results.succeeded() == {"model.second.base"}
+
+
+@pytest.mark.slow
+def test_an_external_dbt_that_ignores_the_interrupt_has_ended_too(unchanged, tmp_path, monkeypatch):
+    monkeypatch.setattr("include.dbt_build.command.CANCEL_SECONDS", 2)
+    script = tmp_path / "dbt"
+    script.write_text("#!/bin/sh\ntrap '' INT\necho started\nsleep 60 &\nwait\n")
+    script.chmod(0o755)
+    build = render(unchanged, execution_config=EXTERNAL).get_task("dbt_build")
+    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
+        build.run_subprocess([str(script)], {}, str(tmp_path))
+    assert build.subprocess_hook.sub_process.poll() is not None
 
 
 @pytest.mark.parametrize(
