@@ -185,9 +185,11 @@ class Rendering:
         task_args = dict(common)
         for unique_id, meta in other["meta"].items():
             task_args |= check_node(unique_id, meta)
-        task = DbtNodeOperator(
-            task_id=f"{other['name']}_{suffix}", group=self.group, nodes=other["nodes"], **task_args
-        )
+        task_id, task_group = f"{other['name']}_{suffix}", common["task_group"]
+        # The group of a tested model can have this name.
+        while task_group.child_id(task_id) in {*task_group.used_group_ids, *task_group.children}:
+            task_id += "_2"
+        task = DbtNodeOperator(task_id=task_id, group=self.group, nodes=other["nodes"], **task_args)
         [self.run_tasks[key] for key in other["upstream"]] >> task
         task >> [self.run_tasks[key] for key in other["downstream"]]
 

@@ -265,6 +265,22 @@ def test_sources_can_have_difficult_names(small):
     }
 
 
+def test_a_tested_model_can_have_the_name_of_a_task_of_source_tests(small):
+    path = small(
+        {
+            "models/raw.yml": """
+                sources: [{name: raw, tables: [{name: ev, columns: [{name: id, tests: [unique]}]}]}]
+            """,
+            "models/m.yml": "models: [{name: raw_ev_test, columns: [{name: id, tests: [unique]}]}]",
+        },
+        raw_ev_test="select id from {{ source('raw', 'ev') }}",
+    )
+    assert edges(render(path)) == {
+        ("raw_ev_test_2", "raw_ev_test.run"),
+        ("raw_ev_test.run", "raw_ev_test.test"),
+    }
+
+
 def test_the_target_folder_of_a_project_can_have_another_name(small):
     settings = "{name: small, version: 1.0.0, profile: any, target-path: build, log-path: l}"
     path = small({"dbt_project.yml": settings}, a="select 1 as id")
