@@ -59,6 +59,9 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     for word in map(str, words):
         if word.startswith("-"):
             name, equals, value = word.partition("=")
+            if name.startswith(("-s", "-m")) and len(word) > 2:
+                # `-sname` is `-s name`.
+                name, equals, value = "--select", "=", word[2:]
             # `dbt ls` would list models only, while `dbt build` takes the option as --select.
             if name in ("-m", "--model", "--models"):
                 name = "--select"

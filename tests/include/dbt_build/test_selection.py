@@ -359,6 +359,7 @@ def test_a_changed_state_changes_the_selection(small, tmp_path):
         (["-s", "a", "b", "--empty"], ["-s", "a", "b"], ["--empty"]),
         (["--models=a", "--threads", "2"], ["--select=a"], ["--threads", "2"]),
         (["-m", "a"], ["--select", "a"], []),
+        (["-sa", "b", "--empty"], ["--select=a", "b"], ["--empty"]),
         (["--threads", 2, "--state", Path("x")], ["--state", "x"], ["--threads", "2"]),
         (
             ["--exclude-resource-types", "test", "--resource-type=model", "--defer"],
