@@ -5,6 +5,7 @@ docs/how-it-works.md has the whole list as a table.
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class Arguments:
         _check_operator_args(arguments.operator_args)
         return arguments
 
-    @property
+    @cached_property
     def project(self) -> DbtProject:
         project, execution = self.project_config, self.execution_config
         render = self.render_config
@@ -184,10 +185,12 @@ class Arguments:
             indirect = self.execution_config.test_indirect_selection.value
         if indirect:
             options = ["--indirect-selection", indirect, *options]
+        # An option replaces dbt's variables, so it has their values.
+        excluded = types_excluded_by_variables(options, self.project.parse_environment)
         if render.test_behavior == TestBehavior.NONE:
-            # The option replaces dbt's variables, so it gets their values too.
-            others = types_excluded_by_variables(options, self.project.parse_environment)
-            options += ["--exclude-resource-type", "test", "unit_test", *others]
+            excluded += ["test", "unit_test"]
+        if excluded:
+            options += ["--exclude-resource-type", *excluded]
         return Selection(
             select=tuple(render.select or ()),
             exclude=tuple(render.exclude or ()),

@@ -114,8 +114,6 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     file = project.manifest or project.target / "manifest.json"
     manifest = json.loads(file.read_text())
     words = ["--output", "json", "--output-keys", "unique_id", *selection.words, *NOT_BUILT]
-    # The option in NOT_BUILT replaces the variables, so it gets their values too.
-    words += types_excluded_by_variables(selection.options, project.parse_environment)
     parsed = None if project.executable else load_manifest(project)
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
