@@ -23,7 +23,7 @@ def adopt(
     with new_tree() as tree:
         git("rm", "--quiet", "-r", "--ignore-unmatch", *removed, at=tree)
         remove_targets(tree / "Makefile", own["make_targets"])
-        remove_group(tree / "pyproject.toml", "template")
+        remove_group(tree / "pyproject.toml")
         for path in NAMED_FILES:
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(TEMPLATE_NAME, name.replace("_", "-")))

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from psycopg.sql import SQL, Identifier
+
 from local import postgres
 from local.dbt import chosen_project, has_installed_packages, last_month, profiles_dir
 from local.progress import console
@@ -191,8 +193,6 @@ def publish(comment: Path, prod: dict, summary: str, rows: list[tuple[str, str]]
 
 def drop(settings: Settings, prefix: str, among: set[str] | None = None) -> list[str]:
     """Drop the schemas with a prefix, or only those in `among`; return their names."""
-    from psycopg.sql import SQL, Identifier
-
     with postgres.connect(settings) as connection:
         schemas = postgres.schemas(connection, prefix)
         found = [name for name in schemas if among is None or name in among]

@@ -1,6 +1,5 @@
 """dbt on the command line: which project, with which profile, and in which environment."""
 
-import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,9 +7,6 @@ from pathlib import Path
 import yaml
 
 from local.settings import BIN, Failure, Settings
-
-# An environment variable that dbt requires, because the call has no default.
-REQUIRED_VARIABLE = re.compile(r"env_var\(\s*['\"](\w+)['\"]\s*\)")
 
 
 def chosen_project(settings: Settings, name: str | None) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local import postgres
-from local.dbt import REQUIRED_VARIABLE, chosen_project, profile_name, profiles_yml
+from local.dbt import chosen_project, profile_name, profiles_yml
 from local.progress import console, step
 from local.settings import BIN, ROOT, Failure, Settings, shared_env
 
@@ -31,6 +31,8 @@ COLUMNS = """
     where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
     and attnum > 0 and not attisdropped
 """
+# An environment variable that dbt requires, because the call has no default.
+REQUIRED_VARIABLE = re.compile(r"env_var\(\s*['\"](\w+)['\"]\s*\)")
 COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", flags=re.DOTALL)
 
 
@@ -275,8 +277,8 @@ def _build(
         if findings.seeds_as_sources:
             results = build("--select", "resource_type:seed")
             exclude += ["--exclude-resource-type", "seed"]
-        # The sources are empty without --empty, which would add an alias to each ref(), where a
-        # model can have its own alias.
+        # --empty would add an alias to each ref(), and a model may already give one. The tables of
+        # the sources are empty anyway.
         results |= build()
     for unique_id, result in results.items():
         if result["status"] == "error":

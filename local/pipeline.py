@@ -12,7 +12,7 @@ from local.settings import Failure
 
 PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
-# The import error may be of another DAG file, so the missing DAG gets this time after the error.
+# How long to wait for a missing DAG after an import error, which can be of another DAG file.
 IMPORT_ERROR_SECONDS = 15
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
@@ -179,12 +179,11 @@ def failure_message(api: Api, task: dict) -> str:
     path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
     params = {"map_index": task["map_index"], "full_content": True}
     log = api("GET", f"{path}/logs/{max(task['try_number'], 1)}", params=params)["content"]
-    entries = [entry for entry in log if isinstance(entry, dict)]
-    for entry in entries:
-        if entry.get("level") in ("error", "critical"):
-            details = entry.get("error_detail") or []
-            errors = [f"{detail['exc_type']}: {detail['exc_value']}" for detail in details[:1]]
-            return errors[0] if errors else entry["event"]
+    for entry in log:
+        if isinstance(entry, dict) and entry.get("level") in ("error", "critical"):
+            if details := entry.get("error_detail"):
+                return f"{details[0]['exc_type']}: {details[0]['exc_value']}"
+            return entry["event"]
     return "Its log has no error: the task may have been killed."
 
 

@@ -142,8 +142,8 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     Without git, all but generated files are copied.
     """
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    # git refuses a repository of another user. Then this fails, because without git's list files
-    # that git ignores would be copied too, such as passwords.
+    # git refuses a repository of another user, and then this command fails. Without git's list it
+    # would copy the files that git ignores too, such as files with passwords.
     has_git = any((path / ".git").exists() for path in (source, *source.parents))
     files = [Path(name) for name in git(*words, at=source).split("\0") if name] if has_git else []
     if Path("dbt_project.yml") not in files:

@@ -41,10 +41,10 @@ def update(settings: Settings, source: str) -> None:
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
     targets = template.get("make_targets", [])
     merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))
-    merge_file("pyproject.toml", before, base, lambda file: remove_group(file, "template"))
+    merge_file("pyproject.toml", before, base, remove_group)
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
-    unmerged = {line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()}
+    unmerged = {*git("diff", "--name-only", "--diff-filter=U").splitlines()}
     ours = {*git("ls-tree", "-r", "--name-only", before, "--", *unmerged).splitlines()}
     if deleted := unmerged - ours:
         git("rm", "--quiet", "--force", *deleted)
@@ -79,7 +79,7 @@ def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None])
             git("add", name)
 
 
-def remove_group(pyproject: Path, name: str) -> None:
-    """Delete a dependency group from pyproject.toml, with the comment above it."""
-    group = re.compile(rf"(^#.*\n)*^{name} = \[\n(^ .*\n)*^\]\n", flags=re.MULTILINE)
+def remove_group(pyproject: Path) -> None:
+    """Delete the dependency group `template` from pyproject.toml, with the comment above it."""
+    group = re.compile(r"(^#.*\n)*^template = \[\n(^ .*\n)*^\]\n", flags=re.MULTILINE)
     pyproject.write_text(group.sub("", pyproject.read_text()))

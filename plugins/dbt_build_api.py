@@ -137,16 +137,16 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
     # the cleared tasks have to be built again.
     if session.scalar(select(TaskInstance.state).filter_by(id=build.id)) != State.RUNNING:
         raise HTTPException(409, NOT_RUNNING)
-    by_id = {ti.task_id: ti for ti in found}
     answer = Answer(applied={})
     changes |= dict.fromkeys(_without_process(session, of_run, report, tasks), State.FAILED)
     # The teardown comes last, because it depends on the states of the node tasks.
-    for task_id in sorted(changes, key=lambda task_id: task_id == tasks.teardown):
-        ti, state, times = by_id.get(task_id), changes[task_id], report.succeeded.get(task_id)
-        if ti is not None and ti.state == state and times and ti.end_date == times.end:
+    for ti in sorted(found, key=lambda ti: ti.task_id == tasks.teardown):
+        task_id, state = ti.task_id, changes[ti.task_id]
+        times = report.succeeded.get(task_id)
+        if ti.state == state and times and ti.end_date == times.end:
             # The build task did not get the answer to the report that set this state.
             answer.applied[task_id] = ti.try_number
-        if ti is None or ti.state == state or not _is_replaceable(ti, state, build):
+        if ti.state == state or not _is_replaceable(ti, state, build):
             continue
         if task_id == tasks.teardown:
             session.flush()

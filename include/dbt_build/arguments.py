@@ -137,6 +137,11 @@ class Arguments:
             *(project.install_dbt_deps, execution.install_dbt_deps, render.dbt_deps),
             self.operator_args.get("install_deps"),
         ]
+        if any(isinstance(value, str) for value in installs):
+            raise UnsupportedArgumentError(
+                "install_dbt_deps or install_deps with a template",
+                "packages are installed when the DAG file is parsed",
+            )
         uses_manifest = project.manifest_path and render.load_method != LoadMode.DBT_LS
         environment = dict(self.environment or {})
         global_flags = self.operator_args.get("dbt_cmd_global_flags") or []
@@ -263,11 +268,6 @@ def _check_execution(config: ExecutionConfig) -> None:
         raise UnsupportedArgumentError(
             f"ExecutionConfig(execution_mode={config.execution_mode})", "dbt runs in the worker"
         )
-    if isinstance(config.install_dbt_deps, str):
-        raise UnsupportedArgumentError(
-            "ExecutionConfig(install_dbt_deps=<template>)",
-            "packages are installed when the DAG file is parsed",
-        )
     for name in ("virtualenv_dir", "async_py_requirements", "setup_operator_args"):
         if getattr(config, name):
             raise UnsupportedArgumentError(
@@ -300,11 +300,6 @@ def _check_operator_args(operator_args: dict) -> None:
             raise UnsupportedArgumentError(
                 f"operator_args[{name!r}]", "`dbt build` has no such argument"
             )
-    if isinstance(operator_args.get("install_deps"), str):
-        raise UnsupportedArgumentError(
-            "operator_args['install_deps'] with a template",
-            "packages are installed when the DAG file is parsed",
-        )
     options, others = split_options(operator_args.get("dbt_cmd_flags") or [])
     global_flags = [str(word) for word in operator_args.get("dbt_cmd_global_flags") or []]
     for name, words in (("dbt_cmd_flags", others), ("dbt_cmd_global_flags", global_flags)):

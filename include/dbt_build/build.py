@@ -139,7 +139,8 @@ class DbtBuildOperator(DbtCommandOperator):
     def _built_nodes(self, ti, *, all_pending: bool) -> set[str]:
         """Return the nodes that an earlier try built and that this try does not build again.
 
-        After a clear of all tasks there are none, after any other clear only nodes without a task.
+        After a clear of all tasks the result is empty. After any other clear it has only nodes
+        without a task.
         """
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:

@@ -29,7 +29,7 @@ CANCEL_SECONDS = 60
 FRESHNESS = ["source", "freshness"]
 # In the folder of a dbt command, this subfolder has the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
-# dbt's own variables for --state. Of a variable and its older name, the newer name is first.
+# dbt's own variables for --state. Each has an older name, which comes second.
 STATE_VARIABLES = (
     *("DBT_ENGINE_ARTIFACT_STATE_PATH", "DBT_ARTIFACT_STATE_PATH"),
     *("DBT_ENGINE_STATE", "DBT_STATE"),
@@ -161,13 +161,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             return super().build_and_run_cmd(context, cmd_flags, **kwargs)
 
     def _load_manifest(self, environment) -> None:
-        """Load the parsed manifest, unless a parse in this run could have another result."""
+        """Load the parsed manifest, unless dbt could parse the project differently in this run."""
         self.manifest = None
         if (
             self.may_use_parse
             # An interceptor may change variables and environment later.
             and not self.interceptors
-            # dbt fails if the parse warns, as of a configuration path that applies to nothing.
+            # A warning of the parse then fails the command, so dbt has to parse again.
             and not self._fails_on_warnings
             and self.project.executable is None
             and self.project.manifest is None
@@ -195,7 +195,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         try:
             return super().run_subprocess(command, env, cwd, **kwargs)
         except KeyboardInterrupt:
-            # The folder of the run and the lock of the schema must outlast dbt.
+            # dbt must end before Cosmos removes its folder and before the lock is released.
             if (process := self.subprocess_hook.sub_process) and process.poll() is None:
                 self.on_kill()
                 try:

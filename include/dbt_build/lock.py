@@ -41,9 +41,8 @@ TIMEOUTS = """
 HOLDERS = """
     select string_agg(distinct application_name, ', ')
     from pg_locks inner join pg_stat_activity using (pid)
-    where locktype = 'advisory' and granted and pg_locks.database = pg_stat_activity.datid
+    where locktype = 'advisory' and granted and datname = current_database()
         and (classid::int, objid::int) = (hashtext('dbt'), hashtext(%s)) and pid <> %s
-        and datname = current_database()
 """
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class _Lock:
         self.name = f"{ti.dag_id} {ti.run_id}"
         kind = "" if exclusive else "_shared"
         self.query = f"select pg_try_advisory_xact_lock{kind}({KEY}), pg_backend_pid()"
-        self.connection, self.is_held, self.pid = None, False, 0
+        self.connection, self.pid = None, 0
 
     def wait(self) -> None:
         """Wait for the lock, and log which run holds it."""
@@ -105,10 +104,10 @@ class _Lock:
         self.connection = self.connection or self.hook.get_conn()
         self._row("select set_config('application_name', %s, true)", self.name)
         self._row(TIMEOUTS)
-        self.is_held, pid = self._row(self.query, self.schema)
-        if self.is_held:
+        is_held, pid = self._row(self.query, self.schema)
+        if is_held:
             self.pid = pid
-        return self.is_held
+        return is_held
 
     def holders(self) -> str | None:
         """Return the runs that hold the lock, without the last connection of this task."""
@@ -122,7 +121,8 @@ class _Lock:
         """
         while not stop.wait(PING_SECONDS):
             try:
-                if self.is_held:
+                # Without the lock there is no connection.
+                if self.connection:
                     self._row("select 1")
                 elif self.take():
                     log.info("The lock of the schema is held again.")
@@ -139,7 +139,7 @@ class _Lock:
     def release(self) -> None:
         if self.connection:
             self.connection.close()
-        self.connection, self.is_held = None, False
+        self.connection = None
 
     def _row(self, query: str, *values) -> tuple:
         with closing(self.connection.cursor()) as cursor:

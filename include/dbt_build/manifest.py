@@ -15,9 +15,8 @@ from cosmos.constants import TestBehavior
 
 # Resource types that Cosmos renders.
 RENDERED = ("model", "seed", "snapshot")
-TESTS = ("test", "unit_test")
-# The keys of a manifest under which dbt has the nodes that `dbt build` can run.
-BUILT_PARTS = ("nodes", "unit_tests", "functions", "saved_queries", "exposures")
+# The keys of a manifest under which dbt has the sources and the nodes that `dbt build` can run.
+PARTS = ("sources", "nodes", "unit_tests", "functions", "saved_queries", "exposures")
 # dbt counts nodes of these resource types in a build, but runs nothing for them.
 NOTHING_TO_RUN = ("exposure.", "saved_query.")
 # The fields of a node's config that Cosmos reads.
@@ -70,8 +69,7 @@ class SlimManifest(TypedDict):
 
 def all_nodes(manifest: dict) -> dict[str, dict]:
     """Return the sources and everything that `dbt build` can run, by unique ID."""
-    parts = ("sources", *BUILT_PARTS)
-    return {k: node for part in parts for k, node in manifest.get(part, {}).items()}
+    return {k: node for part in PARTS for k, node in manifest.get(part, {}).items()}
 
 
 def slim_manifest(
@@ -104,7 +102,7 @@ def slim_manifest(
     # Each key has the node that is tested, or the test itself, and the nodes that the tests read.
     other = defaultdict(list)
     detached = {}
-    for unique_id in (k for k in nodes if k in selected and k.split(".")[0] in TESTS):
+    for unique_id in (k for k in nodes if k in selected and k.startswith(("test.", "unit_test."))):
         attached = [parent for parent in parents[unique_id] if parent in rendered]
         read = reads[unique_id] & rendered.keys()
         if unique_id.startswith("unit_test."):

@@ -140,8 +140,8 @@ class DbtNodeOperator(BaseOperator):
         """Return the result that the build task stored, unless an earlier try has read it.
 
         A retry reads the result of a successful node again, because the process of the earlier try
-        may have been killed. It reads the result of a skipped node again too, because a part of the
-        nodes can be built, such as a model whose test dbt skipped.
+        may have been killed. It reads the result of a skipped node again too, because dbt may have
+        built some of its nodes, such as a model whose test dbt skipped.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
@@ -207,19 +207,17 @@ class DbtNodeOperator(BaseOperator):
         )
 
     def _end(self, result: StoredResult) -> None:
-        message = result["message"]
         if result["outcome"] == "success":
-            self.log.info("%s", message)
+            self.log.info("%s", result["message"])
             return
         if result["outcome"] == "left_out":
             raise AirflowSkipException(f"dbt left out {', '.join(self.nodes)} in this run.")
-        self.log.error("%s", message or f"dbt did not run {', '.join(self.nodes)}.")
+        message = result["message"] or f"dbt did not run {', '.join(self.nodes)}."
+        self.log.error("%s", message)
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
-        first_line = message.partition("\n")[0] or f"dbt did not run {', '.join(self.nodes)}"
-        if result["outcome"] in ("fail", "not_run") or _has_relation(result["built"]):
-            raise AirflowFailException(first_line)
-        raise AirflowException(first_line)
+        is_final = result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
+        raise (AirflowFailException if is_final else AirflowException)(message.partition("\n")[0])
 
 
 def _has_relation(built: Iterable[str]) -> bool:

@@ -70,8 +70,8 @@ class DbtProject:
     def workdir(self) -> Path:
         """Return the working directory: where dbt finds the project, its packages and its parse.
 
-        Its path ends with the last four folders of the project's path. A relative path out of the
-        project, such as that of a local package, therefore leads to a folder of the cache.
+        Its path ends with the last four folders of the project's path. So a relative path that
+        leaves the project, such as the path of a local package, still leads into the cache.
         """
         return self.cache.joinpath(*self.path.parts[1:][-4:])
 

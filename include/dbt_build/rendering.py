@@ -50,7 +50,7 @@ class Rendering:
         """Return the arguments with which Cosmos's class renders the slim manifest."""
         arguments = self.arguments
 
-        # Cosmos makes deep copies of its configs, and with a bound method it would copy its object.
+        # Cosmos copies its configs deeply. With a bound method, it would copy this object too.
         def convert(**kwargs) -> BaseOperator:
             return self._convert(**kwargs)
 
@@ -68,7 +68,9 @@ class Rendering:
                 manifest_path=self.group.slim_file,
                 # dbt_project.yml names the folders. Cosmos only checks that this folder exists.
                 models_relative_path=".",
-                project_name=self.project_name,
+                project_name=getattr(
+                    arguments.project_config, "project_name", self.project.path.name
+                ),
                 install_dbt_deps=False,
             ),
             "render_config": render,
@@ -107,10 +109,6 @@ class Rendering:
             task = EmptyOperator(**task_args)
         (self.test_tasks if runs_tests else self.run_tasks)[key] = task
         return task
-
-    @property
-    def project_name(self) -> str:
-        return getattr(self.arguments.project_config, "project_name", self.project.path.name)
 
     @cached_property
     def _kwargs_of_tests(self) -> dict[str, dict]:

@@ -142,7 +142,8 @@ class ResultReporter:
         self._store_built()
         if self.has_ended_well:
             confirmed = self.outcomes.keys() - self.unsent.keys()
-            # These tasks are upstream_failed. If such a task is cleared later, it runs dbt.
+            # Airflow shows these tasks as upstream_failed. The outcome `skipped` is stored, so that
+            # such a task runs dbt if it is cleared later.
             not_run = [task_id for task_id in confirmed if self.outcomes[task_id] == "not_run"]
             self.outcomes |= dict.fromkeys(not_run, "skipped")
             # The teardown distinguishes these tasks from those that Airflow skips in a stopped run.

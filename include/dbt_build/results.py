@@ -14,8 +14,8 @@ from airflow.sdk.log import redact
 from include.dbt_build.protocol import Outcome, Problem
 
 SUCCEEDED = {"success", "pass", "warn", "no-op", "reused"}
-# A node that dbt skipped. The node that caused it has its own failed status.
-SKIPPED = {"skipped"}
+# dbt skips a node because of another node, which has a failed status of its own.
+NOT_FAILED = SUCCEEDED | {"skipped"}
 # Longer SQL is cut in the log of a failed task.
 SQL_CHARACTERS = 20_000
 
@@ -38,7 +38,7 @@ class NodeResult:
 
     @property
     def has_failed(self) -> bool:
-        return self.status is not None and self.status not in SUCCEEDED | SKIPPED
+        return self.status is not None and self.status not in NOT_FAILED
 
 
 class BuildResults:
@@ -83,7 +83,7 @@ class BuildResults:
             node.running += 1
         elif event.info.name == "NodeFinished":
             node.running -= 1
-            if event.data.run_result.status not in SUCCEEDED | SKIPPED:
+            if event.data.run_result.status not in NOT_FAILED:
                 # The newest file of a microbatch model is that of the batch that has just failed.
                 node.sql = node.sql or self._sql(info)
             if not node.running:
@@ -97,7 +97,7 @@ class BuildResults:
             return
         node.message, node.failures = clean_message(result.message), result.num_failures
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
-        if result.status not in SUCCEEDED | SKIPPED:
+        if result.status not in NOT_FAILED:
             # The message begins the log, before the lines that dbt logged earlier.
             node.lines.insert(0, node.message or result.status)
             # The rows of a failed test stay in the warehouse, because they can be personal data.
@@ -133,7 +133,7 @@ class BuildResults:
                 node.started_at = result["timing"][0]["started_at"]
                 node.ended_at = result["timing"][-1]["completed_at"]
             node.message, node.failures = clean_message(result["message"]), result["failures"]
-            has_failed = result["status"] not in SUCCEEDED | SKIPPED
+            has_failed = result["status"] not in NOT_FAILED
             # dbt has no event with the message of a hook.
             if node.message and node.message not in node.lines and (has_failed or not node.lines):
                 node.lines.insert(0, node.message)
@@ -180,9 +180,9 @@ class BuildResults:
         statuses = {self.nodes[node].status if node in self.nodes else None for node in nodes}
         if None in statuses:
             return None
-        if failed := statuses - SUCCEEDED - SKIPPED:
+        if failed := statuses - NOT_FAILED:
             return "fail" if failed == {"fail"} else "error"
-        return "not_run" if statuses & SKIPPED else "success"
+        return "not_run" if "skipped" in statuses else "success"
 
     def failed(self) -> set[str]:
         """Return the nodes that failed, hooks included."""
@@ -193,7 +193,7 @@ class BuildResults:
         return {
             node
             for node, result in [*self.nodes.items()]
-            if result.status in SKIPPED and node.startswith("function.")
+            if result.status == "skipped" and node.startswith("function.")
         }
 
     def succeeded(self) -> set[str]:

@@ -98,7 +98,7 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
     inputs = [
         asdict(selection),
-        # The time of manifest.json cannot show a new parse: an external `dbt ls` writes it too.
+        # The time of manifest.json does not identify a parse: an external `dbt ls` writes it too.
         project.inputs_file.read_text(),
         # dbt also reads options from variables, such as DBT_EXCLUDE_RESOURCE_TYPES.
         {name: value for name, value in os.environ.items() if name.startswith("DBT_")},

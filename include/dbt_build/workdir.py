@@ -1,8 +1,8 @@
 """The working directory of a dbt project: linked files, installed packages, dbt's parse.
 
-The parse of a DAG file makes it, and makes it again after a change of the project's files, of an
-environment variable that the project reads, or of this package. If several processes need it at
-the same time, one process makes it and the others wait.
+It is created when a DAG file is parsed, and again when a file of the project, an environment
+variable that the project reads, or this package has changed. If several processes need it at the
+same time, one process creates it and the others wait.
 """
 
 import fcntl

@@ -158,5 +158,5 @@ def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
     assert makefile.read_text() == ".PHONY: test\n\ntest: a ## b\n\t@x\n"
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text('dev = [\n    "a",\n]\n# Why.\ntemplate = [\n    "b",\n]\n\n[tool.uv]\n')
-    remove_group(pyproject, "template")
+    remove_group(pyproject)
     assert pyproject.read_text() == 'dev = [\n    "a",\n]\n\n[tool.uv]\n'
