@@ -14,6 +14,7 @@ PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
 # How long to wait for a missing DAG after an import error, which can be of another DAG file.
 IMPORT_ERROR_SECONDS = 15
+READ_TRIES = 5
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
 SLOWEST_NODES = 3
@@ -32,11 +33,12 @@ class Api:
         self._client.headers["Authorization"] = f"Bearer {token}"
 
     def __call__(self, method: str, path: str, **kwargs) -> dict:
-        answer = self._client.request(method, path, **kwargs)
-        if method == "GET" and answer.is_server_error:
-            # Airflow cannot read a run that it is still creating.
-            sleep(1)
+        # Airflow cannot read a run that it is still creating, and its SQLite can be locked.
+        for _ in range(READ_TRIES if method == "GET" else 1):
             answer = self._client.request(method, path, **kwargs)
+            if not answer.is_server_error:
+                break
+            sleep(1)
         if answer.is_error:
             raise Failure(f"Airflow refused {method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else {}
