@@ -29,10 +29,17 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     (tmp_path / "results.json").write_text(json.dumps({"results": [result]}))
     (tmp_path / "target").mkdir()
     script = tmp_path / "dbt"
+    # Unlike a shell, Python can handle a signal that was ignored when it was started.
     script.write_text(
-        "#!/bin/sh\n"
-        "trap 'mv results.json target/run_results.json; sleep 2; kill $!; exit 1' INT\n"
-        "echo started\nsleep 60 &\nwait\n"
+        f"#!{sys.executable}\n"
+        "import os, signal, sys, time\n"
+        "def end(*_):\n"
+        "    os.rename('results.json', 'target/run_results.json')\n"
+        "    time.sleep(2)\n"
+        "    sys.exit(1)\n"
+        "signal.signal(signal.SIGINT, end)\n"
+        "print('started', flush=True)\n"
+        "time.sleep(60)\n"
     )
     script.chmod(0o755)
     dag = render(unchanged, execution_config=EXTERNAL)
