@@ -36,8 +36,11 @@ def update(settings: Settings, source: str) -> None:
     base = git("merge-base", before, "FETCH_HEAD")
     own = git("ls-tree", "--name-only", before, "--", *FORK_FILES).splitlines()
     # The fork may have files of its own at the paths that are removed. They are restored below.
-    changed = ("diff", "--name-only", "--no-renames", "--diff-filter=d", base, before)
-    own += git(*changed, "--", *removed).splitlines()
+    changed = ("diff", "--name-only", "--no-renames", base, before)
+    own += git(*changed, "--diff-filter=d", "--", *removed).splitlines()
+    # git takes a file of the fork for a file of the sample that was renamed, if they are similar.
+    added = {*git(*changed, "--diff-filter=A").splitlines()}
+    own += added - {*git("ls-tree", "-r", "--name-only", "FETCH_HEAD").splitlines()}
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
     targets = template.get("make_targets", [])
     merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,10 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
     # adopt has removed the template's file at the second path.
     write(clone, {"tests/nyc_flights/test_ours.py": "", ".editorconfig": "# ours\n"})
+    # git takes a copy of a file that adopt has removed for the renamed file.
+    sample = "dbt/nyc_flights/models/intermediate/int_flights_timed.sql"
+    copied = clone / "docs" / "ours.sql"
+    shutil.copy(template / sample, copied)
     commit(clone, "What a fork edits")
 
     def append(name: str, text: str) -> None:
@@ -253,6 +258,7 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     append("README.md", "\nnewer\n")
     append("local.toml", "\n# newer\n")
     append("dags/flights_daily.py", "\n# newer\n")
+    append(sample, "\n-- newer\n")
     (template / "include" / "nyc_flights" / "newer.py").write_text("")
     commit(template, "Newer")
 
@@ -268,6 +274,7 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     assert (clone / ".editorconfig").read_text() == "# ours\n"
     assert "newer" not in (clone / "README.md").read_text()
     assert (clone / "local.toml").read_text().endswith("# ours\n")
+    assert "newer" not in copied.read_text()
     assert not (clone / "include" / "nyc_flights").exists()
     assert git(clone, "ls-files", "tests/nyc_flights") == "tests/nyc_flights/test_ours.py"
     assert [path.name for path in (clone / "dags").glob("*.py")] == ["acme.py"]
