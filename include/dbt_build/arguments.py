@@ -314,6 +314,11 @@ def _check_operator_args(operator_args: dict) -> None:
             "operator_args['dbt_cmd_flags'] with --defer and without --defer-state",
             "in a retry, --state names the nodes",
         )
+    if any(word.startswith("--favor-state") for word in (*others, *global_flags)):
+        raise UnsupportedArgumentError(
+            "operator_args['dbt_cmd_flags'] with --favor-state",
+            "a retry would read the state instead of what the run has built",
+        )
     for word in global_flags:
         if word.partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
             raise UnsupportedArgumentError(

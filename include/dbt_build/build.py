@@ -3,7 +3,7 @@
 from copy import copy
 from time import monotonic, sleep
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
@@ -35,11 +35,31 @@ class DbtBuildOperator(DbtCommandOperator):
         # Airflow executes a shallow copy of the operator, which would share this object.
         self.results = BuildResults()
         self.apply_run_options(context)
+        if self.has_run_options:
+            self._skip_with_upstream_tasks(context["ti"])
         with (
             stored_problems(self, context),
             build_lock(self.profile_config, context["ti"], exclusive=True),
         ):
             self._build_pending(context)
+
+    def _skip_with_upstream_tasks(self, ti) -> None:
+        """Skip the group if a task upstream was skipped, except by a run that selects other nodes.
+
+        The trigger rule of the build task does not skip it, because the nodes that a run selects
+        can be in this group, and those that it skips in a group upstream.
+        """
+        states = task_states(ti)
+        skipped = [
+            name
+            for name in self.upstream_task_ids
+            if states.get(name) == "skipped"
+            and not (
+                self.run_options.is_partial and isinstance(self.dag.get_task(name), DbtNodeOperator)
+            )
+        ]
+        if skipped:
+            raise AirflowSkipException(f"Skipped, because {skipped[0]} was skipped.")
 
     def _build_pending(self, context) -> None:
         """Build the nodes whose tasks are not successful.
@@ -74,8 +94,11 @@ class DbtBuildOperator(DbtCommandOperator):
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
-            # If an earlier try built all nodes, dbt builds none, but Cosmos runs the callbacks.
-            elif has_nodes or built or self.built_by_earlier_tries:
+            # If an earlier try built all nodes, dbt builds none, but Cosmos runs the callbacks. dbt
+            # warns that there is nothing to do.
+            elif has_nodes or (
+                (built or self.built_by_earlier_tries) and not self.fails_on_warnings
+            ):
                 self.build(context, nodes)
             self.call_on_warning(context)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -134,11 +134,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Run `dbt source freshness` for some sources.
 
         In a run for a past interval, such as a backfill, no source is checked, because the present
-        age of a source says nothing about that interval.
+        age of a source says nothing about that interval. If the interval is empty, a run is for the
+        past after a day.
         """
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
-        if end and end > start and datetime.now(UTC) - end > end - start:
+        # The interval of a cron schedule such as @daily is empty.
+        if end and datetime.now(UTC) - end > ((end - start) or timedelta(days=1)):
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # This command does not have the options of `dbt build`, such as an event time range.
@@ -168,7 +170,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             # An interceptor may change variables and environment later.
             and not self.interceptors
             # A warning of the parse then fails the command, so dbt has to parse again.
-            and not self._fails_on_warnings
+            and not self.fails_on_warnings
             and self.project.executable is None
             and self.project.manifest is None
             and (self.vars or {}) == self.project.variables
@@ -179,7 +181,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.partial_parse = self.may_use_parse and self.manifest is None
 
     @property
-    def _fails_on_warnings(self) -> bool:
+    def fails_on_warnings(self) -> bool:
         words = [*self.dbt_cmd_global_flags, *self.dbt_cmd_flags]
         return self.warn_error or any(str(word).startswith("--warn-error") for word in words)
 

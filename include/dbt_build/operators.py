@@ -16,10 +16,12 @@ from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest
 from include.dbt_build.protocol import (
     BUILT_NODES,
+    DONE_BEFORE,
     NODE_RESULTS,
     PROBLEMS,
     SELECTED_NODES,
     StoredResult,
+    TryNodes,
 )
 from include.dbt_build.reporting import first_try, set_xcom, task_states
 
@@ -132,6 +134,7 @@ class DbtNodeOperator(BaseOperator):
                 # A build that held the lock in the meantime has stored a newer result.
                 stored = self._stored_result(ti)
                 if stored is None or stored == result:
+                    self._require_no_old_rows(ti)
                     stored = self._run_dbt(context, result["built"] if result else ())
                 result = stored
         self._end(result)
@@ -171,6 +174,29 @@ class DbtNodeOperator(BaseOperator):
             raise AirflowException(f"The build task stored no result for {names}: see its log.")
         message = f"dbt built {names}: see the log of the build task."
         return StoredResult(outcome="success", message=message, sql="", built=[])
+
+    def _require_no_old_rows(self, ti) -> None:
+        """Refuse a retry after which nodes downstream would have rows of the failed try.
+
+        dbt builds these nodes if the failed node has `on_error: continue`.
+
+        Raises:
+            AirflowFailException: the build task has built such a node.
+        """
+        key = f"{NODE_RESULTS}_read_{self.task_id}"
+        reader = ti.xcom_pull(task_ids=self.group.build_id, key=key)
+        # Airflow has deleted this XCom if the teardown has started, so there is no retry any more.
+        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
+        if reader is None or stored is None or not first_try(ti) <= reader < ti.try_number:
+            return
+        before = {*stored["nodes"]}
+        states = task_states(ti)
+        for name in self.get_flat_relative_ids(upstream=False) & {*self.group.node_task_ids}:
+            if states.get(name) == "success" and not {*self.dag.get_task(name).nodes} <= before:
+                raise AirflowFailException(
+                    f"dbt has built {name} without the new rows of {', '.join(self.nodes)}: clear "
+                    "this task with its downstream tasks."
+                )
 
     def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
         """Run dbt for the nodes of this task that are not in `built`, and return their result."""

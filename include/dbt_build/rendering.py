@@ -161,6 +161,9 @@ class Rendering:
         if self.run_options:
             self._add_run_options(dag, tasks)
         build = DbtBuildOperator(task_id="dbt_build", group=self.group, **common).as_setup()
+        if self.run_options:
+            # The build task itself decides whether the group is skipped.
+            build.trigger_rule = TriggerRule.NONE_FAILED
         teardown = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
         self._connect(tasks, build, teardown)
 

@@ -71,6 +71,37 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     assert states.built() == {"continues": 1, "after_continues": 1}
 
 
+def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of):
+    states = run_of("decides_continue_retried")
+    assert states.run() == "success"
+    states.broken("continues")
+    states.trigger()
+    states.wait_for_state("continues_run", "up_for_retry")
+    states.broken()
+    assert states.end() == "failed"
+    found = states.states()
+    assert (found["continues_run"], found["after_continues_run"]) == ("failed", "success")
+    assert "clear this task with its downstream tasks" in states.log("continues_run", 2)
+    states.broken()
+    states.clear("continues_run")
+    assert states.end() == "success"
+    assert states.built() == {"continues": 1, "after_continues": 1}
+
+
+def test_a_run_can_select_nodes_of_the_second_group_only(run_of):
+    states = run_of("decides_groups")
+    assert states.run() == "success"
+    assert states.built() == {"independent_1": 1, "independent_2": 1}
+    states.broken()
+    assert states.run(dbt_select="independent_2") == "success"
+    assert states.states()["group_1.independent_1_run"] == "skipped"
+    assert states.built() == {"independent_2": 1}
+    # A task of the user that is skipped skips both groups.
+    states.broken()
+    assert states.run(skip=True) == "success"
+    assert {*states.states().values()} == {"skipped"}
+
+
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     states = run_of("decides_fail_fast")
     states.broken("independent_1")

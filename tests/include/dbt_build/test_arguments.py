@@ -152,6 +152,7 @@ OPERATOR = {
         Refused(["--target-path", "elsewhere"]),
         ["--defer", "--state", "/state", "--defer-state", "/state"],
         Refused(["--defer", "--state", "/state"]),
+        Refused(["--defer", "--favor-state", "--defer-state", "/state"]),
         Refused(["--select", "{{ params.nodes }}"]),
         Refused(["--select", "{% if params.nodes %}a{% endif %}"]),
     ],

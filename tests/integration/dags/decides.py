@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
 from cosmos import ProjectConfig, RenderConfig
 from cosmos.constants import TestBehavior
 
@@ -30,6 +31,9 @@ decides_chain = DbtDag(dag_id="decides_chain", **ARGS, **dbt_args("tag:chain"))
 # No task is retried, so that the scheduler sets what is downstream to upstream_failed at once.
 NO_RETRY = {**ARGS, "default_args": {"owner": "tests"}}
 decides_continue = DbtDag(dag_id="decides_continue", **NO_RETRY, **dbt_args("continues+"))
+decides_continue_retried = DbtDag(
+    dag_id="decides_continue_retried", **ARGS, **dbt_args("continues+")
+)
 decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
@@ -54,6 +58,19 @@ def warned(context) -> None:
 TESTS_LAST = dbt_args("warns", on_warning_callback=warned)
 TESTS_LAST["render_config"].test_behavior = TestBehavior.AFTER_ALL
 decides_last = DbtDag(dag_id="decides_last", **ARGS, **TESTS_LAST, source_freshness=True)
+
+with DAG("decides_groups", params={"skip": False}, **ARGS):
+
+    @task
+    def perhaps_skip(params) -> None:
+        if params["skip"]:
+            raise AirflowSkipException("The run asks for it.")
+
+    groups = [
+        DbtTaskGroup(group_id=f"group_{n}", **dbt_args(f"independent_{n}"), run_options=True)
+        for n in (1, 2)
+    ]
+    perhaps_skip() >> groups[0] >> groups[1]
 
 with DAG("decides_always", **ARGS):
 
