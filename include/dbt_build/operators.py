@@ -168,9 +168,9 @@ class DbtNodeOperator(BaseOperator):
         Raises:
             AirflowException: dbt has not built the nodes in this run.
         """
-        built = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
+        built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
         names = ", ".join(self.nodes)
-        if built is None or not {*self.nodes} <= {*built["nodes"]}:
+        if not {*self.nodes} <= {*built}:
             raise AirflowException(f"The build task stored no result for {names}: see its log.")
         message = f"dbt built {names}: see the log of the build task."
         return StoredResult(outcome="success", message=message, sql="", built=[])

@@ -16,7 +16,9 @@ NODE_RESULTS = "dbt_node_results"
 # selects, if it selects a part of the DAG. Airflow deletes the XComs of a task that starts, so a
 # retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
 SELECTED_NODES = "dbt_selected_nodes"
-# XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet.
+# XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet. The XCom
+# of the build task is a list of the same nodes, because Airflow 3.4 deletes the other one if
+# somebody marks the build task as successful, which clears the teardown.
 BUILT_NODES = "dbt_built_nodes"
 # XCom of the teardown: TryNodes whose tasks were successful when the first try of the build task
 # began, or the first try after a clear. Their asset events were emitted before.

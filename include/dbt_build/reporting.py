@@ -249,6 +249,7 @@ class ResultReporter:
         built = self._built | (self.results.succeeded() - successful)
         if built != self._built:
             set_nodes(self.ti, self.teardown_id, BUILT_NODES, built)
+            self.ti.xcom_push(key=BUILT_NODES, value=sorted(built))
             # Set last, so that the next call stores the nodes again if this call fails.
             self._built = built
 

@@ -34,7 +34,9 @@ def ti(monkeypatch) -> Airflow:
     monkeypatch.setattr(reporting, "PluginClient", lambda ti: None)
     monkeypatch.setattr(reporting, "TaskLogs", lambda ti: None)
     monkeypatch.setattr(
-        reporting, "set_nodes", lambda ti, teardown_id, key, nodes: ti.xcom_push(key, {*nodes})
+        reporting,
+        "set_nodes",
+        lambda ti, teardown_id, key, nodes: ti.xcom_push(f"{key} of {teardown_id}", {*nodes}),
     )
     return Airflow()
 
@@ -55,4 +57,5 @@ def test_what_could_not_be_stored_is_stored_later(ti):
     reporter._store_built()
     assert reporter.unsent == {"a": "success", "b": "error"}
     assert ti.xcoms[NODE_RESULTS]["b"]["message"] == "division by zero"
-    assert ti.xcoms[BUILT_NODES] == {"model.p.a"}
+    assert ti.xcoms[BUILT_NODES] == ["model.p.a"]
+    assert ti.xcoms[f"{BUILT_NODES} of done"] == {"model.p.a"}
