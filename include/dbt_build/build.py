@@ -35,7 +35,7 @@ class DbtBuildOperator(DbtCommandOperator):
         # Airflow executes a shallow copy of the operator, which would share this object.
         self.results = BuildResults()
         self.apply_run_options(context)
-        if self.has_run_options:
+        if self.has_run_options and self.upstream_task_ids:
             self._skip_with_upstream_tasks(context["ti"])
         with (
             stored_problems(self, context),

@@ -121,7 +121,7 @@ class _Lock:
         """
         while not stop.wait(PING_SECONDS):
             try:
-                # Without the lock there is no connection.
+                # A connection is only kept while it holds the lock.
                 if self.connection:
                     self._row("select 1")
                 elif self.take():

@@ -122,6 +122,11 @@ class DbtNodeOperator(BaseOperator):
         """Return whether a successful task needs a process too, for its callbacks or outlets."""
         return bool(self.has_on_success_callback or self.has_on_execute_callback or self.outlets)
 
+    @property
+    def reader_key(self) -> str:
+        """Return the XCom key of the number of the first try that read the stored result."""
+        return f"{NODE_RESULTS}_read_{self.task_id}"
+
     def execute(self, context) -> None:
         ti = context["ti"]
         result = self._stored_result(ti)
@@ -149,10 +154,9 @@ class DbtNodeOperator(BaseOperator):
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
             return None
-        key = f"{NODE_RESULTS}_read_{self.task_id}"
-        reader = ti.xcom_pull(task_ids=self.group.build_id, key=key)
+        reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
         if reader is None:
-            set_xcom(ti, self.group.build_id, key, ti.try_number)
+            set_xcom(ti, self.group.build_id, self.reader_key, ti.try_number)
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
         is_mine = reader == ti.try_number or (
@@ -183,8 +187,7 @@ class DbtNodeOperator(BaseOperator):
         Raises:
             AirflowFailException: the build task has built such a node.
         """
-        key = f"{NODE_RESULTS}_read_{self.task_id}"
-        reader = ti.xcom_pull(task_ids=self.group.build_id, key=key)
+        reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
         # Airflow has deleted this XCom if the teardown has started, so there is no retry any more.
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
         if reader is None or stored is None or not first_try(ti) <= reader < ti.try_number:
