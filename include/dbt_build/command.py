@@ -1,5 +1,6 @@
 """One dbt command of a task: run by Cosmos's operator, with the results of its nodes."""
 
+import gc
 import json
 import logging
 import os
@@ -159,8 +160,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         # Set here, because Airflow executes a copy, and the method has to be that of the copy.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
-        with interruptible(self.results.interrupt):
-            return super().build_and_run_cmd(context, cmd_flags, **kwargs)
+        try:
+            with interruptible(self.results.interrupt):
+                return super().build_and_run_cmd(context, cmd_flags, **kwargs)
+        finally:
+            # If the manifest remains when the process ends, Python logs a leaked semaphore.
+            self.manifest = None
+            gc.collect()
 
     def _load_manifest(self, environment) -> None:
         """Load the parsed manifest, unless dbt could parse the project differently in this run."""

@@ -100,7 +100,7 @@ def invoke_dbt(words: list[str], environment: Mapping[str, str], manifest=None, 
             return dbtRunner(manifest, callbacks).invoke(words)
     finally:
         # dbt keeps an adapter for each type, with the settings of the last project. If adapters
-        # remain when the process ends, Python reports their semaphores as leaked.
+        # remain when the process ends, Python logs their semaphores as leaked.
         reset_adapters()
         gc.collect()
 

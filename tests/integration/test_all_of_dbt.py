@@ -55,6 +55,10 @@ def test_dbt_gets_the_variables_and_runs_the_hook(whole, warehouse):
     assert "1 of 1 OK hook" in whole.log("dbt_build")
 
 
+def test_the_log_of_a_successful_build_has_no_error_of_python(whole):
+    assert "leaked semaphore" not in whole.log("dbt_build")
+
+
 def test_a_test_that_warns_is_successful_and_has_the_warning_in_its_log(whole):
     assert "WARN 1 not_null_customers_v2_email" in whole.log("customers_v2.test")
 
