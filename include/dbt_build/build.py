@@ -10,7 +10,13 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
-from include.dbt_build.protocol import BUILT_NODES, DONE_BEFORE, SELECTED_NODES, TryNodes
+from include.dbt_build.protocol import (
+    BUILT_NODES,
+    DONE_BEFORE,
+    SELECTED_NODES,
+    UNENDED_TRY,
+    TryNodes,
+)
 from include.dbt_build.reporting import ResultReporter, first_try, set_nodes, set_xcom, task_states
 from include.dbt_build.results import BuildResults
 
@@ -70,13 +76,13 @@ class DbtBuildOperator(DbtCommandOperator):
         ti = context["ti"]
         if (selected := self._selection_of_run(context)) is not None:
             ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
-        all_tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
+        all_tasks = self._node_tasks()
         states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         all_pending = len(pending) == len(all_tasks)
         # After a clear of all tasks too, dbt gets the selection of the DAG.
         is_new = ti.try_number == first_try(ti) and all_pending
-        built = self._built_nodes(ti, all_pending=all_pending)
+        built = self._built_nodes(context, states, pending)
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
@@ -151,7 +157,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
                 "trigger a run with another selection."
             )
-        tasks = [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
+        tasks = self._node_tasks()
         used = {task.task_id for task in tasks if task.nodes_of(selected)}
         for task in tasks:
             if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
@@ -159,12 +165,21 @@ class DbtBuildOperator(DbtCommandOperator):
         set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
         return selected
 
-    def _built_nodes(self, ti, *, all_pending: bool) -> set[str]:
+    def _built_nodes(
+        self, context, states: dict[str, str | None], pending: list[DbtNodeOperator]
+    ) -> set[str]:
         """Return the nodes that an earlier try built and that this try does not build again.
 
-        After a clear of all tasks the result is empty. After any other clear it has only nodes
-        without a task.
+        After a clear of all tasks the result is empty. After any other clear it has nodes without a
+        task and, if the clear interrupted dbt, finished leaves, which Airflow does not show before
+        dbt's end.
         """
+        ti, run_start = context["ti"], str(context["dag_run"].start_date)
+        # Airflow gives a run another start if a clear continues it after its end.
+        was_interrupted = run_start == ti.xcom_pull(
+            task_ids=self.group.teardown_id, key=UNENDED_TRY
+        )
+        set_xcom(ti, self.group.teardown_id, UNENDED_TRY, run_start)
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
             return set()
@@ -172,7 +187,17 @@ class DbtBuildOperator(DbtCommandOperator):
             return {*stored["nodes"]}
         # The nodes were built before a clear. This can be a retry nevertheless, if the first try
         # after the clear ended before it came here.
-        built = set() if all_pending else {*stored["nodes"]} - self._nodes_with_task()
+        all_ids, pending_ids = {*self.group.node_task_ids}, {task.task_id for task in pending}
+        kept = {
+            task.task_id
+            for task in pending
+            if was_interrupted
+            and task.is_leaf
+            and states.get(task.task_id) is None
+            and not pending_ids & task.get_flat_relative_ids(upstream=True)
+        }
+        again = {node for name in all_ids - kept for node in self.dag.get_task(name).nodes}
+        built = set() if pending_ids == all_ids else {*stored["nodes"]} - again
         set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built
 
@@ -185,9 +210,11 @@ class DbtBuildOperator(DbtCommandOperator):
             return set()
         return nodes - {*stored["nodes"]}
 
+    def _node_tasks(self) -> list[DbtNodeOperator]:
+        return [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
+
     def _nodes_with_task(self) -> set[str]:
-        tasks = (self.dag.get_task(task_id) for task_id in self.group.node_task_ids)
-        return {node for task in tasks for node in task.nodes}
+        return {node for task in self._node_tasks() for node in task.nodes}
 
     def _check_sources(
         self, context, pending: list[DbtNodeOperator], selected: set[str] | None

@@ -17,6 +17,7 @@ from include.dbt_build.protocol import (
     BUILT_NODES,
     NODE_RESULTS,
     PROBLEMS,
+    UNENDED_TRY,
     Outcome,
     Report,
     StoredResult,
@@ -134,6 +135,7 @@ class ResultReporter:
 
     def _end(self) -> None:
         """Report what is only known when dbt has ended."""
+        set_xcom(self.ti, self.teardown_id, UNENDED_TRY, None)
         self._collect()
         if self.has_ended_well:
             for task_id in self._pending():

@@ -122,6 +122,15 @@ def test_run_that_is_cleared_while_dbt_builds_is_built_again(states, running):
     assert not running.is_running()
 
 
+def test_node_that_is_cleared_while_dbt_builds_is_built_again_and_no_finished_leaf(states, running):
+    states.clear("dbt.f_run")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    # The model e is downstream of a test that reads f.
+    once = dict.fromkeys(("a", "b", "c", "d", "g", "by_day"), 1)
+    assert states.built() == once | {"e": 2, "f": 2}
+
+
 @pytest.mark.parametrize("kill", [False, True], ids=["restarted", "killed"])
 def test_run_succeeds_although_the_api_server_is_replaced(states, running, kill):
     replace("api-server", kill)
