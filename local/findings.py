@@ -86,7 +86,7 @@ class Findings:
             ],
             "Sources that the project builds itself. Read them with ref():": self.own_nodes,
             "Sources that are seeds of the project. Write a DAG file with the seeds in a group of "
-            "their own, before the other nodes:": seeds,
+            "their own, before the other nodes, as in local/adopted/dag_with_seeds.py.txt:": seeds,
             "Cannot run on Postgres:": [
                 f"{node}: {message}" for node, message in self.postgres_errors.items()
             ],

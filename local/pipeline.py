@@ -73,11 +73,16 @@ def run(api: Api, dag_id: str, conf: dict | None = None, then: Collection[str] =
 
 def wait_for_dags(api: Api, *dag_ids: str) -> None:
     """Wait until the dag-processor has imported the DAGs."""
-    deadline = monotonic() + PARSE_SECONDS
+    started_at, deadline = datetime.now(UTC), monotonic() + PARSE_SECONDS
     error_deadline = None
     with live("waiting for the dag-processor") as show:
         while missing := [dag_id for dag_id in dag_ids if not api.is_imported(dag_id)]:
-            if errors := api("GET", "/importErrors")["import_errors"]:
+            # An older error can be of a file that has been mended since.
+            if errors := [
+                error
+                for error in api("GET", "/importErrors")["import_errors"]
+                if datetime.fromisoformat(error["timestamp"]) > started_at
+            ]:
                 error_deadline = error_deadline or monotonic() + IMPORT_ERROR_SECONDS
             if errors and monotonic() > error_deadline:
                 raise Failure("\n".join(map(import_error_text, errors)))

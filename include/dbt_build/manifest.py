@@ -111,9 +111,12 @@ def slim_manifest(
             detached[unique_id] = sorted(read)
         elif attached:
             # A test that reads several nodes is attached to the one furthest downstream, which it
-            # may read through a node without a task. If two are equally far, the name decides, so
-            # that every parse gives the same DAG.
-            test[max(read, key=lambda k: (depth[k], k))].append(unique_id)
+            # may read through a node without a task. Of nodes that are equally far, this is the one
+            # whose properties have the test. Otherwise the name decides, so that every parse gives
+            # the same DAG.
+            own = nodes[unique_id].get("attached_node")
+            last = max((depth[k], k == own, k) for k in read)[2]
+            test[last].append(unique_id)
         else:
             tested = min(parents[unique_id], default=unique_id)
             other[tested, tuple(sorted(read))].append(unique_id)

@@ -20,7 +20,7 @@ SELECTED_NODES = "dbt_selected_nodes"
 # of the build task is a list of the same nodes, because Airflow 3.4 deletes the other one if
 # somebody marks the build task as successful, which clears the teardown.
 BUILT_NODES = "dbt_built_nodes"
-# XCom of the teardown: when the run started, while a try of the build task has not ended. This value
+# XCom of the teardown: when the run started, while a try of the build task has not ended. The value
 # remains if Airflow interrupts the try, as it does when a task is cleared while dbt works.
 UNENDED_TRY = "dbt_unended_try"
 # XCom of the teardown: TryNodes whose tasks were successful when the first try of the build task

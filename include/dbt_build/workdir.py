@@ -116,6 +116,8 @@ def _make(project: DbtProject) -> None:
         if entry.is_symlink():
             entry.unlink()
     for name, source in links.items():
+        # Packages that were installed here can be part of the project now, as after `dbt deps`.
+        shutil.rmtree(project.workdir / name, ignore_errors=True)
         (project.workdir / name).symlink_to(source)
     _write_project_file(project)
     if project.manifest is None:

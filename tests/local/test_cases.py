@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,9 @@ class BrokenAirflow:
         return False
 
     def __call__(self, method: str, path: str) -> dict:
-        return {"import_errors": [{"filename": "shop.py", "stack_trace": self.trace}]}
+        old = {"filename": "old.py", "stack_trace": "", "timestamp": "2026-01-01T00:00:00Z"}
+        new = {"filename": "shop.py", "stack_trace": self.trace}
+        return {"import_errors": [old, {**new, "timestamp": datetime.now(UTC).isoformat()}]}
 
 
 def test_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):

@@ -87,6 +87,18 @@ def test_what_reads_a_source_waits_for_the_check_of_its_freshness(dag):
     assert "outer.part.raw_states_events_freshness" not in dag.task_ids
 
 
+def test_of_two_nodes_at_the_same_depth_the_one_whose_properties_have_the_test_runs_it(small):
+    properties = """
+        models:
+          - name: a
+            columns:
+              - {name: id, data_tests: [relationships: {arguments: {to: ref('b'), field: id}}]}
+    """
+    dag = render(small({"models/m.yml": properties}, a="select 1 as id", b="select 1 as id"))
+    assert {"a.run", "a.test", "b_run"} <= {*dag.task_ids}
+    assert ("b_run", "a.test") in edges(dag)
+
+
 def test_a_stale_source_stops_only_what_depends_on_it(small):
     """The test of `orders` is not run, because it reads `late`. What reads `orders` is built.
 

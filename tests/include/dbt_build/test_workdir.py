@@ -253,6 +253,16 @@ def test_packages_that_ship_with_the_project_need_no_installation(second, comman
     assert names_with_task(render(second, select=["tag:new"])) == {"model packed"}
 
 
+def test_packages_that_become_part_of_the_project_replace_the_installed_ones(second, tmp_path):
+    package = write(tmp_path / "package", PACKAGE)
+    write(second, {"packages.yml": "packages: [{local: ../../package}]"})
+    assert "model packed" in names_with_task(render(second))
+    # As `dbt deps` in the folder of the project does.
+    shutil.copytree(package, second / "dbt_packages" / "package")
+    write(second, {"dbt_packages/package/models/more.sql": "select 1 as id"})
+    assert {"model packed", "model more"} < names_with_task(render(second))
+
+
 def test_packages_are_not_installed_if_the_dag_file_forbids_it(second, commands):
     write(second, {"packages.yml": "packages: [{package: nobody/nothing, version: 1.0.0}]"})
     with pytest.raises(DbtError, match="dbt deps"):
