@@ -29,9 +29,10 @@ COLUMNS = {
 }
 SIZES = ("sample", "models_200", "models_1000", "models_3000")
 IN_README = [*(f"{size}/shipped" for size in SIZES), "sample/cosmos_in_process", "sample/watcher"]
-# The plan's order and labels, although the quick run has fewer models.
-ROWS = {row.name: row for row in (*PLAN, *QUICK)} | {row.name: row for row in PLAN}
-CASES = {row.case.name: row.case for row in ROWS.values()}
+# In the order of the tables: the rows of the plan, then those that only the quick run has.
+ROWS = {row.name: row for row in (*PLAN, *QUICK)}
+LABELS = {name: WAYS[row.way].label for name, row in ROWS.items()}
+TITLES = {row.case.name: row.case.label for row in ROWS.values()}
 
 
 def documents(results: dict) -> dict[Path, str]:
@@ -56,15 +57,14 @@ def compared(rows: dict[str, dict]) -> dict[str, dict]:
     """Return the rows in the plan's order, each compared with later runs of dbt alone."""
     ordered = {name: {**rows[name]} for name in ROWS if name in rows}
     for name, row in ordered.items():
-        dbt = ordered.get(f"{name.partition('/')[0]}/dbt")
+        dbt = ordered.get(f"{ROWS[name].case.name}/dbt")
         if dbt and dbt["later_seconds"]:
             base = median(dbt["later_seconds"])
             for kind in ("first", "later"):
                 if seconds := row[f"{kind}_seconds"]:
                     row[f"{kind}_ratio"] = round(median(seconds) / base, 2)
-            if row.get("tasks") and row["cpu_seconds"]:
-                above = row["cpu_seconds"] - dbt["cpu_seconds"]
-                row["cpu_per_task"] = round(above / row["tasks"], 3)
+            if row.get("tasks"):
+                row["cpu_per_task"] = (row["cpu_seconds"] - dbt["cpu_seconds"]) / row["tasks"]
     return ordered
 
 
@@ -77,10 +77,10 @@ def page(results: dict) -> str:
     parts = ["![Seconds for a later run of the sample](images/bench.svg)"]
     parts.append(f"Measured with {version}, on {results['machine']}, {packages}.")
     parts += ["The files of the engine have changed since then."] if changed else []
-    for name, case in CASES.items():
+    for name, title in TITLES.items():
         if of_case := {n: row for n, row in rows.items() if n.startswith(f"{name}/")}:
-            cells = [[label(n), *values(row, COLUMNS)] for n, row in of_case.items()]
-            parts.append(f"### {case.label}\n\n{table(['way', *COLUMNS], cells)}")
+            cells = [[LABELS[n], *values(row, COLUMNS)] for n, row in of_case.items()]
+            parts.append(f"### {title}\n\n{table(['way', *COLUMNS], cells)}")
         parts += [f"{n} **failed**: {r['failure']}" for n, r in of_case.items() if r["failure"]]
     return "\n\n".join(parts)
 
@@ -88,16 +88,11 @@ def page(results: dict) -> str:
 def readme(results: dict) -> str:
     """Return the ratios that the README shows, and the picture."""
     rows = compared(results["rows"])
-    names = [name for name in IN_README if name in rows]
-    labels = {n: f"{CASES[n.partition('/')[0]].label}: {label(n)}" for n in names}
-    cells = [[labels[n], *values(rows[n], RATIOS)] for n in names]
+    shown = {name: rows[name] for name in IN_README if name in rows}
+    cells = [[f"{ROWS[n].case.label}: {LABELS[n]}", *values(r, RATIOS)] for n, r in shown.items()]
     source = f"Measured with version {results['version']}: see [the benchmark](docs/benchmark.md)."
     image = "![Seconds for a later run of the sample](docs/images/bench.svg)"
     return "\n\n".join([table(["project and way", *RATIOS], cells), source, image])
-
-
-def label(name: str) -> str:
-    return WAYS[name.partition("/")[2]].label
 
 
 def values(row: dict, columns: dict[str, str]) -> list[str]:
@@ -120,7 +115,7 @@ def table(header: list[str], cells: list[list[str]]) -> str:
 def picture(results: dict) -> str:
     """Return a bar chart of the sample's later runs as SVG."""
     rows = {n: r for n, r in compared(results["rows"]).items() if n.startswith("sample/")}
-    bars = {label(n): median(r["later_seconds"]) for n, r in rows.items() if r["later_seconds"]}
+    bars = {LABELS[n]: median(r["later_seconds"]) for n, r in rows.items() if r["later_seconds"]}
     size = f'width="870" height="{24 * len(bars)}" font-family="sans-serif" font-size="13"'
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', WHITE]
     for number, (text, seconds) in enumerate(bars.items()):
