@@ -6,8 +6,6 @@ import platform
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +13,7 @@ from statistics import median
 
 import httpx
 import psutil
+import psycopg
 
 from bench import projects, ways
 from bench.measure import Meter
@@ -47,19 +46,26 @@ def fits(file: Path) -> bool:
 
 
 def compare(rows: list[Row], file: Path, limit: float) -> None:
-    """Measure rows, and keep each in the file."""
+    """Measure rows on a new Postgres with the sample's raw data, and keep each in the file."""
     results = json.loads(file.read_text()) if fits(file) else {**measured(), "rows": {}}
-    with services() as (warehouse, server):
+    SETTINGS.logs.mkdir(parents=True, exist_ok=True)
+    airflow.stop(SETTINGS)
+    postgres.stop(SETTINGS)
+    shutil.rmtree(postgres.data_folder(SETTINGS), ignore_errors=True)
+    postgres.require_free(SETTINGS.port, "Airflow", "PORT")
+    with postgres.running(SETTINGS), postgres.connect(SETTINGS) as warehouse:
+        load(warehouse, projects.START, projects.END)
         for row in rows:
             print(f"{row.name}: {ways.WAYS[row.way].label}", flush=True)
-            results["rows"][row.name] = measure(row, limit, warehouse, server)
+            results["rows"][row.name] = measure(row, limit, warehouse)
             file.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def measure(row: Row, limit: float, warehouse, server: psutil.Process) -> dict:
+def measure(row: Row, limit: float, warehouse: psycopg.Connection) -> dict:
     """Run one way on one case as often as the row says; return its figures."""
     runs, figures, failure = {"first": [], "later": []}, {}, None
     project = projects.prepare(SETTINGS.home / "projects" / row.case.project)
+    server = psutil.Process(warehouse.info.backend_pid).parent()
     way, clear = ways.WAYS[row.way], row.case.clears
     start = ways.Airflow if way.dag_file else ways.Dbt
     drop = projects.drop_cleared if clear else projects.drop_built
@@ -91,23 +97,3 @@ def measure(row: Row, limit: float, warehouse, server: psutil.Process) -> dict:
         **figures,
         "failure": failure,
     }
-
-
-@contextmanager
-def services() -> Iterator:
-    """Yield a connection to a Postgres with the sample's raw data, and the server's process."""
-    SETTINGS.logs.mkdir(parents=True, exist_ok=True)
-    airflow.stop(SETTINGS)
-    postgres.stop(SETTINGS)
-    data = postgres.data_folder(SETTINGS)
-    shutil.rmtree(data, ignore_errors=True)
-    postgres.require_free(SETTINGS.port, "Airflow", "PORT")
-    postgres.require_free(SETTINGS.warehouse_port, "Postgres", "WAREHOUSE_PORT")
-    postgres.start(SETTINGS)
-    try:
-        with postgres.connect(SETTINGS) as warehouse:
-            load(warehouse, projects.START, projects.END)
-            pid = (data / "postmaster.pid").read_text().split()[0]
-            yield warehouse, psutil.Process(int(pid))
-    finally:
-        postgres.stop(SETTINGS)

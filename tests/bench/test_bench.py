@@ -7,10 +7,8 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
-import psutil
 import pytest
 
 from tests.conftest import HAS_POSTGRES, ROOT, free_port, running_in
@@ -59,14 +57,12 @@ def measured(postgres, monkeypatch):
 
     own = replace(projects.SETTINGS, warehouse_port=postgres["WAREHOUSE_PORT"])
     monkeypatch.setattr(projects, "SETTINGS", own)
-    pid = Path(postgres["LOCAL_HOME"], "postgres", "postmaster.pid").read_text().split()[0]
 
     def run(case, project=None, limit: float = 100, later: int = 0) -> dict:
         if project:
             monkeypatch.setattr(projects, "prepare", lambda folder: project)
         with connect(postgres) as connection:
-            row = Row(case, "dbt", later=later)
-            return compare.measure(row, limit, connection, psutil.Process(int(pid)))
+            return compare.measure(Row(case, "dbt", later=later), limit, connection)
 
     return run
 
