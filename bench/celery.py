@@ -7,15 +7,8 @@ import yaml
 from local.settings import BIN, ROOT, Settings
 
 
-def celery(
-    settings: Settings, deployment: str | None, port: str = "6380"
-) -> tuple[dict[str, str], dict[str, list]]:
-    """Return what CeleryExecutor adds to Airflow's environment and to its processes.
-
-    Without a deployment file it adds nothing.
-    """
-    if not deployment:
-        return {}, {}
+def celery(settings: Settings, deployment: str, port: str = "6380") -> tuple[dict, dict]:
+    """Return what CeleryExecutor adds to Airflow's environment and to its processes."""
     described = yaml.safe_load((ROOT / deployment).read_text())["deployment"]
     password = secrets.token_hex(32)
     folder = settings.home / "redis"

@@ -66,12 +66,11 @@ def measure(row: Row, limit: float, warehouse: psycopg.Connection) -> dict:
     runs, figures, failure = {"first": [], "later": []}, {}, None
     project = projects.prepare(SETTINGS.home / "projects" / row.case.project)
     server = psutil.Process(warehouse.info.backend_pid).parent()
-    way, clear = ways.WAYS[row.way], row.case.clears
-    start = ways.Airflow if way.dag_file else ways.Dbt
+    clear = row.case.clears
     drop = projects.drop_cleared if clear else projects.drop_built
     try:
         for _ in range(row.deploys):
-            with start(way, row.case, project) as running:
+            with ways.start(row, project) as running:
                 if clear:
                     projects.drop_built(warehouse)
                     running.run(limit)
