@@ -36,16 +36,15 @@ class Project:
 
 def prepare(folder: Path) -> Project:
     """Write the project that the folder is named after, and return what is in it."""
-    # dbt parses a copy, so that the project gets no target/.
-    copy = folder.with_name(f"{folder.name}.parsed")
-    for old in (folder, copy):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     write(folder, folder.name)
-    shutil.copytree(folder, copy)
-    words = [BIN / "dbt", "--quiet", "parse", *flags(folder)]
-    if subprocess.run(words, cwd=copy, env=os.environ | env()).returncode:
-        raise Failure(f"dbt can't parse {copy}")
-    manifest = copy / "target" / "manifest.json"
+    # dbt writes to another folder, so that the project gets no target/ and no logs/.
+    target = folder.with_name(f"{folder.name}.target")
+    paths = {"DBT_TARGET_PATH": str(target), "DBT_LOG_PATH": str(target)}
+    words = [BIN / "dbt", "--quiet", "parse", "--no-partial-parse"]
+    if subprocess.run(words, cwd=folder, env=os.environ | env() | paths).returncode:
+        raise Failure(f"dbt can't parse {folder}")
+    manifest = target / "manifest.json"
     nodes = json.loads(manifest.read_text())["nodes"].values()
     built = [node for node in nodes if node["resource_type"] in ("model", "seed", "snapshot")]
     return Project(folder, manifest, frozenset(f"{n['schema']}.{n['alias']}" for n in built))
@@ -91,11 +90,6 @@ def _write_models(folder: Path, prefix: str, count: int) -> None:
         properties = [{"name": model, "columns": columns} for model in models]
         (files / "models.yml").write_text(json.dumps({"models": properties}, indent=1))
         above = models
-
-
-def flags(folder: Path) -> list[str]:
-    """Return the flags that every call of dbt has: with others dbt parses the whole project."""
-    return ["--profile", folder.name, "--target", "prod"]
 
 
 def env() -> dict[str, str]:

@@ -14,7 +14,6 @@ from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, TestIndire
 from include.warehouse import warehouse_profile
 
 PROJECT = Path(os.environ["DBT_PROJECTS_DIR"], os.environ["BENCH_PROJECT"])
-MANIFEST = PROJECT / "target" / "manifest.json"
 PROFILES_YML = ProfileConfig(PROJECT.name, "prod", profiles_yml_filepath=PROJECT / "profiles.yml")
 DBT = shutil.which("dbt")
 NEW_PROCESS = {"dbt_executable_path": DBT, "invocation_mode": InvocationMode.SUBPROCESS}
@@ -29,7 +28,7 @@ COSMOS = {
     },
     # The arguments of shipped.py, with a manifest.
     "cosmos_in_process": {
-        "project_config": ProjectConfig(PROJECT, manifest_path=MANIFEST),
+        "project_config": ProjectConfig(PROJECT, manifest_path=PROJECT / "target/manifest.json"),
         "profile_config": warehouse_profile(PROJECT.name),
         "execution_config": ExecutionConfig(**CAUTIOUS),
     },
@@ -39,8 +38,7 @@ COSMOS = {
 (way,) = json.loads(os.environ["BENCH_DAGS"])
 with DAG(way, schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)}):
     if way == "bash":
-        command = f"dbt build --profile {PROJECT.name} --target prod"
-        BashOperator(task_id="dbt_build", bash_command=command, cwd=str(PROJECT))
+        BashOperator(task_id="dbt_build", bash_command="dbt build", cwd=str(PROJECT))
     else:
         common = {"project_config": ProjectConfig(PROJECT), "profile_config": PROFILES_YML}
         DbtTaskGroup(group_id="dbt", **common | COSMOS[way])
