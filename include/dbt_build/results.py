@@ -99,7 +99,7 @@ class BuildResults:
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in NOT_FAILED:
             # The message begins the log, before the lines that dbt logged earlier.
-            node.lines.insert(0, node.message or result.status)
+            node.lines.insert(0, _first_line(info.unique_id, node.message or result.status))
             # The rows of a failed test stay in the warehouse, because they can be personal data.
             if result.status == "fail" and (stored := info.node_relation.relation_name):
                 node.lines.append(f"The failing rows are in {stored}.")
@@ -135,8 +135,9 @@ class BuildResults:
             node.message, node.failures = clean_message(result["message"]), result["failures"]
             has_failed = result["status"] not in NOT_FAILED
             # dbt has no event with the message of a hook.
-            if node.message and node.message not in node.lines and (has_failed or not node.lines):
-                node.lines.insert(0, node.message)
+            if node.message and (has_failed or not node.lines):
+                line = _first_line(result["unique_id"], node.message)
+                node.lines = [line, *(other for other in node.lines if other != line)]
             if has_failed:
                 node.sql = node.sql or result.get("compiled_code") or ""
             node.status = result["status"]
@@ -238,6 +239,17 @@ def _fails_fast() -> bool:
     from dbt.flags import get_flags
 
     return bool(getattr(get_flags(), "FAIL_FAST", False))
+
+
+def _first_line(unique_id: str, message: str) -> str:
+    """Return the message of a node for its log, with the name of a failed test.
+
+    dbt's message has this name only if the test could not run.
+    """
+    kind, _, *names = unique_id.split(".")
+    # The unique ID of a generic test ends with a hash.
+    name = {"test": names[0], "unit_test": names[-1]}.get(kind)
+    return f"{name}: {message}" if name and name not in message else message
 
 
 def clean_message(message: str | None) -> str | None:

@@ -116,9 +116,9 @@ def test_the_end_of_a_batch_is_not_the_end_of_its_model():
 
 def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
     # dbt repeats the messages of failed nodes when all nodes have ended.
-    results = received(start(), line(), finish("fail", "Got 2 results"), line())
-    first, second = results.message([NODE]).splitlines()
-    assert first == "Got 2 results"
+    events = (start(TEST), line(TEST), finish("fail", "Got 2 results", TEST), line(TEST))
+    first, second = received(*events).message([TEST]).splitlines()
+    assert first == "a_is_right: Got 2 results"
     assert "FAIL 2 a" in second
 
 
