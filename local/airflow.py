@@ -60,8 +60,7 @@ def start(
 ) -> None:
     """Migrate the metadata database, start every component and wait until all are healthy.
 
-    Args:
-        others: the commands of more processes, by name.
+    `others` has the commands of more processes, by name.
     """
     components = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
     settings.logs.mkdir(parents=True, exist_ok=True)

@@ -105,12 +105,10 @@ def check_project(settings: Settings, name: str, parse_only: bool) -> None:
 def check(
     settings: Settings, project: Path, dag_file: Path, *, builds: bool | None = None
 ) -> Findings:
-    """Return what a project needs.
+    """Return what a project needs before its DAG can succeed.
 
-    Args:
-        project: the folder of the project.
-        dag_file: a DAG file that runs it, in the repository or in a copy of its work tree.
-        builds: whether dbt builds the project, by default unless it has many models.
+    The DAG file can be in a copy of the work tree. By default dbt builds the project, unless it has
+    many models.
     """
     findings = Findings(dag_file)
     title = f"Looking for what {project.name} needs"

@@ -8,11 +8,7 @@ from local.settings import ROOT, Failure
 
 
 def git(*words: str | Path, at: Path = ROOT) -> str:
-    """Run a git command; return what it prints.
-
-    Raises:
-        Failure: git failed. The message is git's own.
-    """
+    """Run a git command; return what it prints. A Failure has git's own message."""
     # By default git writes names with non-ASCII letters in quotes.
     command = ["git", "-c", "core.quotePath=false", *map(str, words)]
     # The line that shows the progress would hide a question for a password.

@@ -108,11 +108,9 @@ def unpause(api: Api, dag_id: str) -> None:
 def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
     """Start a run for the last complete interval of a DAG's schedule; return its ID.
 
-    `conf` has values for the DAG's params.
-
-    The first run without such values has the logical date of the scheduled run, which it replaces.
-    Any other run has no logical date, because it is an extra run or may build only some nodes. The
-    tasks of the DAG must treat it as a run for the same interval.
+    `conf` has values for the DAG's params. The first run without them has the logical date of the
+    scheduled run, which it replaces. Any other run has no logical date, because it is an extra run
+    or may build only some nodes. The tasks of the DAG must treat it as a run for the same interval.
     """
     dag = api("GET", f"/dags/{dag_id}")
     date, end = dag["next_dagrun_logical_date"], dag["next_dagrun_data_interval_end"]
@@ -143,11 +141,7 @@ def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str
 
 
 def follow(api: Api, dag_id: str, run_id: str) -> None:
-    """Wait for the end of a run and print one line about it.
-
-    Raises:
-        Failure: the run failed. The messages of its failed tasks are printed.
-    """
+    """Wait for the end of a run; print one line about it, and the messages of its failed tasks."""
     run, tasks = until_ended(api, dag_id, run_id)
     counts = Counter(task["state"] or "none" for task in tasks)
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())

@@ -106,11 +106,7 @@ def psql(settings: Settings, words: list[str]) -> None:
 
 
 def connect(settings: Settings):
-    """Connect to the warehouse. Each statement is a transaction.
-
-    Raises:
-        Failure: the warehouse cannot be reached.
-    """
+    """Connect to the warehouse. Each statement is a transaction."""
     try:
         return psycopg.connect(**settings.warehouse(), autocommit=True, connect_timeout=30)
     except psycopg.OperationalError as error:

@@ -76,12 +76,10 @@ def new_tree() -> Iterator[Path]:
 
 
 def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
-    """Copy a dbt project to dbt/, and write a DAG file for it; return the two.
+    """Copy a dbt project to dbt/; return its folder, and the path of its future DAG file.
 
-    Args:
-        tree: the work tree of the repository.
-        source: a folder or git repository with one dbt project, or "" for a small new project.
-        name: the name of the folder in dbt/, by default the name of the dbt project.
+    Without a source, a small new project is copied. The default of `name` is the name of the
+    project.
     """
     temporary = tempfile.TemporaryDirectory(prefix="adopt-")
     with step("Bringing in the dbt project"), temporary as scratch:

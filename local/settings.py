@@ -29,15 +29,11 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The folders and ports of the runner, its environment, and local.toml.
+    """The folders and ports of the runner, its environment, and local.toml."""
 
-    Args:
-        environment: the environment of the command, which its subprocesses inherit.
-        home: the folder of everything that the runner writes.
-        dbt_projects: the folder of the dbt projects.
-    """
-
+    # The environment of the command, which its subprocesses inherit.
     environment: Mapping[str, str]
+    # The folder of everything that the runner writes.
     home: Path
     dbt_projects: Path
     port: str
@@ -45,11 +41,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT and WAREHOUSE_PORT.
-
-        Raises:
-            Failure: one of the ports is not a number, or is reserved.
-        """
+        """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT and WAREHOUSE_PORT, and check the ports."""
         defaults = {"PORT": "8080", "WAREHOUSE_PORT": "5433"}
         # make exports a variable that is not set as an empty one.
         ports = {name: environment.get(name) or default for name, default in defaults.items()}
@@ -78,10 +70,7 @@ class Settings:
         return content
 
     def warehouse(self) -> dict[str, str]:
-        """Return host, port, user, password and dbname of the warehouse.
-
-        It is the local one, or the server that WAREHOUSE_URL names.
-        """
+        """Return the login of the local warehouse, or of the server that WAREHOUSE_URL names."""
         url = self.environment.get("WAREHOUSE_URL")
         if not url:
             return {"host": "127.0.0.1", "port": self.warehouse_port, **LOCAL_LOGIN}
