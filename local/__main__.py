@@ -11,18 +11,8 @@ import httpx
 import psycopg
 import yaml
 
-from local import airflow, ci_dbt, docs, findings, pipeline, postgres, projects, services, update
-from local.dbt import chosen_project, last_month, profiles_dir, run_dbt
+from local import airflow, ci_dbt, dbt, findings, pipeline, postgres, projects, services, update
 from local.settings import Failure, Settings
-
-
-def dbt(settings: Settings, project: str | None, words: list[str]) -> None:
-    """Run dbt as a developer."""
-    if not words:
-        raise Failure('ARGS= is missing: make dbt ARGS="build --select my_model"')
-    folder = chosen_project(settings, project)
-    env = {**last_month(), **settings.environment, **settings.dbt_env()}
-    run_dbt(folder, {"DBT_PROFILES_DIR": str(profiles_dir(settings, folder)), **env}, *words)
 
 
 def run(settings: Settings, dag: str, select: str, exclude: str, full_refresh: bool) -> None:
@@ -65,12 +55,12 @@ def parser() -> argparse.ArgumentParser:
     add("standalone", services.standalone)
     add("warehouse", services.start_warehouse)
     # Their words begin with options of psql and dbt, which argparse would take for its own.
-    for name, function, own in (("psql", postgres.psql, []), ("dbt", dbt, ["project"])):
+    for name, function, own in (("psql", postgres.psql, []), ("dbt", dbt.dbt, ["project"])):
         command = add(name, function, *own, prefix_chars="\0", add_help=False)
         command.add_argument("words", nargs=argparse.REMAINDER)
     add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
-    add("docs", docs.docs)
+    add("docs", dbt.docs)
     add("run", run, "--dag", "--select", "--exclude", "--full-refresh")
     return parser
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from psycopg.sql import SQL, Identifier
 
 from local import postgres
-from local.dbt import chosen_project, has_installed_packages, last_month, profiles_dir
+from local.dbt import chosen_project, command_env, has_installed_packages, profiles_dir
 from local.progress import console
 from local.settings import Failure, Settings
 
@@ -30,9 +30,7 @@ CLONED = (
 )
 
 
-def ci_dbt(
-    settings: Settings, project: str | None, pr: str, state: str, full_refresh: bool
-) -> None:
+def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: bool) -> None:
     prefix = schema_prefix(pr)
     folder = chosen_project(settings, project)
     home = settings.home / "ci-dbt" / folder.name
@@ -41,7 +39,7 @@ def ci_dbt(
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
     prod = copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
-    os.environ.update({**last_month(), **settings.environment, **settings.dbt_env(), "PR": pr})
+    os.environ.update(command_env(settings), PR=pr)
     profiles = profiles_dir(settings, folder)
     if not has_installed_packages(folder):
         dbt(folder, profiles, "deps")

@@ -1,15 +1,57 @@
-"""dbt on the command line: which project, with which profile, and in which environment."""
+"""dbt on the command line: `make dbt`, `make docs`, and the project, profile and environment."""
 
+import shutil
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 
 import yaml
 
+from local import postgres
+from local.progress import console
 from local.settings import BIN, Failure, Settings
 
 
-def chosen_project(settings: Settings, name: str | None) -> Path:
+def dbt(settings: Settings, project: str, words: list[str]) -> None:
+    """Run dbt as a developer."""
+    if not words:
+        raise Failure('ARGS= is missing: make dbt ARGS="build --select my_model"')
+    folder = chosen_project(settings, project)
+    env = {"DBT_PROFILES_DIR": str(profiles_dir(settings, folder)), **command_env(settings)}
+    run_dbt(folder, env, *words)
+
+
+def docs(settings: Settings) -> None:
+    """Write the docs of all dbt projects, as pages to publish."""
+    site = settings.home / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    projects = sorted(path.parent for path in settings.dbt_projects.glob("*/dbt_project.yml"))
+    for project in projects:
+        (site / project.name).mkdir(parents=True)
+        (site / project.name / "index.html").write_bytes(docs_page(settings, project))
+    names = [escape(project.name) for project in projects]
+    links = "".join(f'<li><a href="{name}/">{name}</a></li>' for name in names)
+    (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
+    console.print(f"The docs are in {site}.")
+
+
+def docs_page(settings: Settings, project: Path) -> bytes:
+    """Return the docs of a project with the names of prod, all in one page."""
+    words = ["docs", "generate", "--static"]
+    if not settings.environment.get("WAREHOUSE_URL") and not postgres.port_in_use(settings):
+        # There are no columns and sizes if there is no warehouse.
+        words += ["--empty-catalog", "--no-populate-cache"]
+    with tempfile.TemporaryDirectory(prefix="docs-") as folder:
+        profile = profiles_yml(profile_name(project), prod=project.name.replace("-", "_"))
+        Path(folder, "profiles.yml").write_text(profile)
+        paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
+        run_dbt(project, command_env(settings) | paths, *words)
+        return Path(folder, "static_index.html").read_bytes()
+
+
+def chosen_project(settings: Settings, name: str) -> Path:
     """Return the folder of the project with this name, by default of the one in local.toml."""
     project = settings.dbt_projects / (name or settings.local_toml["project"])
     if not (project / "dbt_project.yml").is_file():
@@ -32,7 +74,7 @@ def profile_name(project: Path) -> str:
 
 
 def profiles_yml(profile: str, **schemas: str) -> str:
-    """Return a profiles.yml with the warehouse of dbt_env, and a schema for each target."""
+    """Return a profiles.yml that reads Settings.dbt_env, with a schema for each target."""
     output = {
         "type": "postgres",
         "host": "{{ env_var('WAREHOUSE_HOST') }}",
@@ -78,13 +120,14 @@ def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
             raise Failure(f"dbt {command[0]} failed in {project}: see above.")
 
 
-def last_month() -> dict[str, str]:
-    """Return the days that microbatch models build, as the variables that dbt reads.
-
-    Without an interval the first build goes back to `begin`.
-    """
+def command_env(settings: Settings) -> dict[str, str]:
+    """Return the environment of dbt for `make dbt`, `make docs` and `make ci-dbt`."""
     today = datetime.now(UTC).date()
     return {
+        # Microbatch models build the last month. Without an interval the first build goes back to
+        # `begin`.
         "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
         "DBT_EVENT_TIME_END": str(today),
+        **settings.environment,
+        **settings.dbt_env(),
     }
