@@ -28,7 +28,7 @@ def adopt(
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(TEMPLATE_NAME, name.replace("_", "-")))
         folder, findings = add(settings, tree, source, None if source else name, load, parse_only)
-        needs_load = findings.missing or findings.reads_loaded_tables
+        needs_load = findings.missing or findings.existing
         values = {
             "name": name,
             "project": folder.name,

@@ -9,8 +9,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +20,6 @@ from local.settings import BIN, ROOT, Failure, Settings, shared_env
 
 # A build of more models takes minutes, so it is not a part of `make adopt`.
 MANY_MODELS = 1000
-SCHEMA = "check_project"
 BUILT = ("model", "seed", "snapshot")
 SYSTEM_SCHEMAS = ("pg_catalog", "information_schema")
 COLUMNS = """
@@ -43,10 +40,10 @@ class Findings:
     dag_file: Path
     parse_error: str = ""
     variables: list[str] = field(default_factory=list)
-    # Tables by schema.
+    # Tables that the project reads and the warehouse lacks, by schema.
     missing: dict[str, list[str]] = field(default_factory=dict)
-    # Whether the warehouse has tables that the project reads and does not build.
-    reads_loaded_tables: bool = False
+    # Tables that the project reads and the warehouse has, with the SQL of their columns.
+    existing: dict[tuple[str, str], str] = field(default_factory=dict)
     own_nodes: list[str] = field(default_factory=list)
     # Seeds that have the schema and the name of a source.
     seeds_as_sources: list[str] = field(default_factory=list)
@@ -59,22 +56,11 @@ class Findings:
         return next(folder.parent for folder in self.dag_file.parents if folder.name == "dags")
 
     def print(self) -> None:
-        groups = {heading: lines for heading, lines in self._groups().items() if lines}
-        for heading, lines in groups.items():
-            console.print(f"\n{heading}")
-            for line in lines:
-                console.print(f"  {line}")
-        if self.only_parsed:
-            console.print(f"\nOnly parsed: {self.only_parsed}")
-        if not groups:
-            console.print("Nothing is missing. Next, run make start, make test and make lint.")
-
-    def _groups(self) -> dict[str, list[str]]:
-        """Return the findings of each kind as lines, by their heading."""
+        """Print the findings of each kind as lines below a heading."""
         seeds = [", ".join(self.seeds_as_sources)] if self.seeds_as_sources else []
         is_of_deps = "dbt deps failed" in self.parse_error
         failed_step = "install its packages" if is_of_deps else "parse the project"
-        return {
+        groups = {
             "Environment variables without a default. Set them in your shell for `make start`, in "
             ".env for the Astro CLI, and in the deployment; or only for this project in "
             f"{self.dag_file.relative_to(self.tree)}, as env_vars of its ProjectConfig:": (
@@ -91,6 +77,15 @@ class Findings:
                 f"{node}: {message}" for node, message in self.postgres_errors.items()
             ],
         }
+        for heading, lines in groups.items():
+            if lines:
+                console.print(f"\n{heading}")
+                for line in lines:
+                    console.print(f"  {line}")
+        if self.only_parsed:
+            console.print(f"\nOnly parsed: {self.only_parsed}")
+        if not any(groups.values()):
+            console.print("Nothing is missing. Next, run make start, make test and make lint.")
 
 
 def check_project(settings: Settings, name: str, parse_only: bool) -> None:
@@ -113,11 +108,11 @@ def check(
     findings = Findings(dag_file)
     title = f"Looking for what {project.name} needs"
     with step(title) as show, tempfile.TemporaryDirectory(prefix="check-") as folder:
-        manifest_file = _parse(settings, project, Path(folder), findings)
-        if manifest_file is None:
+        workdir = _parse(settings, project, Path(folder), findings)
+        if workdir is None:
             return findings
-        manifest = json.loads(manifest_file.read_text())
-        missing, existing = _find_sources(settings, manifest, findings)
+        manifest = json.loads((workdir / "target" / "manifest.json").read_text())
+        missing = _find_sources(settings, manifest, findings)
         models = sum(node["resource_type"] == "model" for node in manifest["nodes"].values())
         if builds is False or (builds is None and models > MANY_MODELS):
             findings.only_parsed = (
@@ -125,13 +120,12 @@ def check(
             )
             return findings
         show(f"building {project.name} on an empty Postgres")
-        workdir = manifest_file.parents[1]
-        _build(settings, workdir, manifest, missing, existing, findings)
+        _build(settings, workdir, manifest, missing, findings)
     return findings
 
 
 def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) -> Path | None:
-    """Parse the project as its DAG file does; return the file of the manifest."""
+    """Parse the project as its DAG file does; return the working directory, with the manifest."""
     tree = findings.tree
     env = settings.environment | shared_env() | settings.machine_env() | settings.dbt_env()
     env |= {
@@ -154,7 +148,7 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
     # The working directory repeats the last four folders of the project's path.
     pattern = f"dbt_projects/*/*/*/*/{project.name}/target/manifest.json"
     if files := [*folder.glob(pattern)]:
-        return files[0]
+        return files[0].parents[1]
     _, _, message = error.partition("cannot be imported:\n")
     findings.parse_error = (message or error).strip().replace(f"{tree}/", "")
     return None
@@ -174,11 +168,8 @@ def required_variables(project: Path) -> set[str]:
     return found
 
 
-def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> tuple[set, dict]:
-    """Add the sources that nodes read to the findings.
-
-    Returns the relations that must be loaded, and those that exist with the SQL of their columns.
-    """
+def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> set:
+    """Add the sources that nodes read to the findings; return the missing relations."""
     kinds = {
         (node["schema"], node["alias"]): node["resource_type"]
         for node in manifest["nodes"].values()
@@ -187,23 +178,22 @@ def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> tup
     read = {
         (source["schema"], source["identifier"])
         for unique_id, source in manifest["sources"].items()
+        if source["schema"] not in SYSTEM_SCHEMAS
         for child in manifest["child_map"][unique_id]
         if child in manifest["nodes"] and is_read(source, manifest["nodes"][child])
     }
-    existing = _existing_tables(settings, read)
-    findings.reads_loaded_tables = any(existing.values())
-    seeds = {relation for relation in read - existing.keys() if kinds.get(relation) == "seed"}
+    findings.existing = _existing_tables(settings, read)
+    missing = read - findings.existing.keys()
+    seeds = {relation for relation in missing if kinds.get(relation) == "seed"}
     findings.seeds_as_sources = sorted(name for _, name in seeds)
-    missing = read - existing.keys() - seeds
+    missing -= seeds
     kinds_by_name = {name: kind for (_, name), kind in kinds.items()}
-    by_schema = defaultdict(list)
     for schema, name in sorted(missing):
         if kind := kinds_by_name.get(name):
             findings.own_nodes.append(f"source {schema}.{name} is a {kind} of the project")
         else:
-            by_schema[schema].append(name)
-    findings.missing = dict(by_schema)
-    return missing, existing
+            findings.missing.setdefault(schema, []).append(name)
+    return missing
 
 
 def is_read(source: dict, node: dict) -> bool:
@@ -215,32 +205,27 @@ def is_read(source: dict, node: dict) -> bool:
     return not call.search(code) or bool(call.search(COMMENTS.sub("", code)))
 
 
-def _existing_tables(settings: Settings, relations: Iterable[tuple[str, str]]) -> dict:
+def _existing_tables(settings: Settings, relations: set) -> dict:
     """Return the relations that exist in the warehouse, each with the SQL of its columns."""
-    existing = {(schema, name): "" for schema, name in relations if schema in SYSTEM_SCHEMAS}
     is_local = not settings.environment.get("WAREHOUSE_URL")
     if is_local and not postgres.data_folder(settings).exists():
-        return existing
+        return {}
     server = postgres.running(settings) if is_local else nullcontext()
     with server, postgres.connect(settings) as connection:
-        for relation in relations:
-            if columns := connection.execute(COLUMNS, relation).fetchone()[0]:
-                existing.setdefault(relation, columns)
-    return existing
+        return {
+            relation: columns
+            for relation in relations
+            if (columns := connection.execute(COLUMNS, relation).fetchone()[0])
+        }
 
 
 def _build(
-    settings: Settings,
-    workdir: Path,
-    manifest: dict,
-    missing: set,
-    existing: dict,
-    findings: Findings,
+    settings: Settings, workdir: Path, manifest: dict, missing: set, findings: Findings
 ) -> None:
     """Build the project on an empty Postgres, without the nodes that depend on a missing source."""
     folder = workdir.parent / "build"
     folder.mkdir()
-    (folder / "profiles.yml").write_text(profiles_yml(profile_name(workdir), prod=SCHEMA))
+    (folder / "profiles.yml").write_text(profiles_yml(profile_name(workdir), prod="check_project"))
     port = str(postgres.pgserver.find_suitable_port())
     environment = settings.environment | {"WAREHOUSE_URL": ""}
     server = replace(settings, home=folder, warehouse_port=port, environment=environment)
@@ -264,7 +249,7 @@ def _build(
         return {result["unique_id"]: result for result in results}
 
     with postgres.running(server):
-        unreadable = missing | _create_tables(server, existing)
+        unreadable = missing | _create_tables(server, findings.existing)
         excluded = [
             f"source:{source['package_name']}.{source['source_name']}.{source['name']}+"
             for source in manifest["sources"].values()
@@ -303,11 +288,10 @@ def _create_tables(server: Settings, tables: dict) -> set:
     failed = set()
     with postgres.connect(server) as connection:
         for (schema, name), columns in tables.items():
-            if columns:
-                try:
-                    connection.execute(f'create schema if not exists "{schema}"')
-                    connection.execute(f'create table "{schema}"."{name}" ({columns})')
-                except connection.ProgrammingError:
-                    # A column can have a type of an extension that this Postgres lacks.
-                    failed.add((schema, name))
+            try:
+                connection.execute(f'create schema if not exists "{schema}"')
+                connection.execute(f'create table "{schema}"."{name}" ({columns})')
+            except connection.ProgrammingError:
+                # A column can have a type of an extension that this Postgres lacks.
+                failed.add((schema, name))
     return failed
