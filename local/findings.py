@@ -97,13 +97,11 @@ def check_project(settings: Settings, name: str, parse_only: bool) -> None:
     check(settings, project.resolve(), dag_file, builds=not parse_only).print()
 
 
-def check(
-    settings: Settings, project: Path, dag_file: Path, *, builds: bool | None = None
-) -> Findings:
+def check(settings: Settings, project: Path, dag_file: Path, builds: bool | None) -> Findings:
     """Return what a project needs before its DAG can succeed.
 
-    The DAG file can be in a copy of the work tree. By default dbt builds the project, unless it has
-    many models.
+    The DAG file can be in a copy of the work tree. If `builds` is None, dbt builds the project
+    unless it has many models.
     """
     findings = Findings(dag_file)
     title = f"Looking for what {project.name} needs"
