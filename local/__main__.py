@@ -31,15 +31,16 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m local")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, function, *options: str, **settings):
-        command = commands.add_parser(name, **settings)
+    # make passes a variable that is not set as an empty option.
+    text, flag = {"default": ""}, {"action": "store_true"}
+    words = {"nargs": argparse.REMAINDER}
+    kinds = {"--load": flag, "--parse-only": flag, "--full-refresh": flag, "words": words}
+
+    def add(name: str, function, *options: str, **kwargs) -> None:
+        command = commands.add_parser(name, **kwargs)
         command.set_defaults(function=function)
         for option in options:
-            is_flag = option in ("--load", "--parse-only", "--full-refresh")
-            # make passes a variable that is not set as an empty option.
-            kind = {"action": "store_true"} if is_flag else {"default": ""}
-            command.add_argument(option, **kind)
-        return command
+            command.add_argument(option, **kinds.get(option, text))
 
     bring_in = ("--name", "--source", "--load", "--parse-only")
     # `make adopt` removes this module.
@@ -55,9 +56,9 @@ def parser() -> argparse.ArgumentParser:
     add("standalone", services.standalone)
     add("warehouse", services.start_warehouse)
     # Their words begin with options of psql and dbt, which argparse would take for its own.
-    for name, function, own in (("psql", postgres.psql, []), ("dbt", dbt.dbt, ["project"])):
-        command = add(name, function, *own, prefix_chars="\0", add_help=False)
-        command.add_argument("words", nargs=argparse.REMAINDER)
+    no_options = {"prefix_chars": "\0", "add_help": False}
+    add("psql", postgres.psql, "words", **no_options)
+    add("dbt", dbt.dbt, "project", "words", **no_options)
     add("ci-dbt", ci_dbt.ci_dbt, "--project", "--pr", "--state", "--full-refresh")
     add("ci-dbt-drop", ci_dbt.ci_dbt_drop, "--pr")
     add("docs", dbt.docs)
@@ -74,16 +75,14 @@ def main() -> None:
         # Some commands import Airflow, which otherwise creates files in the home folder.
         os.environ.setdefault("AIRFLOW_HOME", str(settings.home / "airflow"))
         function(settings, **args)
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
+    except (Failure, yaml.YAMLError) as error:
+        sys.exit(f"error: {error}")
     except httpx.TransportError as error:
         sys.exit(f"error: Airflow does not answer: {error}")
     except psycopg.Error as error:
         sys.exit(f"error: The warehouse refused a statement: {str(error).strip()}")
     except tomllib.TOMLDecodeError as error:
         sys.exit(f"error: local.toml cannot be read: {error}")
-    except yaml.YAMLError as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
         # An error of this machine, such as a full disk or a folder of another user.
         sys.exit(f"error: {error.strerror or error}: {error.filename or settings.home}")
