@@ -8,21 +8,20 @@ from local.update import remove_group, remove_targets
 TEMPLATE_NAME = "dbt-on-airflow"
 # The files that contain the name of the template.
 NAMED_FILES = ("pyproject.toml", ".astro/config.yaml", "deploy/prod.yaml")
-CI_FILES = {"github": [".github/workflows"], "gitlab": [".gitlab-ci.yml"]}
+CI_FILES = {"github": ".github/workflows", "gitlab": ".gitlab-ci.yml"}
 
 
 def adopt(
     settings: Settings, name: str, source: str, ci: str, load: bool, parse_only: bool
 ) -> None:
-    own = settings.local_toml
     require_name(name)
-    if ci not in ("github", "gitlab", "none"):
+    if ci not in (*CI_FILES, "none"):
         raise Failure(f"CI={ci} is not known: write CI=github, CI=gitlab or CI=none.")
-    left_out = [path for kind, paths in CI_FILES.items() if ci != kind for path in paths]
-    removed = [*own["sample"], *left_out]
+    left_out = [path for kind, path in CI_FILES.items() if kind != ci]
+    removed = [*settings.local_toml["sample"], *left_out]
     with new_tree() as tree:
         git("rm", "--quiet", "-r", "--ignore-unmatch", *removed, at=tree)
-        remove_targets(tree / "Makefile", own["make_targets"])
+        remove_targets(tree / "Makefile", settings.local_toml["make_targets"])
         remove_group(tree / "pyproject.toml")
         for path in NAMED_FILES:
             text = (tree / path).read_text()
@@ -31,13 +30,11 @@ def adopt(
         needs_load = findings.missing or findings.existing
         values = {
             "name": name,
-            "project": folder.name,
-            "dag_id": folder.name.lower(),
             "left_out": "".join(f'\n    "{path}",' for path in left_out),
             "is_complete": str(not (needs_load or findings.parse_error)).lower(),
         }
         for path in ("README.md", "local.toml"):
-            write_template(tree / path, f"{path}.txt", **values)
+            write_template(tree / path, f"{path}.txt", folder.name, **values)
     # Python and dbt have generated files in the removed folders.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *removed)
     report(folder, findings)

@@ -2,11 +2,11 @@
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -42,11 +42,10 @@ def add(
 ) -> tuple[Path, Findings]:
     """Bring in a project, write its DAG file, and look for what it needs."""
     folder, dag_file = bring_in(tree, source, name)
-    values = {"project": folder.name, "dag_id": folder.name.lower()}
-    write_template(dag_file, "dag_with_load.py.txt" if load else "dag.py.txt", **values)
+    write_template(dag_file, "dag_with_load.py.txt" if load else "dag.py.txt", folder.name)
     findings = check(settings, folder, dag_file, builds=False if parse_only else None)
     if findings.seeds_as_sources and not load:
-        write_template(dag_file, "dag_with_seeds.py.txt", **values)
+        write_template(dag_file, "dag_with_seeds.py.txt", folder.name)
         findings.seeds_as_sources = []
     return folder, findings
 
@@ -63,7 +62,7 @@ def new_tree() -> Iterator[Path]:
     An error in the block leaves the work tree unchanged.
     """
     require_no_changes()
-    with tempfile.TemporaryDirectory(prefix="adopt-") as folder:
+    with TemporaryDirectory(prefix="adopt-") as folder:
         tree = Path(folder, "tree")
         git("worktree", "add", "--quiet", "--detach", tree)
         try:
@@ -81,8 +80,7 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
     Without a source, a small new project is copied. The default of `name` is the name of the
     project.
     """
-    temporary = tempfile.TemporaryDirectory(prefix="adopt-")
-    with step("Bringing in the dbt project"), temporary as scratch:
+    with step("Bringing in the dbt project"), TemporaryDirectory(prefix="adopt-") as scratch:
         found = found_project(source, Path(scratch)) if source else TEMPLATES / "project"
         name = name or project_yml(found)["name"]
         folder = tree / "dbt" / name
@@ -230,7 +228,9 @@ def exclude_from_lint(tree: Path, folder: Path) -> None:
         config.write_text(f"{before}{start}{line}{after}")
 
 
-def write_template(path: Path, template: str, **values: str) -> None:
+def write_template(path: Path, template: str, project: str, **values: str) -> None:
+    """Write a file from a template in local/adopted/. The DAG has the name of the project."""
     # git has removed the folder together with the DAGs of the sample.
     path.parent.mkdir(exist_ok=True)
+    values |= {"project": project, "dag_id": project.lower()}
     path.write_text(Template((TEMPLATES / template).read_text()).substitute(values))

@@ -153,7 +153,7 @@ def test_a_dag_file_of_a_project_with_a_long_name_has_no_long_line(tmp_path, tem
     from local.projects import write_template
 
     name = "a_dbt_project_with_a_name_of_forty_letters"
-    write_template(tmp_path / "dag.py", f"{template}.py.txt", project=name, dag_id=name)
+    write_template(tmp_path / "dag.py", f"{template}.py.txt", name)
     text = (tmp_path / "dag.py").read_text()
     compile(text, "dag.py", "exec")
     assert max(map(len, text.splitlines())) <= 100
