@@ -58,10 +58,7 @@ def target(settings: Settings) -> str:
 def start(
     settings: Settings, env: Mapping[str, str], others: Mapping[str, list] | None = None
 ) -> None:
-    """Migrate the metadata database, start every component and wait until all are healthy.
-
-    `others` has the commands of more processes, by name.
-    """
+    """Start all components, and `others` by name and command; wait until Airflow is healthy."""
     components = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
     settings.logs.mkdir(parents=True, exist_ok=True)
     migration = settings.logs / "db-migrate.log"

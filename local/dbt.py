@@ -89,10 +89,7 @@ def profiles_yml(profile: str, **schemas: str) -> str:
 
 
 def profiles_dir(settings: Settings, project: Path) -> Path:
-    """Return the folder that DBT_PROFILES_DIR names, or write a profiles.yml for the warehouse.
-
-    It has the targets dev and ci.
-    """
+    """Return the folder of DBT_PROFILES_DIR, or of a new profiles.yml with targets dev and ci."""
     if own := settings.environment.get("DBT_PROFILES_DIR"):
         return project / own
     folder = settings.home / "profiles" / project.name

@@ -1,7 +1,6 @@
 """What a dbt project needs before its DAG can succeed here: `make check-project`.
 
-dbt parses the project as the DAG does, and builds it on an empty Postgres, which is deleted
-afterwards.
+dbt parses the project as the DAG does, and builds it on an empty Postgres that is then deleted.
 """
 
 import json

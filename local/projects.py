@@ -57,10 +57,7 @@ def report(folder: Path, findings: Findings) -> None:
 
 @contextmanager
 def new_tree() -> Iterator[Path]:
-    """Yield a copy of the work tree. When the block ends, the work tree becomes like the copy.
-
-    An error in the block leaves the work tree unchanged.
-    """
+    """Yield a copy of the work tree, which replaces it if the block ends without an error."""
     require_no_changes()
     with TemporaryDirectory(prefix="adopt-") as folder:
         tree = Path(folder, "tree")
@@ -77,8 +74,7 @@ def new_tree() -> Iterator[Path]:
 def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
     """Copy a dbt project to dbt/; return its folder, and the path of its future DAG file.
 
-    Without a source, a small new project is copied. The default of `name` is the name of the
-    project.
+    Without a source, a small new project is copied. By default the folder has the project's name.
     """
     with step("Bringing in the dbt project"), TemporaryDirectory(prefix="adopt-") as scratch:
         found = found_project(source, Path(scratch)) if source else TEMPLATES / "project"
@@ -133,10 +129,7 @@ def found_project(source: str, scratch: Path) -> Path:
 
 
 def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
-    """Copy the files of a dbt project that git tracks or would track.
-
-    Without git, all but generated files are copied.
-    """
+    """Copy a dbt project, without generated files and without files that git ignores."""
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     # git refuses a repository of another user, and then this command fails. Without git's list it
     # would copy the files that git ignores too, such as files with passwords.
@@ -160,10 +153,7 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
 
 
 def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
-    """Copy local packages and other folders outside of a project to dbt/packages/.
-
-    The paths in the project's files are changed to the copies.
-    """
+    """Copy folders outside of a project to dbt/packages/, and change its paths to the copies."""
     _bring_packages(tree, source, folder)
     file = folder / "dbt_project.yml"
     for key, values in project_yml(folder).items():
