@@ -18,10 +18,10 @@ from local.settings import BIN, ROOT, Failure, Settings
 # --skip-serve-logs: the log servers would listen on every address, and the API server reads the
 # files itself.
 COMPONENTS = {
-    "api-server": ["api-server"],
-    "scheduler": ["scheduler", "--skip-serve-logs"],
-    "dag-processor": ["dag-processor"],
-    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "api-server": [BIN / "airflow", "api-server"],
+    "scheduler": [BIN / "airflow", "scheduler", "--skip-serve-logs"],
+    "dag-processor": [BIN / "airflow", "dag-processor"],
+    "triggerer": [BIN / "airflow", "triggerer", "--skip-serve-logs"],
 }
 START_SECONDS = 120
 
@@ -59,7 +59,6 @@ def start(
     settings: Settings, env: Mapping[str, str], others: Mapping[str, list] | None = None
 ) -> None:
     """Start all components, and `others` by name and command; wait until Airflow is healthy."""
-    components = {name: [BIN / "airflow", *words] for name, words in COMPONENTS.items()}
     settings.logs.mkdir(parents=True, exist_ok=True)
     migration = settings.logs / "db-migrate.log"
     with step("Preparing Airflow's metadata database"), migration.open("w") as log:
@@ -70,7 +69,7 @@ def start(
 
     with step(f"Starting Airflow on http://127.0.0.1:{settings.port}") as show:
         state = {"port": settings.port, "target": env["DBT_TARGET"], "processes": {}}
-        for name, command in {**(others or {}), **components}.items():
+        for name, command in {**(others or {}), **COMPONENTS}.items():
             state["processes"][name] = launch(settings, name, command, env)
             state_file(settings).write_text(json.dumps(state))
         _wait_until_healthy(settings, state, show)

@@ -55,7 +55,6 @@ def assert_success_with_each_model_built_once(states) -> None:
 def replace(name: str, kill: bool) -> None:
     """End one of Airflow's processes and its children, and start it again."""
     from local import airflow
-    from local.settings import BIN
 
     file = airflow.state_file(SETTINGS)
     state = json.loads(file.read_text())
@@ -68,8 +67,8 @@ def replace(name: str, kill: bool) -> None:
     else:
         process.terminate()
         process.wait()
-    command = [BIN / "airflow", *airflow.COMPONENTS[name]]
-    state["processes"][name] = airflow.launch(SETTINGS, name, command, SETTINGS.airflow_env())
+    command, env = airflow.COMPONENTS[name], SETTINGS.airflow_env()
+    state["processes"][name] = airflow.launch(SETTINGS, name, command, env)
     file.write_text(json.dumps(state))
 
 
