@@ -134,8 +134,7 @@ def _create(settings: Settings, data: Path) -> None:
     password = settings.secrets()["metadata"]
     data.mkdir(parents=True)
     _allow_user(data)
-    options = ("-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
-    _run("initdb", "-D", data, *options)
+    _run("initdb", "-D", data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--auth=reject")
     (data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
     statements = [
         f"create role airflow login password '{password}';",
@@ -143,13 +142,12 @@ def _create(settings: Settings, data: Path) -> None:
         "revoke connect on database airflow from public;",
         (ROOT / "local" / "warehouse.sql").read_text(),
     ]
-    # In single-user mode nothing listens before every role has its password.
-    single_user = ("postgres", "--single", "-D", data, "postgres")
     # If the program fails, the package prints its arguments, so they must not contain the password.
     with tempfile.TemporaryFile("w+") as file:
         file.write("\n".join(statements) + "\n")
         file.seek(0)
-        _run(*single_user, stdin=file)
+        # In single-user mode nothing listens before every role has its password.
+        _run("postgres", "--single", "-D", data, "postgres", stdin=file)
 
 
 def _processes(settings: Settings) -> list[psutil.Process]:
