@@ -64,9 +64,7 @@ class Settings:
     def local_toml(self) -> dict:
         content = tomllib.loads((ROOT / "local.toml").read_text())
         if missing := {"dag", "then", "show", "project"} - content.keys():
-            raise Failure(
-                f"local.toml does not have {', '.join(sorted(missing))}: write the lines."
-            )
+            raise Failure(f"local.toml lacks {', '.join(sorted(missing))}: add these settings.")
         return content
 
     def warehouse(self) -> dict[str, str]:
