@@ -84,8 +84,8 @@ def wait_for_dags(api: Api, *dag_ids: str) -> None:
                 if datetime.fromisoformat(error["timestamp"]) > started_at
             ]:
                 error_deadline = error_deadline or monotonic() + IMPORT_ERROR_SECONDS
-            if errors and monotonic() > error_deadline:
-                raise Failure("\n".join(map(import_error_text, errors)))
+                if monotonic() > error_deadline:
+                    raise Failure("\n".join(map(import_error_text, errors)))
             if monotonic() > deadline:
                 raise Failure(
                     f"No DAG file defines {missing[0]}, which local.toml names: see `make logs`."
