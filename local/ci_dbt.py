@@ -17,7 +17,6 @@ from local.progress import console
 from local.settings import Failure, Settings
 
 TITLE = "### What this pull request changes in dbt"
-SUCCEEDED = ("success", "pass")
 # GitHub refuses comments of more than 65,536 characters.
 MAX_ROWS, MAX_MESSAGE = 150, 200
 CHANGED = ("--select", "state:modified+")
@@ -34,8 +33,8 @@ def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: 
     prefix = schema_prefix(pr)
     folder = chosen_project(settings, project)
     home = settings.home / "ci-dbt" / folder.name
+    home.mkdir(parents=True, exist_ok=True)
     comment = home / "comment.md"
-    comment.parent.mkdir(parents=True, exist_ok=True)
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
     prod = copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
@@ -164,7 +163,7 @@ def sort_results(results: Iterable, cloned: set[str]) -> tuple[list, list, int]:
             continue
         is_test = node.resource_type in ("test", "unit_test")
         name = node.name if is_test else f"{node.schema}.{node.alias}"
-        if result.status not in SUCCEEDED:
+        if result.status not in ("success", "pass"):
             message = " ".join((result.message or "").split()).replace("|", "\\|")[:MAX_MESSAGE]
             failed.append((name, f"**{result.status}** {message}".rstrip()))
         elif is_test:
