@@ -58,12 +58,11 @@ def stop(settings: Settings) -> None:
 
 
 def start_warehouse(settings: Settings) -> None:
-    if port := postgres.port_in_use(settings):
-        if port != settings.warehouse_port:
-            raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
-        return
-    with step(f"Starting Postgres on 127.0.0.1:{settings.warehouse_port}"):
-        postgres.start(settings)
+    if (port := postgres.port_in_use(settings)) is None:
+        with step(f"Starting Postgres on 127.0.0.1:{settings.warehouse_port}"):
+            postgres.start(settings)
+    elif port != settings.warehouse_port:
+        raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
 
 
 def prepare_projects(settings: Settings) -> None:
@@ -109,8 +108,8 @@ def standalone(settings: Settings) -> None:
 
 def show(settings: Settings, target: str) -> None:
     """Print the result of the query in local.toml."""
-    # Imported here, because it takes seconds and other commands do not need it. Airflow logs to
-    # stdout while it is imported.
+    # This import takes seconds, and other commands do not need it. Airflow logs to stdout while it
+    # is imported.
     with redirect_stdout(io.StringIO()):
         from include.warehouse import target_schema
 

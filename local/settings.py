@@ -69,8 +69,7 @@ class Settings:
 
     def warehouse(self) -> dict[str, str]:
         """Return the login of the local warehouse, or of the server that WAREHOUSE_URL names."""
-        url = self.environment.get("WAREHOUSE_URL")
-        if not url:
+        if not (url := self.environment.get("WAREHOUSE_URL")):
             return {"host": "127.0.0.1", "port": self.warehouse_port, **LOCAL_LOGIN}
         with suppress(ProgrammingError):
             login = {"port": "5432", "password": "", **conninfo_to_dict(url)}
@@ -88,7 +87,7 @@ class Settings:
             self.home.mkdir(parents=True, exist_ok=True)
             new = {name: secrets.token_hex(32) for name in ("metadata", "jwt", "api")}
             new["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            # Written whole or not at all, because a disk can be full.
+            # A full disk must not leave a part of the file, so a complete file is renamed.
             part = path.with_name(f"secrets.{os.getpid()}")
             part.touch(mode=0o600)
             part.write_text(json.dumps(new))
