@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("stop", services.stop)
     add("standalone", services.standalone)
     add("warehouse", services.start_warehouse)
-    # Their words begin with options of psql and dbt, which argparse would take for its own.
+    # argparse must not read the options of psql and dbt.
     no_options = {"prefix_chars": "\0", "add_help": False}
     add("psql", postgres.psql, "words", **no_options)
     add("dbt", dbt.dbt, "project", "words", **no_options)

@@ -60,7 +60,7 @@ def chosen_project(settings: Settings, name: str) -> Path:
 
 
 def project_yml(project: Path) -> dict:
-    # An error of the parser names the file if it reads it itself.
+    # The parser names the file in its errors only if it reads the file itself.
     with (project / "dbt_project.yml").open() as file:
         content = yaml.safe_load(file)
     if not (isinstance(content, dict) and content.get("name")):
@@ -109,8 +109,8 @@ def has_installed_packages(project: Path) -> bool:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
-    # dbt reads these variables too. Here DBT_TARGET is the target of the DAGs, and the other may be
-    # the folder of another project.
+    # dbt reads these variables too, but DBT_TARGET is the target of the DAGs, and DBT_PROJECT_DIR
+    # may be the folder of another project.
     env = {k: v for k, v in env.items() if k not in ("DBT_TARGET", "DBT_PROJECT_DIR")}
     for command in (words,) if has_installed_packages(project) else (("deps",), words):
         if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:

@@ -63,8 +63,8 @@ def run(api: Api, dag_id: str, conf: dict | None = None, then: Collection[str] =
     for follower in then:
         unpause(api, follower)
     run_id = run_last_interval(api, dag_id, conf)
-    # Unpaused after its run exists: otherwise the scheduler may create the same run at the same
-    # time, and ends with an error.
+    # The DAG is unpaused after its run exists. Otherwise the scheduler could create the same run at
+    # the same time, and would end with an error.
     unpause(api, dag_id)
     follow(api, dag_id, run_id)
     for follower in then:

@@ -46,7 +46,7 @@ def require_free(port: str, purpose: str, variable: str) -> None:
 
 
 def port_in_use(settings: Settings) -> str | None:
-    """Return the port of the server, or None unless it runs."""
+    """Return the port of the server, or None if it does not run."""
     # `pg_ctl status` reports any process with the server's old process ID as the server.
     if not (pids := {str(process.pid) for process in _processes(settings)}):
         return None

@@ -18,10 +18,10 @@ from local.settings import Failure, Settings
 
 TEMPLATES = Path(__file__).parent / "adopted"
 POSTGRES_MACROS = TEMPLATES / "project" / "macros" / "postgres"
-# Files that tools generate: IGNORED in any folder, IGNORED_ON_TOP only in that of the project.
+# Files that tools generate: IGNORED in any folder, IGNORED_ON_TOP only in the project's folder.
 IGNORED = {".git", ".DS_Store", "__pycache__", ".env", ".venv", "venv", ".user.yml"}
 IGNORED_ON_TOP = {"target", "logs", "dbt_modules", "env"}
-# Folders in which a dbt_project.yml is not the one that is looked for.
+# A dbt_project.yml in these folders belongs to another project.
 NOT_THE_PROJECT = {*IGNORED, *IGNORED_ON_TOP, "dbt_packages", "integration_tests"}
 
 
@@ -131,8 +131,8 @@ def found_project(source: str, scratch: Path) -> Path:
 def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     """Copy a dbt project, without generated files and without files that git ignores."""
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    # git refuses a repository of another user, and then this command fails. Without git's list it
-    # would copy the files that git ignores too, such as files with passwords.
+    # If git fails, as in a repository of another user, the command fails too. A copy without git's
+    # list would contain files that git ignores, such as files with passwords.
     has_git = any((path / ".git").exists() for path in (source, *source.parents))
     files = [Path(name) for name in git(*words, at=source).split("\0") if name] if has_git else []
     if Path("dbt_project.yml") not in files:
@@ -140,12 +140,12 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     for file in files:
         origin = source / file
         is_ignored = IGNORED & {*file.parts} or file.parts[0] in IGNORED_ON_TOP
-        outside = without and origin.is_relative_to(without)
-        if outside or is_ignored or file.suffix in (".pyc", ".duckdb"):
+        is_left_out = without and origin.is_relative_to(without)
+        if is_left_out or is_ignored or file.suffix in (".pyc", ".duckdb"):
             continue
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():
-            # A submodule, or another repository: with its .git, git would leave out its files.
+            # A submodule or another repository. With a copy of .git, git would ignore its files.
             ignore = shutil.ignore_patterns(*IGNORED)
             shutil.copytree(origin, folder / file, ignore=ignore, dirs_exist_ok=True)
         elif origin.is_file():

@@ -38,7 +38,7 @@ def update(settings: Settings, source: str) -> None:
     # The fork may have files of its own at the paths that are removed. They are restored below.
     changed = ("diff", "--name-only", "--no-renames", base, before)
     own += git(*changed, "--diff-filter=d", "--", *removed).splitlines()
-    # git takes a file of the fork for a file of the sample that was renamed, if they are similar.
+    # git takes a new file of the fork for a renamed file of the sample, if the two are similar.
     added = {*git(*changed, "--diff-filter=A").splitlines()}
     own += added - {*git("ls-tree", "-r", "--name-only", "FETCH_HEAD").splitlines()}
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
