@@ -1,4 +1,4 @@
-"""dbt on the command line: `make dbt`, `make docs`, and the project, profile and environment."""
+"""The commands of dbt: `make dbt`, `make docs`, and their project, profile and environment."""
 
 import shutil
 import subprocess

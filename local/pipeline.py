@@ -105,7 +105,7 @@ def unpause(api: Api, dag_id: str) -> None:
     api("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
 
-def run_last_interval(api: Api, dag_id: str, conf: dict | None = None) -> str:
+def run_last_interval(api: Api, dag_id: str, conf: dict | None) -> str:
     """Start a run for the last complete interval of a DAG's schedule; return its ID.
 
     `conf` has values for the DAG's params. The first run without them has the logical date of the
