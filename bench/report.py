@@ -29,7 +29,7 @@ COLUMNS = {
 }
 SIZES = ("sample", "models_200", "models_1000", "models_3000")
 IN_README = [*(f"{size}/shipped" for size in SIZES), "sample/cosmos_in_process", "sample/watcher"]
-# In the order of the tables: the rows of the plan, then those that only the quick run has.
+# The rows in the order of the tables: those of the plan, then those of the quick run only.
 ROWS = {row.name: row for row in (*PLAN, *QUICK)}
 LABELS = {name: WAYS[row.way].label for name, row in ROWS.items()}
 TITLES = {row.case.name: row.case.label for row in ROWS.values()}
