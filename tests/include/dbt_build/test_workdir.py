@@ -257,7 +257,7 @@ def test_packages_that_become_part_of_the_project_replace_the_installed_ones(sec
     package = write(tmp_path / "package", PACKAGE)
     write(second, {"packages.yml": "packages: [{local: ../../package}]"})
     assert "model packed" in names_with_task(render(second))
-    # As `dbt deps` in the folder of the project does.
+    # `dbt deps` in the folder of the project makes such a copy too.
     shutil.copytree(package, second / "dbt_packages" / "package")
     write(second, {"dbt_packages/package/models/more.sql": "select 1 as id"})
     assert {"model packed", "model more"} < names_with_task(render(second))
