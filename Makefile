@@ -1,4 +1,4 @@
-# Everything here runs without Docker; with Docker use `astro dev start`.
+# All targets but `containers` run without Docker; with Docker use `astro dev start`.
 # The comment of a target names who needs it and when. `make PORT=9000 start` takes another port.
 export PORT WAREHOUSE_PORT WAREHOUSE_URL
 
@@ -116,5 +116,5 @@ containers: $(VENV)/installed ## Maintainers with Docker: look at what astro dev
 fork-size: $(VENV)/installed ## Maintainers: count the files and lines that a fork has
 	@.ci/fork-size
 
-screenshots: $(VENV)/installed ## Maintainers: make docs/images from the running Airflow
+screenshots: $(VENV)/installed ## Maintainers: make docs/images/graph.png from the running Airflow
 	@$(PYTHON) -m tests.integration.screenshots

@@ -17,7 +17,7 @@ DBT_QUEUE = os.environ.get("DBT_QUEUE") or conf.get("operators", "default_queue"
 
 
 def deployed_target() -> str:
-    """Return dbt's target, DBT_TARGET. Without a default, nothing writes to prod by mistake."""
+    """Return dbt's target, DBT_TARGET, which has no default outside of the image."""
     if target := os.environ.get("DBT_TARGET"):
         return target
     raise RuntimeError(
