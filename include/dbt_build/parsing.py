@@ -32,12 +32,12 @@ PLACEHOLDER = "dbt_build_placeholder_"
 # The braces of an expression can be nested, because it can contain dicts.
 JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # The fields of `target` whose values do not come from the connection.
-SAFE_TARGET = r"(?:name|target_name|profile_name|schema|type|threads)\b"
+SAFE_TARGET = ("name", "target_name", "profile_name", "type", "threads")
 # Jinja that prints a value of the connection, and Jinja that uses such a value in any way.
 PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
-CONNECTION_USED = re.compile(
-    rf"\btarget(?:\.(?!{SAFE_TARGET})\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%"
-)
+CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
+# Values that differ in each run.
+RUN_USED = re.compile(r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b")
 # These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
 QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none", "--log-format", "text")
 
@@ -127,15 +127,23 @@ def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def connection_values(project: DbtProject) -> dict[str, str]:
     """Return the value of each placeholder, from the Airflow connection."""
-    mapping = project.profile.profile_mapping
-    if mapping is None or not project.uses_mock_profile:
+    if not (fields := _fields_of_connection(project)):
         return {}
+    mapping = project.profile.profile_mapping
     real = mapping.profile
     return {
         PLACEHOLDER + name: str(real[name])
-        for name, value in mapping.mock_profile.items()
-        if value == MOCK_VALUE and name in real and name not in mapping.secret_fields
+        for name in fields - {*mapping.secret_fields}
+        if name in real
     }
+
+
+def _fields_of_connection(project: DbtProject) -> set[str]:
+    """Return the fields of the profile that have a placeholder when dbt parses the project."""
+    mapping = project.profile.profile_mapping
+    if mapping is None or not project.uses_mock_profile:
+        return set()
+    return {name for name, value in mapping.mock_profile.items() if value == MOCK_VALUE}
 
 
 def environment_variables_of(project: DbtProject) -> set[str]:
@@ -156,14 +164,24 @@ def environment_variables_of(project: DbtProject) -> set[str]:
     return found
 
 
-def uses_connection(folders: Iterable[Path]) -> bool:
-    """Return whether a file in some folders does more with a value of the connection than print it.
+def depends_on_run(project: DbtProject, folders: Iterable[Path]) -> bool:
+    """Return whether dbt could parse a project differently in each run.
+
+    This is so if a file does more with a value of the connection than print it, or if a model's
+    config() uses the time of the run, its ID or a flag.
 
     Args:
-        folders: the folders of a project, without those of its packages.
+        project: the project.
+        folders: its folders, without those of its packages.
     """
+    # In some warehouses the schema has another name. It is usually an argument of the profile.
+    is_schema_known = _fields_of_connection(project).isdisjoint(("schema", "dataset"))
+    safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
+    connection_used = re.compile(CONNECTION_USED % "|".join(safe))
     return any(
-        CONNECTION_USED.search(tag) and not PRINTED.fullmatch(tag)
+        (connection_used.search(tag) and not PRINTED.fullmatch(tag))
+        # Hooks are not rendered before they run.
+        or (RUN_USED.search(tag) and "config(" in tag and "hook" not in tag)
         for folder in folders
         for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")
         for file in folder.glob(pattern)

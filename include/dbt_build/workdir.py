@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from cosmos.dbt.project import get_dbt_packages_subpath
 
-from include.dbt_build.parsing import environment_variables_of, run_dbt, uses_connection
+from include.dbt_build.parsing import depends_on_run, environment_variables_of, run_dbt
 from include.dbt_build.project import DbtProject
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
@@ -65,7 +65,7 @@ def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
         # Another process makes the working directory again, because a file has changed.
         return False
     recorded = inputs["environment"]
-    return not inputs["uses_connection"] and _fingerprint(recorded, environment) == recorded
+    return not inputs["depends_on_run"] and _fingerprint(recorded, environment) == recorded
 
 
 def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -136,7 +136,9 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
-        "uses_connection": uses_connection([project.path, *_outside_paths(project.path).values()]),
+        "depends_on_run": depends_on_run(
+            project, [project.path, *_outside_paths(project.path).values()]
+        ),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")

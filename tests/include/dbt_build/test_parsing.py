@@ -8,16 +8,17 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig
 from cosmos.constants import InvocationMode
 from cosmos.dbt.project import environ
+from cosmos.profiles import SnowflakeUserPasswordProfileMapping
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.parsing import (
     PLACEHOLDER,
     DbtError,
     connection_values,
+    depends_on_run,
     load_manifest,
     parse_profile,
     run_dbt,
-    uses_connection,
 )
 from include.dbt_build.workdir import is_parse_valid, prepare
 from tests.include.dbt_build.conftest import dbt_project, names_with_task, render, write
@@ -95,12 +96,16 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("select '{{ target['host'] }}' as id", True),
         ("select '{{ target.get('host') }}' as id", True),
         ("{% if target.name == 'prod' %} select 1 as id {% endif %}", False),
+        ("{{ config(alias='a_' ~ run_started_at.strftime('%Y')) }} select 1 as id", True),
+        ("{{ config(materialized=('table' if flags.FULL_REFRESH else 'view')) }} select 1", True),
+        ("{{ config(post_hook=\"select '{{ invocation_id }}'\") }} select 1 as id", False),
+        ("select '{{ run_started_at }}' as id", False),
     ],
 )
 def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
     write(second, {"models/base.sql": jinja})
     project = dbt_project(second)
-    assert uses_connection([second]) == is_used
+    assert depends_on_run(project, [second]) == is_used
     if not is_used:
         prepare(project)
         assert is_parse_valid(project, os.environ)
@@ -121,6 +126,14 @@ def test_a_changed_placeholder_is_not_used(second, connection):
     project = dbt_project(second)
     prepare(project)
     assert load_manifest(project, connection_values(project)) is None
+
+
+@pytest.mark.parametrize("given", [{}, {"schema": "prod"}])
+def test_the_schema_can_be_a_value_of_the_connection(second, given):
+    write(second, {"models/base.sql": "{{ config(enabled=(target.schema == 'prod')) }} select 1"})
+    mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    assert depends_on_run(project, [second]) == (not given)
 
 
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):
