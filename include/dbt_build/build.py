@@ -8,17 +8,18 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import nodes_downstream_of
+from include.dbt_build.manifest import NOTHING_TO_RUN, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import (
     BUILT_NODES,
     DONE_BEFORE,
+    INCOMPLETE,
     SELECTED_NODES,
     UNENDED_TRY,
     TryNodes,
 )
 from include.dbt_build.reporting import ResultReporter, first_try, set_nodes, set_xcom, task_states
-from include.dbt_build.results import BuildResults
+from include.dbt_build.results import NO_RETRY
 
 # How long the build task waits for the final states of node tasks.
 ENDING_SECONDS = 5
@@ -39,7 +40,7 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def execute(self, context, **_) -> None:
         # Airflow executes a shallow copy of the operator, which would share this object.
-        self.results = BuildResults()
+        self.results = self.group.new_results()
         self.apply_run_options(context)
         if self.has_run_options and self.upstream_task_ids:
             self._skip_with_upstream_tasks(context["ti"])
@@ -60,12 +61,16 @@ class DbtBuildOperator(DbtCommandOperator):
             name
             for name in self.upstream_task_ids
             if states.get(name) == "skipped"
-            and not (
-                self.run_options.is_partial and isinstance(self.dag.get_task(name), DbtNodeOperator)
-            )
+            and not (self.run_options.is_partial and self._is_after_build(name, states))
         ]
         if skipped:
             raise AirflowSkipException(f"Skipped, because {skipped[0]} was skipped.")
+
+    def _is_after_build(self, name: str, states: dict[str, str | None]) -> bool:
+        """Return whether a task is downstream of a build task that has succeeded."""
+        upstream = self.dag.get_task(name).get_flat_relatives(upstream=True)
+        builds = [task for task in upstream if isinstance(task, DbtBuildOperator)]
+        return any(states.get(task.task_id) == "success" for task in builds)
 
     def _build_pending(self, context) -> None:
         """Build the nodes whose tasks are not successful.
@@ -79,10 +84,10 @@ class DbtBuildOperator(DbtCommandOperator):
         all_tasks = self._node_tasks()
         states = self._settled_states(ti)
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
-        all_pending = len(pending) == len(all_tasks)
-        # After a clear of all tasks too, dbt gets the selection of the DAG.
-        is_new = ti.try_number == first_try(ti) and all_pending
+        self._refuse_incomplete(ti, pending)
         built = self._built_nodes(context, states, pending)
+        # If nothing is built, also after a clear of all tasks, dbt gets the selection of the DAG.
+        is_new = len(pending) == len(all_tasks) and not built
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
@@ -96,7 +101,9 @@ class DbtBuildOperator(DbtCommandOperator):
             nodes = None
             if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
-                nodes = self._pending_nodes(pending, built, stale, selected)
+                to_run = self._nodes_to_run(context)
+                to_run = to_run if selected is None else to_run & selected
+                nodes = self._pending_nodes(pending, built, stale, to_run)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
@@ -108,8 +115,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 self.build(context, nodes)
             self.call_on_warning(context)
             failed = self.results.failed() - {node for task in pending for node in task.nodes}
-            # If dbt skipped a function that no model uses, no node task can build it later.
-            failed |= self.results.skipped_functions() - self._nodes_with_task()
+            failed |= self._skipped_without_task()
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
@@ -129,6 +135,43 @@ class DbtBuildOperator(DbtCommandOperator):
                 return states
             sleep(1)
 
+    def _refuse_incomplete(self, ti, pending: list[DbtNodeOperator]) -> None:
+        """Refuse a retry that would leave batches out.
+
+        Raises:
+            AirflowFailException: an earlier try has built some batches of a microbatch model.
+        """
+        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=INCOMPLETE)
+        if stored is None or stored["first_try"] != first_try(ti):
+            return
+        if found := sorted({*stored["nodes"]} & {node for task in pending for node in task.nodes}):
+            raise AirflowFailException(
+                f"An earlier try built some batches of {', '.join(found)}. {NO_RETRY} Clear this "
+                "task to build the newest batches only."
+            )
+
+    def _nodes_to_run(self, context) -> set[str]:
+        """Return the nodes of the DAG's selection, with those that the run's variables enable."""
+        to_run = {*self.group.slim["nodes_to_run"]}
+        if (self.vars or {}) != self.project.variables:
+            # A command changes the attributes of its operator, so it gets a copy.
+            listed = copy(self).list_nodes(context, self.select, self.exclude, self.selector)
+            to_run |= {node for node in listed if not node.startswith(NOTHING_TO_RUN)}
+        return to_run
+
+    def _skipped_without_task(self) -> set[str]:
+        """Return what dbt skipped and no node task can build later.
+
+        These are functions that no model uses, and nodes that the run's variables enable.
+        """
+        to_run = {*self.group.slim["nodes_to_run"]}
+        return {
+            node
+            for node in self.results.skipped() - self._nodes_with_task()
+            if node.startswith("function.")
+            or not (node in to_run or node.startswith(NOTHING_TO_RUN))
+        }
+
     def _selection_of_run(self, context) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
 
@@ -137,7 +180,7 @@ class DbtBuildOperator(DbtCommandOperator):
         if not self.run_options.is_partial:
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
-        ti, to_run = context["ti"], {*self.group.slim["nodes_to_run"]}
+        ti = context["ti"]
         # A retry keeps the selection of the first try: `state:` may select other nodes by then.
         stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
         if stored is not None:
@@ -148,7 +191,7 @@ class DbtBuildOperator(DbtCommandOperator):
         except AirflowException as error:
             # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
-        selected = listed & to_run
+        selected = listed & self._nodes_to_run(context)
         self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
         # If the DAG has several groups, another group may have the selected nodes.
@@ -233,16 +276,14 @@ class DbtBuildOperator(DbtCommandOperator):
         pending: list[DbtNodeOperator],
         built: set[str],
         stale: set[str],
-        selected: set[str] | None,
+        to_run: set[str],
     ) -> set[str]:
-        """Return the nodes to build, nodes without a task included.
+        """Return the nodes of `to_run` to build, nodes without a task included.
 
         Raises:
             AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
-        with_task, to_run = self._nodes_with_task(), {*self.group.slim["nodes_to_run"]}
-        if selected is not None:
-            to_run &= selected
+        with_task = self._nodes_with_task()
         pending_nodes = {node for task in pending for node in task.nodes if node in to_run} - stale
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:
@@ -260,7 +301,7 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def _build_tests_last(self, context, nodes: set[str] | None) -> None:
         """Build everything but the tests, then the tests if nothing failed."""
-        selected = {*self.group.slim["nodes_to_run"]} if nodes is None else nodes
+        selected = self._nodes_to_run(context) if nodes is None else nodes
         tests = {node for node in selected if node.startswith("test.")}
         if others := selected - tests:
             self.build(context, others)

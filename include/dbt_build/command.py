@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -34,6 +34,12 @@ STATE_FOLDER = ".dbt_build"
 STATE_VARIABLES = (
     *("DBT_ENGINE_ARTIFACT_STATE_PATH", "DBT_ARTIFACT_STATE_PATH"),
     *("DBT_ENGINE_STATE", "DBT_STATE"),
+)
+# Options of dbt with which a microbatch model has the same batches in each try.
+EVENT_TIME_OPTIONS = ("--event-time-start", "--sample", "--full-refresh")
+EVENT_TIME_VARIABLES = (
+    *("DBT_ENGINE_EVENT_TIME_START", "DBT_EVENT_TIME_START"),
+    *("DBT_ENGINE_SAMPLE", "DBT_SAMPLE"),
 )
 
 
@@ -115,14 +121,14 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             if self.run_options.vars:
                 self.vars = {**(self.vars or {}), **self.run_options.vars}
 
-    def list_nodes(self, context, select: str | None, exclude: str | None) -> set[str]:
+    def list_nodes(self, context, select, exclude, selector: str | None = None) -> set[str]:
         """Return the unique IDs that `dbt ls` lists, with the other options of the DAG.
 
         Raises:
             AirflowException: dbt refuses the selection.
         """
         self.base_cmd, self.select, self.exclude = ["ls"], select, exclude
-        self.selector, self.models, self.dbt_cmd_flags = None, None, []
+        self.selector, self.models, self.dbt_cmd_flags = selector, None, []
         flags = ["--output", "json", "--output-keys", "unique_id", *self.selecting_options]
         if self.project.executable:
             # Another format would put each node into a log line.
@@ -156,7 +162,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.exclude, self.selector, self.models = None, None, None
 
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
-        self._load_manifest({**os.environ, **self.get_env(context)})
+        environment = {**os.environ, **self.get_env(context)}
+        self._load_manifest(environment)
+        if self._has_event_times(cmd_flags or (), environment):
+            self.results.repeated_batches = {}
         # Set here, because Airflow executes a copy, and the method has to be that of the copy.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
@@ -185,6 +194,13 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.manifest = load_manifest(self.project, connection_values(self.project))
         # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
         self.partial_parse = self.may_use_parse and self.manifest is None
+
+    def _has_event_times(self, flags: Iterable[str], environment: Mapping[str, str]) -> bool:
+        """Return whether another try would build all batches of each microbatch model again."""
+        words = [*map(str, (*self.dbt_cmd_global_flags, *self.dbt_cmd_flags, *flags))]
+        return any(word.startswith(EVENT_TIME_OPTIONS) for word in words) or any(
+            environment.get(name) for name in EVENT_TIME_VARIABLES
+        )
 
     @property
     def fails_on_warnings(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import cosmos
 
+from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
 from include.dbt_build.rendering import Rendering
 
 
@@ -30,6 +31,22 @@ class DbtDag(cosmos.DbtDag):
         with _garbage_collection_paused():
             super().__init__(*args, **rendering.cosmos_kwargs())
             rendering.add_build(self, self.task_group)
+
+    @property
+    def leaves(self) -> list:
+        """Return the tasks that a task downstream of all nodes has to wait for.
+
+        The teardown is not among them, because it has to stay last to fail the run.
+        """
+        return [
+            task
+            for task in self.tasks
+            if not isinstance(task, DbtBuildTeardown)
+            and (
+                _continues_on_failure(task)
+                or all(isinstance(below, DbtBuildTeardown) for below in task.downstream_list)
+            )
+        ]
 
     def __hash__(self) -> int:
         """Return a hash of the DAG's ID, because Airflow computes the hash for each edge.
@@ -55,6 +72,15 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
         with _garbage_collection_paused():
             super().__init__(*args, **rendering.cosmos_kwargs())
             rendering.add_build(self.dag, self)
+
+    def get_leaves(self) -> Iterator:
+        """Yield the tasks that a task downstream of the group has to wait for."""
+        yield from super().get_leaves()
+        yield from filter(_continues_on_failure, self.iter_tasks())
+
+
+def _continues_on_failure(task) -> bool:
+    return isinstance(task, DbtNodeOperator) and task.continues_on_failure
 
 
 @contextmanager

@@ -61,6 +61,10 @@ class SlimManifest(TypedDict):
     freshness: list[TaskNodes]
     # The unique IDs of all nodes that dbt runs.
     nodes_to_run: list[str]
+    # The unique IDs of nodes with which dbt builds nodes downstream of their task if they fail.
+    continue_on_failure: list[str]
+    # The number of batches that dbt builds of a table that exists, by the unique ID of the model.
+    repeated_batches: dict[str, int]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
     # Whether dbt runs SQL of the project or of its packages after the last node.
@@ -158,6 +162,15 @@ def slim_manifest(
         "other_tests": _other_tests(other, nodes, parents, reads, key),
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
+        # A test stops only nodes that descend from everything that it reads.
+        "continue_on_failure": [k for k in attached_to if len(parents[k]) > 1]
+        + [k for k, node in rendered.items() if node["config"].get("on_error") == "continue"],
+        "repeated_batches": {
+            k: 1 + node["config"].get("lookback", 1)
+            for k, node in rendered.items()
+            if node["config"].get("incremental_strategy") == "microbatch"
+            and not node["config"].get("full_refresh")
+        },
         "owners": _owners(manifest, attached_to),
         "has_end_hooks": any(
             node["resource_type"] == "operation" and "on-run-end" in node["tags"]

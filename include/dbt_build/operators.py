@@ -24,6 +24,7 @@ from include.dbt_build.protocol import (
     TryNodes,
 )
 from include.dbt_build.reporting import first_try, set_xcom, task_states
+from include.dbt_build.results import BuildResults
 
 
 @dataclass
@@ -47,6 +48,10 @@ class BuildGroup:
     @cached_property
     def slim(self) -> SlimManifest:
         return json.loads(self.slim_file.read_text())
+
+    def new_results(self) -> BuildResults:
+        """Return empty results for a command that builds nodes of the group."""
+        return BuildResults(self.slim["repeated_batches"])
 
     def with_ephemeral(self, nodes: Collection[str]) -> set[str]:
         """Return some nodes, and the ephemeral models that their unit tests need.
@@ -74,6 +79,8 @@ class DbtNodeOperator(BaseOperator):
         self.nodes = tuple(nodes)
         # Whether no other node task of the group is downstream of this task.
         self.is_leaf = True
+        # Whether dbt builds nodes downstream of this task although it failed.
+        self.continues_on_failure = False
         # The nearest node tasks upstream, directly or through tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
@@ -187,6 +194,8 @@ class DbtNodeOperator(BaseOperator):
         Raises:
             AirflowFailException: the build task has built such a node.
         """
+        if not _has_relation(self.nodes):
+            return
         reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
         # Airflow has deleted this XCom if the teardown has started, so there is no retry any more.
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
@@ -204,6 +213,7 @@ class DbtNodeOperator(BaseOperator):
     def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
         """Run dbt for the nodes of this task that are not in `built`, and return their result."""
         command = DbtCommandOperator(task_id=self.task_id, **self.group.command_args)
+        command.results = self.group.new_results()
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
         selected = context["ti"].xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
@@ -223,16 +233,17 @@ class DbtNodeOperator(BaseOperator):
                     command.build(context, self.group.with_ephemeral(nodes))
                 command.call_on_warning(context)
             except Exception as error:
-                if _has_relation(command.results.succeeded()):
+                if _has_relation(command.results.succeeded() | command.results.incomplete()):
                     raise AirflowFailException(str(error)) from error
                 raise
         # A hook that failed is among the failed nodes.
         nodes += sorted(command.results.failed() - {*nodes})
+        built = command.results.succeeded() | command.results.incomplete()
         return StoredResult(
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
-            built=[node for node in nodes if node in command.results.succeeded()],
+            built=[node for node in nodes if node in built],
         )
 
     def _end(self, result: StoredResult) -> None:
@@ -266,6 +277,26 @@ class DbtBuildTeardown(BaseOperator):
     def __init__(self, *, group: BuildGroup, **kwargs):
         super().__init__(**{**kwargs, "retries": 0})
         self.group = group
+
+    def set_downstream(self, task_or_task_list, edge_modifier=None) -> None:
+        super().set_downstream(task_or_task_list, edge_modifier)
+        self._refuse_downstream(self.downstream_list)
+
+    def update_relative(self, other, upstream: bool = True, edge_modifier=None) -> None:
+        """Refuse `self >> other`: Airflow calls this for the second task of an edge."""
+        if not upstream:
+            self._refuse_downstream([other])
+        super().update_relative(other, upstream, edge_modifier)
+
+    def _refuse_downstream(self, tasks: Iterable) -> None:
+        # Airflow lets a teardown fail the run only if no other task is downstream of it.
+        for task in tasks:
+            if not getattr(task, "is_teardown", False):
+                raise UnsupportedArgumentError(
+                    f"A task downstream of {self.task_id}",
+                    "it would hide a failure of dbt: put the task downstream of the task group, or "
+                    "of the `leaves` of a DbtDag",
+                )
 
     def execute(self, context) -> None:
         ti = context["ti"]

@@ -23,6 +23,8 @@ BUILT_NODES = "dbt_built_nodes"
 # XCom of the teardown: when the run started, while a try of the build task has not ended. The value
 # remains if Airflow interrupts the try, as it does when a task is cleared while dbt works.
 UNENDED_TRY = "dbt_unended_try"
+# XCom of the teardown: TryNodes of microbatch models that lack batches, which no retry would build.
+INCOMPLETE = "dbt_incomplete"
 # XCom of the teardown: TryNodes whose tasks were successful when the first try of the build task
 # began, or the first try after a clear. Their asset events were emitted before.
 DONE_BEFORE = "dbt_done_before"
@@ -47,7 +49,7 @@ class StoredResult(TypedDict):
     outcome: Outcome
     message: str
     sql: str
-    # The nodes of the task that dbt built, if the outcome is not success.
+    # The nodes of the task that dbt built, also in part, if the outcome is not success.
     built: list[str]
 
 

@@ -208,6 +208,10 @@ class Rendering:
                 task.upstream_node_tasks = tuple(sorted(nearest[name]))
                 for parent in nearest[name]:
                     tasks[parent].is_leaf = False
+        continuing = {*self.group.slim["continue_on_failure"]}
+        for task in tasks.values():
+            if isinstance(task, DbtNodeOperator) and not task.is_leaf:
+                task.continues_on_failure = not continuing.isdisjoint(task.nodes)
         build >> [tasks[name] for name in order if not upstream[name]]
         leaves = [task for task in tasks.values() if not task.downstream_task_ids & tasks.keys()]
         leaves >> teardown

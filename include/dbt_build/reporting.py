@@ -15,6 +15,7 @@ from airflow.sdk.bases.xcom import BaseXCom
 from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
 from include.dbt_build.protocol import (
     BUILT_NODES,
+    INCOMPLETE,
     NODE_RESULTS,
     PROBLEMS,
     UNENDED_TRY,
@@ -77,6 +78,7 @@ class ResultReporter:
         self.has_ended_well = False
         self._stored: dict[str, StoredResult] = {}
         self._built: set[str] = set()
+        self._incomplete: set[str] = set()
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
         # The seconds from a failed report to the next one, and when the next report may be sent.
         self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
@@ -226,21 +228,25 @@ class ResultReporter:
 
     def _store(self, outcomes: Mapping[str, Outcome]) -> None:
         """Store the results that tasks read when they start."""
-        succeeded = self.results.succeeded()
+        built = self.results.succeeded() | self.results.incomplete()
         for task_id, outcome in outcomes.items():
             nodes = self.nodes[task_id]
             self._stored[task_id] = StoredResult(
                 outcome=outcome,
                 message=self.results.message(nodes),
                 sql=self.results.sql(nodes),
-                built=[node for node in nodes if node in succeeded],
+                built=[node for node in nodes if node in built],
             )
         self.ti.xcom_push(key=NODE_RESULTS, value=self._stored)
         # A build task that is killed stores nothing at its end.
         self.ti.xcom_push(key=PROBLEMS, value=self.results.problems())
 
     def _store_built(self) -> None:
-        """Store the nodes that a retry of the build task must not build again."""
+        """Store what no retry of the build task may build: built nodes, and incomplete models."""
+        incomplete = self.results.incomplete()
+        if incomplete != self._incomplete:
+            set_nodes(self.ti, self.teardown_id, INCOMPLETE, incomplete)
+            self._incomplete = incomplete
         successful = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()

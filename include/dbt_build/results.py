@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,13 @@ from include.dbt_build.protocol import Outcome, Problem
 SUCCEEDED = {"success", "pass", "warn", "no-op", "reused"}
 # dbt skips a node because of another node, which has a failed status of its own.
 NOT_FAILED = SUCCEEDED | {"skipped"}
+# The last line of the log of a microbatch model of which dbt has built some batches.
+NO_RETRY = (
+    "There is no retry, because dbt would build only the newest batches. To build the missing "
+    "ones, start a run with an event time range or a full refresh."
+)
+# The statuses of a batch that dbt did not build. The status of any other batch is the database's.
+BATCH_NOT_BUILT = ("error", "skipped")
 # Longer SQL is cut in the log of a failed task.
 SQL_CHARACTERS = 20_000
 
@@ -35,6 +42,8 @@ class NodeResult:
     sql: str = ""
     # Starts without an end: a microbatch model and each of its batches share one unique ID.
     running: int = 0
+    # The number of all batches of a microbatch model, once dbt has built one of them.
+    batches: int = 0
 
     @property
     def has_failed(self) -> bool:
@@ -42,9 +51,15 @@ class NodeResult:
 
 
 class BuildResults:
-    """The results of all nodes of one dbt command."""
+    """The results of all nodes of one dbt command.
 
-    def __init__(self):
+    Args:
+        repeated_batches: the number of batches that a later `dbt build` would build, by the unique
+            ID of the microbatch model. Models are left out of which it would build all batches.
+    """
+
+    def __init__(self, repeated_batches: Mapping[str, int] | None = None):
+        self.repeated_batches = repeated_batches or {}
         self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
         # The exception that `receive` has caught. dbt would make it an error of the node.
         self.error: Exception | None = None
@@ -91,6 +106,8 @@ class BuildResults:
         # When all nodes have ended, dbt repeats the messages of those that failed.
         elif event.info.level != "debug" and node.status is None:
             node.lines.append(event.info.msg)
+            if event.info.name == "LogBatchResult" and event.data.status not in BATCH_NOT_BUILT:
+                node.batches = event.data.total_batches
 
     def _finish(self, node: NodeResult, info, result) -> None:
         if self.is_interrupted and result.status not in SUCCEEDED:
@@ -103,6 +120,8 @@ class BuildResults:
             # The rows of a failed test stay in the warehouse, because they can be personal data.
             if result.status == "fail" and (stored := info.node_relation.relation_name):
                 node.lines.append(f"The failing rows are in {stored}.")
+            if self._lacks_batches(info.unique_id):
+                node.lines.append(NO_RETRY)
             # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed
             # or was cancelled is only in run_results.json.
             if _fails_fast() and self.failed():
@@ -140,6 +159,9 @@ class BuildResults:
                 node.lines = [line, *(other for other in node.lines if other != line)]
             if has_failed:
                 node.sql = node.sql or result.get("compiled_code") or ""
+            batches = result.get("batch_results") or {"successful": []}
+            if batches["successful"]:
+                node.batches = sum(map(len, batches.values()))
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
@@ -189,13 +211,9 @@ class BuildResults:
         """Return the nodes that failed, hooks included."""
         return {node for node, result in [*self.nodes.items()] if result.has_failed}
 
-    def skipped_functions(self) -> set[str]:
-        """Return the functions that dbt skipped."""
-        return {
-            node
-            for node, result in [*self.nodes.items()]
-            if result.status == "skipped" and node.startswith("function.")
-        }
+    def skipped(self) -> set[str]:
+        """Return the nodes that dbt skipped."""
+        return {node for node, result in [*self.nodes.items()] if result.status == "skipped"}
 
     def succeeded(self) -> set[str]:
         """Return the nodes that dbt built and the tests that passed, without hooks and sources."""
@@ -204,6 +222,18 @@ class BuildResults:
             for node, result in [*self.nodes.items()]
             if result.status in SUCCEEDED and not node.startswith(("operation.", "source."))
         }
+
+    def incomplete(self) -> set[str]:
+        """Return the microbatch models that lack batches which a later `dbt build` would not build.
+
+        Without an event time range, dbt builds only the newest batches of a table that exists.
+        """
+        return {node for node in [*self.nodes] if self._lacks_batches(node)}
+
+    def _lacks_batches(self, unique_id: str) -> bool:
+        node = self.nodes[unique_id]
+        repeated = self.repeated_batches.get(unique_id, node.batches)
+        return node.batches > repeated and node.status not in SUCCEEDED
 
     def message(self, nodes: Iterable[str]) -> str:
         """Return what dbt logged about some nodes, failed ones first, without Airflow's secrets."""

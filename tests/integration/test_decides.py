@@ -3,7 +3,9 @@
 import psutil
 import pytest
 
+from include.dbt_build.protocol import BUILT_NODES, INCOMPLETE
 from tests.conftest import HAS_POSTGRES
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import States
@@ -100,6 +102,66 @@ def test_a_run_can_select_nodes_of_the_second_group_only(run_of):
     states.broken()
     assert states.run(skip=True) == "success"
     assert {*states.states().values()} == {"skipped"}
+
+
+def test_a_task_downstream_of_the_group_does_not_run_if_a_test_failed_that_stopped_no_node(run_of):
+    states = run_of("decides_after")
+    states.broken("compare")
+    assert states.run() == "failed"
+    found = states.states()
+    assert (found["dbt.compared.test"], found["dbt.after_compared_run"]) == ("failed", "success")
+    assert found["after"] == "upstream_failed"
+
+
+def test_no_retry_leaves_out_the_missing_batches_of_a_model(run_of):
+    states = run_of("decides_batches")
+    states.warehouse.execute("drop table if exists decides.batches")
+    states.broken("2024")
+    assert states.run() == "failed"
+    assert "There is no retry" in states.log("batches_run")
+    assert states.tasks()["batches_run"]["try_number"] == 1
+    years = {day.year for (day,) in states.warehouse.execute("select day from decides.batches")}
+    assert 2024 not in years
+    assert {2022, 2023, 2025} <= years
+
+
+def test_no_retry_of_a_killed_build_leaves_out_the_missing_batches_of_a_model(run_of):
+    states = run_of("decides_batches")
+    states.warehouse.execute("drop table if exists decides.batches")
+    states.broken("2024", fails=False, seconds=30)
+    states.trigger()
+    wait_until(lambda: states.xcom("dbt_build_done", INCOMPLETE))
+    psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+    assert states.end() == "failed"
+    assert "An earlier try built some batches" in states.log("dbt_build", 2)
+    # With the table dbt would build the batches of the lookback only, in any later run.
+    states.broken()
+    states.clear("dbt_build")
+    assert states.end() == "success"
+
+
+@pytest.mark.parametrize("built", ["nothing", "independent_2"])
+def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_of, built):
+    states = run_of("decides_enabled")
+    states.broken("independent_1", fails=False, seconds=10)
+    if built == "nothing":
+        slow = "insert into raw_states.broken values ('independent_2', false, 10)"
+        states.warehouse.execute(slow)
+    states.trigger(dbt_vars={"more": True})
+    if built == "nothing":
+        wait_until(lambda: "START sql table model decides.independent_1" in states.log("dbt_build"))
+    else:
+        wait_until(lambda: states.xcom("dbt_build", BUILT_NODES))
+    psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+    assert states.end() == "success"
+    assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}
+
+
+def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):
+    states = run_of("decides_enabled")
+    states.broken("independent_1")
+    assert states.run(dbt_vars={"more": True}) == "failed"
+    assert "no task: model.decides.enabled" in states.log("dbt_build")
 
 
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):

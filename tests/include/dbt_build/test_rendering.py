@@ -99,6 +99,50 @@ def test_of_two_nodes_at_the_same_depth_the_one_whose_properties_have_the_test_r
     assert ("b_run", "a.test") in edges(dag)
 
 
+SEVERAL_READ = {
+    "models/m.yml": """
+        models:
+          - name: orders
+            columns:
+              - {name: id, data_tests: [relationships: {arguments: {to: ref('b'), field: id}}]}
+          - name: continues
+            config: {on_error: continue}
+    """
+}
+
+
+def test_a_task_downstream_of_all_nodes_waits_for_those_with_whose_failure_dbt_continues(small):
+    path = small(
+        SEVERAL_READ,
+        b="select 1 as id",
+        orders="select 1 as id",
+        revenue="select * from {{ ref('orders') }}",
+        continues="select 1 as id",
+        after_continues="select * from {{ ref('continues') }}",
+    )
+    last = {"orders.test", "revenue_run", "continues_run", "after_continues_run"}
+    dag = render(path)
+    leaves = dag.leaves
+    with dag:
+        leaves >> (after := EmptyOperator(task_id="after"))
+    assert after.upstream_task_ids == last
+    # The teardown stays last, so that it can fail the run.
+    assert dag.get_task("dbt_build_done").downstream_task_ids == set()
+    with DAG("group", start_date=datetime(2026, 1, 1)):
+        DbtTaskGroup("dbt", **arguments(path)) >> (after := EmptyOperator(task_id="after"))
+    assert after.upstream_task_ids == {f"dbt.{name}" for name in last}
+
+
+@pytest.mark.parametrize("is_second", [True, False])
+def test_a_task_downstream_of_the_teardown_is_refused(unchanged, is_second):
+    dag = render(unchanged)
+    with dag:
+        after = EmptyOperator(task_id="after", trigger_rule="all_done")
+    done = dag.get_task("dbt_build_done")
+    with pytest.raises(UnsupportedArgumentError, match=r"^A task downstream of dbt_build_done is"):
+        after.set_upstream(done) if is_second else done >> after
+
+
 def test_a_stale_source_stops_only_what_depends_on_it(small):
     """The test of `orders` is not run, because it reads `late`. What reads `orders` is built.
 
@@ -170,7 +214,7 @@ def test_the_unit_tests_of_an_ephemeral_model_run_with_the_model(small, monkeypa
     assert task.nodes == ("unit_test.small.part.t",)
     # The build task of an earlier try has the model among the nodes that it built.
     pending = dag.get_task("dbt_build")._pending_nodes
-    assert pending([task], {"model.small.part"}, stale=set(), selected=None) == nodes
+    assert pending([task], {"model.small.part"}, stale=set(), to_run=nodes) == nodes
     built = set()
     monkeypatch.setattr(DbtCommandOperator, "build", lambda self, _, nodes: built.update(nodes))
     ti = SimpleNamespace(xcom_pull=lambda **_: None, xcom_push=lambda **_: None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from airflow.sdk.log import mask_secret
-from dbt.events.types import LogTestResult, NodeFinished, NodeStart
+from dbt.events.types import LogBatchResult, LogTestResult, NodeFinished, NodeStart
 from dbt_common.events.base_types import EventLevel, msg_from_base_event
 
 from include.dbt_build.results import BuildResults, clean_message
@@ -32,6 +32,12 @@ def finish(status: str, message: str = "", node: str = NODE, **info):
 def line(node: str = NODE):
     values = {"name": "a", "index": 1, "num_models": 1, "num_failures": 2, "status": "fail"}
     event = LogTestResult(node_info={"unique_id": node}, **values)
+    return msg_from_base_event(event, level=EventLevel.INFO)
+
+
+def batch(status: str, number: int, total: int):
+    values = {"batch_index": number, "total_batches": total, "status": status}
+    event = LogBatchResult(node_info={"unique_id": NODE}, **values)
     return msg_from_base_event(event, level=EventLevel.INFO)
 
 
@@ -112,6 +118,38 @@ def test_the_end_of_a_batch_is_not_the_end_of_its_model():
     results.receive(finish("partial success", "PARTIAL SUCCESS (1/2)"))
     assert results.outcome([NODE]) == "error"
     assert results.message([NODE]) == "PARTIAL SUCCESS (1/2)"
+
+
+@pytest.mark.parametrize(
+    ("batches", "repeated", "status", "is_incomplete"),
+    [
+        (("SELECT 1", "error", "SELECT 1"), {NODE: 2}, "partial success", True),
+        # dbt was interrupted after the first batch.
+        (("SELECT 1",), {NODE: 2}, None, True),
+        (("SELECT 1", "SELECT 1", "SELECT 1"), {NODE: 2}, "success", False),
+        # No table exists, so that dbt builds all batches again.
+        (("error", "skipped", "skipped"), {NODE: 2}, "error", False),
+        # The newest batches are all batches.
+        (("SELECT 1", "error", "SELECT 1"), {NODE: 3}, "partial success", False),
+        # The command has an event time range, or the model always has a full refresh.
+        (("SELECT 1", "error", "SELECT 1"), {}, "partial success", False),
+    ],
+)
+def test_a_model_is_incomplete_if_dbt_would_not_build_its_missing_batches(
+    batches, repeated, status, is_incomplete
+):
+    results = BuildResults(repeated)
+    for event in (
+        start(),
+        *(batch(status, n, 3) for n, status in enumerate(batches, start=1)),
+        *([finish(status)] if status else []),
+    ):
+        results.receive(event)
+    assert results.error is None
+    assert results.incomplete() == ({NODE} if is_incomplete else set())
+    assert ("There is no retry" in results.message([NODE])) == (
+        is_incomplete and status is not None
+    )
 
 
 def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():

@@ -41,6 +41,13 @@ decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_t
 decides_unused = DbtDag(
     dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
 )
+decides_batches = DbtDag(dag_id="decides_batches", **ARGS, **dbt_args("batches"))
+decides_enabled = DbtDag(
+    dag_id="decides_enabled",
+    **ARGS,
+    **dbt_args("independent_1", "independent_2", "enabled"),
+    run_options=True,
+)
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "against")
 # A task builds a model and runs its tests.
@@ -70,7 +77,19 @@ with DAG("decides_groups", params={"skip": False}, **ARGS):
         DbtTaskGroup(group_id=f"group_{n}", **dbt_args(f"independent_{n}"), run_options=True)
         for n in (1, 2)
     ]
-    perhaps_skip() >> groups[0] >> groups[1]
+
+    @task
+    def between() -> None: ...
+
+    perhaps_skip() >> groups[0] >> between() >> groups[1]
+    groups[0] >> groups[1]
+
+with DAG("decides_after", **ARGS):
+
+    @task
+    def after() -> None: ...
+
+    DbtTaskGroup("dbt", **dbt_args("compared", "against", "after_compared")) >> after()
 
 with DAG("decides_always", **ARGS):
 

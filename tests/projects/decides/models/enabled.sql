@@ -1,0 +1,1 @@
+{{ config(enabled=var('more', false)) }} select * from {{ ref('independent_1') }}
