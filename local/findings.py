@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +35,8 @@ COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", flags=re.DOTALL)
 class Findings:
     """The findings about a project, by kind."""
 
+    # The work tree that the DAG file is in.
+    tree: Path
     dag_file: Path
     parse_error: str = ""
     variables: list[str] = field(default_factory=list)
@@ -49,38 +50,30 @@ class Findings:
     postgres_errors: dict[str, str] = field(default_factory=dict)
     only_parsed: str = ""
 
-    @property
-    def tree(self) -> Path:
-        """Return the work tree that the DAG file is in."""
-        return next(folder.parent for folder in self.dag_file.parents if folder.name == "dags")
-
     def print(self) -> None:
         """Print the findings of each kind as lines below a heading."""
-        seeds = [", ".join(self.seeds_as_sources)] if self.seeds_as_sources else []
-        is_of_deps = "dbt deps failed" in self.parse_error
-        failed_step = "install its packages" if is_of_deps else "parse the project"
         groups = {
             "Environment variables without a default. Set them in your shell for `make start`, in "
             ".env for the Astro CLI, and in the deployment; or only for this project in "
             f"{self.dag_file.relative_to(self.tree)}, as env_vars of its ProjectConfig:": (
                 self.variables
             ),
-            f"dbt cannot {failed_step}:": self.parse_error.splitlines(),
+            "dbt cannot parse the project:": self.parse_error.splitlines(),
             "Tables that must be loaded before dbt runs, by schema:": [
                 f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()
             ],
             "Sources that the project builds itself. Read them with ref():": self.own_nodes,
             "Sources that are seeds of the project. Write a DAG file with the seeds in a group of "
-            "their own, before the other nodes, as in local/adopted/dag_with_seeds.py.txt:": seeds,
+            "their own, before the other nodes, as in local/adopted/dag_with_seeds.py.txt:": (
+                self.seeds_as_sources
+            ),
             "Cannot run on Postgres:": [
                 f"{node}: {message}" for node, message in self.postgres_errors.items()
             ],
         }
         for heading, lines in groups.items():
             if lines:
-                console.print(f"\n{heading}")
-                for line in lines:
-                    console.print(f"  {line}")
+                console.print(f"\n{heading}", *lines, sep="\n  ")
         if self.only_parsed:
             console.print(f"\nOnly parsed: {self.only_parsed}")
         if not any(groups.values()):
@@ -102,7 +95,8 @@ def check(settings: Settings, project: Path, dag_file: Path, builds: bool | None
     The DAG file can be in a copy of the work tree. If `builds` is None, dbt builds the project
     unless it has many models.
     """
-    findings = Findings(dag_file)
+    tree = next(folder.parent for folder in dag_file.parents if folder.name == "dags")
+    findings = Findings(tree, dag_file)
     title = f"Looking for what {project.name} needs"
     with step(title) as show, tempfile.TemporaryDirectory(prefix="check-") as folder:
         workdir = _parse(settings, project, Path(folder), findings)
@@ -204,11 +198,9 @@ def is_read(source: dict, node: dict) -> bool:
 
 def _existing_tables(settings: Settings, relations: set) -> dict:
     """Return the relations that exist in the warehouse, each with the SQL of its columns."""
-    is_local = not settings.environment.get("WAREHOUSE_URL")
-    if is_local and not postgres.data_folder(settings).exists():
+    if not (settings.environment.get("WAREHOUSE_URL") or postgres.data_folder(settings).exists()):
         return {}
-    server = postgres.running(settings) if is_local else nullcontext()
-    with server, postgres.connect(settings) as connection:
+    with postgres.running(settings), postgres.connect(settings) as connection:
         return {
             relation: columns
             for relation in relations

@@ -85,8 +85,8 @@ def stop(settings: Settings) -> None:
 
 @contextmanager
 def running(settings: Settings):
-    """Start the server for a block, unless it runs already."""
-    if port_in_use(settings):
+    """Start the server for a block, unless it runs already or WAREHOUSE_URL names another."""
+    if settings.environment.get("WAREHOUSE_URL") or port_in_use(settings):
         yield
         return
     start(settings)
