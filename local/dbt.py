@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import tempfile
 from datetime import UTC, datetime, timedelta
-from html import escape
 from pathlib import Path
 
 import yaml
@@ -24,31 +23,25 @@ def dbt(settings: Settings, project: str, words: list[str]) -> None:
 
 
 def docs(settings: Settings) -> None:
-    """Write the docs of all dbt projects, as pages to publish."""
-    site = settings.home / "site"
-    shutil.rmtree(site, ignore_errors=True)
-    projects = sorted(path.parent for path in settings.dbt_projects.glob("*/dbt_project.yml"))
-    for project in projects:
-        (site / project.name).mkdir(parents=True)
-        (site / project.name / "index.html").write_bytes(docs_page(settings, project))
-    names = [escape(project.name) for project in projects]
-    links = "".join(f'<li><a href="{name}/">{name}</a></li>' for name in names)
-    (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
-    console.print(f"The docs are in {site}.")
-
-
-def docs_page(settings: Settings, project: Path) -> bytes:
-    """Return the docs of a project with the names of prod, all in one page."""
+    """Write the docs of all dbt projects with the names of prod, each in one page to publish."""
     words = ["docs", "generate", "--static"]
     if not settings.environment.get("WAREHOUSE_URL") and not postgres.port_in_use(settings):
         # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
-    with tempfile.TemporaryDirectory(prefix="docs-") as folder:
-        profile = profiles_yml(profile_name(project), prod=project.name.replace("-", "_"))
-        Path(folder, "profiles.yml").write_text(profile)
-        paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
-        run_dbt(project, command_env(settings) | paths, *words)
-        return Path(folder, "static_index.html").read_bytes()
+    site, links = settings.home / "site", ""
+    shutil.rmtree(site, ignore_errors=True)
+    for project in sorted(file.parent for file in settings.dbt_projects.glob("*/dbt_project.yml")):
+        name, page = project.name, site / project.name / "index.html"
+        page.parent.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix="docs-") as folder:
+            profile = profiles_yml(profile_name(project), prod=name.replace("-", "_"))
+            Path(folder, "profiles.yml").write_text(profile)
+            paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
+            run_dbt(project, command_env(settings) | paths, *words)
+            shutil.move(Path(folder, "static_index.html"), page)
+        links += f'<li><a href="{name}/">{name}</a></li>'
+    (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
+    console.print(f"The docs are in {site}.")
 
 
 def chosen_project(settings: Settings, name: str) -> Path:
