@@ -12,8 +12,8 @@ from local.settings import Failure
 
 PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
-# How long to wait for a missing DAG after an import error, which can be of another DAG file.
-IMPORT_ERROR_SECONDS = 15
+# How long to wait for a missing DAG if there is an import error, which can be of another DAG file.
+IMPORT_ERROR_SECONDS = 30
 READ_TRIES = 5
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
@@ -73,23 +73,17 @@ def run(api: Api, dag_id: str, conf: dict | None = None, then: Collection[str] =
 
 def wait_for_dags(api: Api, *dag_ids: str) -> None:
     """Wait until the dag-processor has imported the DAGs."""
-    started_at, deadline = datetime.now(UTC), monotonic() + PARSE_SECONDS
-    error_deadline = None
+    started_at = datetime.now(UTC)
     with live("waiting for the dag-processor") as show:
         while missing := [dag_id for dag_id in dag_ids if not api.is_imported(dag_id)]:
+            found = api("GET", "/importErrors")["import_errors"]
             # An older error can be of a file that has been mended since.
-            if errors := [
-                error
-                for error in api("GET", "/importErrors")["import_errors"]
-                if datetime.fromisoformat(error["timestamp"]) > started_at
-            ]:
-                error_deadline = error_deadline or monotonic() + IMPORT_ERROR_SECONDS
-                if monotonic() > error_deadline:
-                    raise Failure("\n".join(map(import_error_text, errors)))
-            if monotonic() > deadline:
-                raise Failure(
-                    f"No DAG file defines {missing[0]}, which local.toml names: see `make logs`."
-                )
+            errors = [e for e in found if datetime.fromisoformat(e["timestamp"]) > started_at]
+            seconds = (datetime.now(UTC) - started_at).total_seconds()
+            if errors and seconds > IMPORT_ERROR_SECONDS:
+                raise Failure("\n".join(map(import_error_text, errors)))
+            if seconds > PARSE_SECONDS:
+                raise Failure(f"No DAG file defines {missing[0]}: see local.toml and `make logs`.")
             show(f"waiting for {', '.join(missing)}")
             sleep(0.5)
 
@@ -142,11 +136,17 @@ def run_started_by(api: Api, dag_id: str, source_dag_id: str, source_run_id: str
 
 def follow(api: Api, dag_id: str, run_id: str) -> None:
     """Wait for the end of a run; print one line about it, and the messages of its failed tasks."""
-    run, tasks = until_ended(api, dag_id, run_id)
+    path = f"/dags/{dag_id}/dagRuns/{run_id}"
+    with live(f"running {dag_id}") as show:
+        while (run := api("GET", path))["state"] not in ("success", "failed"):
+            params = {"state": "running", "limit": 3}
+            running = api("GET", f"{path}/taskInstances", params=params)["task_instances"]
+            show(f"running {dag_id}: {', '.join(task['task_id'] for task in running)}")
+            sleep(0.5)
+    tasks = api.all(f"{path}/taskInstances", "task_instances")
     counts = Counter(task["state"] or "none" for task in tasks)
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    nodes = [task for task in tasks if task["operator_name"] == "DbtNodeOperator"]
-    nodes = [task for task in nodes if task["duration"] is not None]
+    nodes = [t for t in tasks if t["operator_name"] == "DbtNodeOperator" and t["duration"]]
     nodes.sort(key=lambda task: -task["duration"])
     slowest = ", ".join(f"{t['task_id']} {t['duration']:.1f} s" for t in nodes[:SLOWEST_NODES])
     colour = "green" if run["state"] == "success" else "red"
@@ -186,15 +186,3 @@ def failure_message(api: Api, task: dict) -> str:
                 return f"{details[0]['exc_type']}: {details[0]['exc_value']}"
             return entry["event"]
     return "Its log has no error: the task may have been killed."
-
-
-def until_ended(api: Api, dag_id: str, run_id: str) -> tuple[dict, list[dict]]:
-    """Wait for the end of a run; return the run and its task instances."""
-    path = f"/dags/{dag_id}/dagRuns/{run_id}"
-    with live(f"running {dag_id}") as show:
-        while (run := api("GET", path))["state"] not in ("success", "failed"):
-            params = {"state": "running", "limit": 3}
-            running = api("GET", f"{path}/taskInstances", params=params)["task_instances"]
-            show(f"running {dag_id}: {', '.join(task['task_id'] for task in running)}")
-            sleep(0.5)
-    return run, api.all(f"{path}/taskInstances", "task_instances")
