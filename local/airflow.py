@@ -103,8 +103,7 @@ def stop(settings: Settings) -> None:
             for process in components:
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
-            _, alive = psutil.wait_procs(components, timeout=15)
-            kill(alive)
+            psutil.wait_procs(components, timeout=15)
             # The workers of a killed scheduler keep its database session and its locks. A
             # `dbt build` of such a worker must not continue beside its retry.
             while remaining := _own_processes(settings):
