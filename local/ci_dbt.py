@@ -33,7 +33,7 @@ def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: 
     prefix = schema_prefix(pr)
     folder = chosen_project(settings, project)
     home = settings.home / "ci-dbt" / folder.name
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "state").mkdir(parents=True, exist_ok=True)
     comment = home / "comment.md"
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
     prod = copy_manifest(state, home / "state")
@@ -111,7 +111,6 @@ def copy_manifest(source: str, folder: Path) -> dict:
         manifest = json.loads(text)
     except Exception as error:
         raise Failure(f"STATE={source}: its manifest.json cannot be read: {error}") from None
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(text)
     return manifest
 

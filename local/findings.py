@@ -7,9 +7,9 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from local import postgres
 from local.dbt import chosen_project, profile_name, profiles_yml
@@ -97,8 +97,7 @@ def check(settings: Settings, project: Path, dag_file: Path, builds: bool | None
     """
     tree = next(folder.parent for folder in dag_file.parents if folder.name == "dags")
     findings = Findings(tree, dag_file)
-    title = f"Looking for what {project.name} needs"
-    with step(title) as show, tempfile.TemporaryDirectory(prefix="check-") as folder:
+    with step(f"Looking for what {project.name} needs") as show, TemporaryDirectory() as folder:
         workdir = _parse(settings, project, Path(folder), findings)
         if workdir is None:
             return findings
