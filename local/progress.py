@@ -5,7 +5,7 @@ each half minute.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Event, Thread
 from time import monotonic
 
@@ -15,12 +15,10 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 30
 
 
-@contextmanager
-def step(title: str) -> Iterator[Callable[[str], None]]:
+def step(title: str) -> AbstractContextManager[Callable[[str], None]]:
     """Print what begins, and show its progress until the block ends."""
     console.print(title)
-    with live(title) as show:
-        yield show
+    return live(title)
 
 
 @contextmanager
