@@ -136,17 +136,12 @@ def is_relation(node: dict) -> bool:
 
 def deferred(manifest: dict, nodes: dict) -> set[str]:
     """Return the other relations that `nodes` read, directly or through ephemeral models."""
-    found, pending = set(), [*nodes]
+    found, pending = set(), {*nodes}
     while pending:
-        for parent in manifest["nodes"][pending.pop()]["depends_on"].get("nodes", []):
-            node = manifest["nodes"].get(parent)
-            if not node or parent in nodes or parent in found:
-                continue
-            if is_relation(node):
-                found.add(parent)
-            else:
-                pending.append(parent)
-    return found
+        parents = {p for k in pending for p in manifest["parent_map"][k] if p in manifest["nodes"]}
+        pending = {p for p in parents if not is_relation(manifest["nodes"][p])} - {*nodes}
+        found |= parents - pending
+    return found - {*nodes}
 
 
 def relation(node: dict) -> str:
