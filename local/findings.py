@@ -223,18 +223,10 @@ def _build(
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
     env |= {"DBT_PROJECT_DIR": str(workdir)}
-    exclude = ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
 
-    def build(*words: str) -> dict[str, dict]:
-        command = [BIN / "dbt", "--quiet", "build", *words, *exclude]
-        done = subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True)
-        file = folder / "run_results.json"
-        if not file.exists():
-            findings.only_parsed = f"the whole project. dbt build failed: {done.stdout.strip()}"
-            return {}
-        results = json.loads(file.read_text())["results"]
-        file.unlink()
-        return {result["unique_id"]: result for result in results}
+    def dbt(*words: str) -> str:
+        command = [BIN / "dbt", "--quiet", *words]
+        return subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True).stdout
 
     with postgres.running(server):
         unreadable = missing | _create_tables(server, findings.existing)
@@ -243,28 +235,32 @@ def _build(
             for source in manifest["sources"].values()
             if (source["schema"], source["identifier"]) in unreadable
         ]
-        exclude += ["--exclude", *excluded] if excluded else []
-        results = {}
         if findings.seeds_as_sources:
-            results = build("--select", "resource_type:seed")
-            exclude += ["--exclude-resource-type", "seed"]
+            # The file with the results must be that of the build.
+            dbt("--no-write-json", "seed")
         # --empty would add an alias to each ref(), and a model may already give one. The tables of
         # the sources are empty anyway.
-        results |= build()
-    for unique_id, result in results.items():
+        exclude = ["--exclude-resource-type", "test", "--exclude-resource-type", "unit_test"]
+        exclude += ["--exclude", *excluded] if excluded else []
+        printed = dbt("build", *exclude)
+    file = folder / "run_results.json"
+    if not file.exists():
+        findings.only_parsed = f"the whole project. dbt build failed: {printed.strip()}"
+        return
+    results = json.loads(file.read_text())["results"]
+    for result in results:
         if result["status"] == "error":
-            name = unique_id.split(".", 2)[2]
+            name = result["unique_id"].split(".", 2)[2]
             # The compiled code is deleted with the check.
             message, _, _ = result["message"].partition("compiled code at")
             findings.postgres_errors[name] = " ".join(message.split())
-    built = {k for k, result in results.items() if result["status"] in ("success", "error")}
+    built = {r["unique_id"] for r in results if r["status"] in ("success", "error")}
     to_build = {
         unique_id
         for unique_id, node in manifest["nodes"].items()
         if node["resource_type"] in BUILT and node["config"]["materialized"] != "ephemeral"
     }
-    count = len(to_build - built)
-    if count and not findings.only_parsed:
+    if count := len(to_build - built):
         findings.only_parsed = (
             f"{count} of {len(to_build)} nodes, because they read a table that must be loaded or a "
             "node that failed."
