@@ -130,26 +130,21 @@ def found_project(source: str, scratch: Path) -> Path:
 
 def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     """Copy a dbt project, without generated files and without files that git ignores."""
-    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    words = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
     # If git fails, as in a repository of another user, the command fails too. A copy without git's
     # list would contain files that git ignores, such as files with passwords.
     has_git = any((path / ".git").exists() for path in (source, *source.parents))
-    files = [Path(name) for name in git(*words, at=source).split("\0") if name] if has_git else []
-    if Path("dbt_project.yml") not in files:
-        files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
-    for file in files:
-        origin = source / file
-        is_ignored = IGNORED & {*file.parts} or file.parts[0] in IGNORED_ON_TOP
-        is_left_out = without and origin.is_relative_to(without)
-        if is_left_out or is_ignored or file.suffix in (".pyc", ".duckdb"):
-            continue
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        if origin.is_dir():
-            # A submodule or another repository. With a copy of .git, git would ignore its files.
-            ignore = shutil.ignore_patterns(*IGNORED)
-            shutil.copytree(origin, folder / file, ignore=ignore, dirs_exist_ok=True)
-        elif origin.is_file():
-            shutil.copy(origin, folder / file)
+    ignored = git(*words, at=source).split("\0") if has_git else []
+    left_out = {without, *(source / name for name in (*ignored, *IGNORED_ON_TOP))}
+    # A submodule or another repository is copied without .git, so that git takes its files.
+    generated = shutil.ignore_patterns(*IGNORED, "*.pyc", "*.duckdb")
+
+    def ignore(parent: str, names: list[str]) -> set[str]:
+        return generated(parent, names) | {n for n in names if Path(parent, n) in left_out}
+
+    shutil.copytree(
+        source, folder, ignore=ignore, ignore_dangling_symlinks=True, dirs_exist_ok=True
+    )
 
 
 def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
