@@ -55,9 +55,7 @@ def target(settings: Settings) -> str:
     return _state(settings)["target"]
 
 
-def start(
-    settings: Settings, env: Mapping[str, str], others: Mapping[str, list] | None = None
-) -> None:
+def start(settings: Settings, env: Mapping[str, str], others: Mapping | None = None) -> None:
     """Start all components, and `others` by name and command; wait until Airflow is healthy."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     migration = settings.logs / "db-migrate.log"
