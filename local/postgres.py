@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -84,14 +84,11 @@ def stop(settings: Settings) -> None:
 @contextmanager
 def running(settings: Settings):
     """Start the server for a block, unless it runs already or WAREHOUSE_URL names another."""
-    if settings.environment.get("WAREHOUSE_URL") or port_in_use(settings):
+    with ExitStack() as at_end:
+        if not (settings.environment.get("WAREHOUSE_URL") or port_in_use(settings)):
+            start(settings)
+            at_end.callback(stop, settings)
         yield
-        return
-    start(settings)
-    try:
-        yield
-    finally:
-        stop(settings)
 
 
 def psql(settings: Settings, words: list[str]) -> None:
