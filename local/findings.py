@@ -47,7 +47,7 @@ class Findings:
     own_nodes: list[str] = field(default_factory=list)
     # Seeds that have the schema and the name of a source.
     seeds_as_sources: list[str] = field(default_factory=list)
-    postgres_errors: dict[str, str] = field(default_factory=dict)
+    postgres_errors: list[str] = field(default_factory=list)
     only_parsed: str = ""
 
     def print(self) -> None:
@@ -67,9 +67,7 @@ class Findings:
             "their own, before the other nodes, as in local/adopted/dag_with_seeds.py.txt:": (
                 self.seeds_as_sources
             ),
-            "Cannot run on Postgres:": [
-                f"{node}: {message}" for node, message in self.postgres_errors.items()
-            ],
+            "Cannot run on Postgres:": self.postgres_errors,
         }
         for heading, lines in groups.items():
             if lines:
@@ -253,7 +251,7 @@ def _build(
             name = result["unique_id"].split(".", 2)[2]
             # The compiled code is deleted with the check.
             message, _, _ = result["message"].partition("compiled code at")
-            findings.postgres_errors[name] = " ".join(message.split())
+            findings.postgres_errors.append(f"{name}: {' '.join(message.split())}")
     built = {r["unique_id"] for r in results if r["status"] in ("success", "error")}
     to_build = {
         unique_id

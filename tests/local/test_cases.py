@@ -101,7 +101,7 @@ def test_an_alias_of_a_ref_is_no_error_of_postgres(bring_in):
         },
         builds=True,
     )
-    assert (found.postgres_errors, found.only_parsed, found.parse_error) == ({}, "", "")
+    assert (found.postgres_errors, found.only_parsed, found.parse_error) == ([], "", "")
 
 
 def test_a_missing_source_is_reported_once_by_schema(bring_in, capsys):
@@ -115,7 +115,7 @@ def test_a_missing_source_is_reported_once_by_schema(bring_in, capsys):
         },
         builds=True,
     )
-    assert (found.missing, found.postgres_errors) == ({"shop": ["Days", "orders"]}, {})
+    assert (found.missing, found.postgres_errors) == ({"shop": ["Days", "orders"]}, [])
     found.print()
     assert capsys.readouterr().out.count("orders") == 1
 
@@ -169,7 +169,7 @@ def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, cl
         },
         builds=True,
     )
-    assert (found.missing, found.own_nodes, found.postgres_errors) == ({}, [], {})
+    assert (found.missing, found.own_nodes, found.postgres_errors) == ({}, [], [])
     assert "seeds >> dbt" in (clone / "dags" / "shop.py").read_text()
 
 
