@@ -255,7 +255,7 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     # The fork does not have this dependency group.
     newer = newer.replace('"playwright==', '"playwright==99.')
     (template / "pyproject.toml").write_text(newer)
-    append("README.md", "\nnewer\n")
+    append("README.md", "\nNEWER\n")
     append("local.toml", "\n# newer\n")
     append("dags/flights_daily.py", "\n# newer\n")
     append(sample, "\n-- newer\n")
@@ -272,7 +272,7 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     assert 'version = "99.0.0"' in pyproject
     assert "playwright" not in pyproject
     assert (clone / ".editorconfig").read_text() == "# ours\n"
-    assert "newer" not in (clone / "README.md").read_text()
+    assert "NEWER" not in (clone / "README.md").read_text()
     assert (clone / "local.toml").read_text().endswith("# ours\n")
     assert "newer" not in copied.read_text()
     assert not (clone / "include" / "nyc_flights").exists()
