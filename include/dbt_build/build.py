@@ -1,5 +1,6 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
+import json
 from copy import copy
 from time import monotonic, sleep
 
@@ -8,7 +9,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import NOTHING_TO_RUN, nodes_downstream_of
+from include.dbt_build.manifest import NOTHING_TO_RUN, all_nodes, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import (
     BUILT_NODES,
@@ -61,16 +62,18 @@ class DbtBuildOperator(DbtCommandOperator):
             name
             for name in self.upstream_task_ids
             if states.get(name) == "skipped"
-            and not (self.run_options.is_partial and self._is_after_build(name, states))
+            and not (self.run_options.is_partial and self._is_left_out(name, states))
         ]
         if skipped:
             raise AirflowSkipException(f"Skipped, because {skipped[0]} was skipped.")
 
-    def _is_after_build(self, name: str, states: dict[str, str | None]) -> bool:
-        """Return whether a task is downstream of a build task that has succeeded."""
-        upstream = self.dag.get_task(name).get_flat_relatives(upstream=True)
-        builds = [task for task in upstream if isinstance(task, DbtBuildOperator)]
-        return any(states.get(task.task_id) == "success" for task in builds)
+    def _is_left_out(self, name: str, states: dict[str, str | None]) -> bool:
+        """Return whether a task was skipped only because the run does not select some nodes."""
+        task = self.dag.get_task(name)
+        if isinstance(task, DbtNodeOperator):
+            return states.get(task.group.build_id) == "success"
+        skipped = [above for above in task.upstream_task_ids if states.get(above) == "skipped"]
+        return bool(skipped) and all(self._is_left_out(above, states) for above in skipped)
 
     def _build_pending(self, context) -> None:
         """Build the nodes whose tasks are not successful.
@@ -101,8 +104,7 @@ class DbtBuildOperator(DbtCommandOperator):
             nodes = None
             if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
-                to_run = self._nodes_to_run(context)
-                to_run = to_run if selected is None else to_run & selected
+                to_run = self._nodes_to_run(context) if selected is None else selected
                 nodes = self._pending_nodes(pending, built, stale, to_run)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
@@ -156,7 +158,9 @@ class DbtBuildOperator(DbtCommandOperator):
         if (self.vars or {}) != self.project.variables:
             # A command changes the attributes of its operator, so it gets a copy.
             listed = copy(self).list_nodes(context, self.select, self.exclude, self.selector)
-            to_run |= {node for node in listed if not node.startswith(NOTHING_TO_RUN)}
+            file = self.project.manifest or self.project.target / "manifest.json"
+            enabled = listed - all_nodes(json.loads(file.read_text())).keys()
+            to_run |= {node for node in enabled if not node.startswith(NOTHING_TO_RUN)}
         return to_run
 
     def _skipped_without_task(self) -> set[str]:
@@ -169,7 +173,7 @@ class DbtBuildOperator(DbtCommandOperator):
             node
             for node in self.results.skipped() - self._nodes_with_task()
             if node.startswith("function.")
-            or not (node in to_run or node.startswith(NOTHING_TO_RUN))
+            or not (node in to_run or node.startswith(("operation.", *NOTHING_TO_RUN)))
         }
 
     def _selection_of_run(self, context) -> set[str] | None:
@@ -284,6 +288,7 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
         with_task = self._nodes_with_task()
+        to_run = {node for node in to_run if not node.startswith("source.")}
         pending_nodes = {node for task in pending for node in task.nodes if node in to_run} - stale
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:

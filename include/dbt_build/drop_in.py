@@ -1,13 +1,13 @@
 """The two classes that replace those of Cosmos."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import cosmos
 
-from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
+from include.dbt_build.operators import DbtBuildTeardown
 from include.dbt_build.rendering import Rendering
 
 
@@ -38,15 +38,7 @@ class DbtDag(cosmos.DbtDag):
 
         The teardown is not among them, because it has to stay last to fail the run.
         """
-        return [
-            task
-            for task in self.tasks
-            if not isinstance(task, DbtBuildTeardown)
-            and (
-                _continues_on_failure(task)
-                or all(isinstance(below, DbtBuildTeardown) for below in task.downstream_list)
-            )
-        ]
+        return _last_tasks(self.tasks)
 
     def __hash__(self) -> int:
         """Return a hash of the DAG's ID, because Airflow computes the hash for each edge.
@@ -75,12 +67,16 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
 
     def get_leaves(self) -> Iterator:
         """Yield the tasks that a task downstream of the group has to wait for."""
-        yield from super().get_leaves()
-        yield from filter(_continues_on_failure, self.iter_tasks())
+        yield from dict.fromkeys([*super().get_leaves(), *_last_tasks(self.iter_tasks())])
 
 
-def _continues_on_failure(task) -> bool:
-    return isinstance(task, DbtNodeOperator) and task.continues_on_failure
+def _last_tasks(tasks: Iterable) -> list:
+    """Return the tasks between which and the teardown there is no other task.
+
+    They include tasks with whose failure dbt builds the nodes downstream of them.
+    """
+    teardowns = [task for task in tasks if isinstance(task, DbtBuildTeardown)]
+    return [task for teardown in teardowns for task in teardown.upstream_list if not task.is_setup]
 
 
 @contextmanager

@@ -163,8 +163,12 @@ def slim_manifest(
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
         # A test stops only nodes that descend from everything that it reads.
-        "continue_on_failure": [k for k in attached_to if len(parents[k]) > 1]
-        + [k for k, node in rendered.items() if node["config"].get("on_error") == "continue"],
+        "continue_on_failure": sorted(
+            k
+            for k in selected
+            if (k.startswith("test.") and len(parents[k]) > 1)
+            or nodes[k]["config"].get("on_error") == "continue"
+        ),
         "repeated_batches": {
             k: 1 + node["config"].get("lookback", 1)
             for k, node in rendered.items()

@@ -79,8 +79,6 @@ class DbtNodeOperator(BaseOperator):
         self.nodes = tuple(nodes)
         # Whether no other node task of the group is downstream of this task.
         self.is_leaf = True
-        # Whether dbt builds nodes downstream of this task although it failed.
-        self.continues_on_failure = False
         # The nearest node tasks upstream, directly or through tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
@@ -233,17 +231,16 @@ class DbtNodeOperator(BaseOperator):
                     command.build(context, self.group.with_ephemeral(nodes))
                 command.call_on_warning(context)
             except Exception as error:
-                if _has_relation(command.results.succeeded() | command.results.incomplete()):
+                if _has_relation(command.results.built()):
                     raise AirflowFailException(str(error)) from error
                 raise
         # A hook that failed is among the failed nodes.
         nodes += sorted(command.results.failed() - {*nodes})
-        built = command.results.succeeded() | command.results.incomplete()
         return StoredResult(
             outcome=command.results.outcome(nodes) or "not_run",
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
-            built=[node for node in nodes if node in built],
+            built=[node for node in nodes if node in command.results.built()],
         )
 
     def _end(self, result: StoredResult) -> None:
@@ -289,9 +286,9 @@ class DbtBuildTeardown(BaseOperator):
         super().update_relative(other, upstream, edge_modifier)
 
     def _refuse_downstream(self, tasks: Iterable) -> None:
-        # Airflow lets a teardown fail the run only if no other task is downstream of it.
+        # Airflow lets a teardown fail the run only if no task is downstream of it that can fail it.
         for task in tasks:
-            if not getattr(task, "is_teardown", False):
+            if not task.is_teardown or task.on_failure_fail_dagrun:
                 raise UnsupportedArgumentError(
                     f"A task downstream of {self.task_id}",
                     "it would hide a failure of dbt: put the task downstream of the task group, or "

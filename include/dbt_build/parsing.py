@@ -180,8 +180,8 @@ def depends_on_run(project: DbtProject, folders: Iterable[Path]) -> bool:
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
     return any(
         (connection_used.search(tag) and not PRINTED.fullmatch(tag))
-        # Hooks are not rendered before they run.
-        or (RUN_USED.search(tag) and "config(" in tag and "hook" not in tag)
+        # Jinja inside of a hook is rendered when the hook runs.
+        or ("config(" in tag and RUN_USED.search(JINJA.sub("", tag[2:-2])))
         for folder in folders
         for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")
         for file in folder.glob(pattern)

@@ -208,13 +208,15 @@ class Rendering:
                 task.upstream_node_tasks = tuple(sorted(nearest[name]))
                 for parent in nearest[name]:
                     tasks[parent].is_leaf = False
-        continuing = {*self.group.slim["continue_on_failure"]}
-        for task in tasks.values():
-            if isinstance(task, DbtNodeOperator) and not task.is_leaf:
-                task.continues_on_failure = not continuing.isdisjoint(task.nodes)
         build >> [tasks[name] for name in order if not upstream[name]]
-        leaves = [task for task in tasks.values() if not task.downstream_task_ids & tasks.keys()]
-        leaves >> teardown
+        continuing = {*self.group.slim["continue_on_failure"]}
+        last = [
+            task
+            for task in tasks.values()
+            if not task.downstream_task_ids & tasks.keys()
+            or not continuing.isdisjoint(getattr(task, "nodes", ()))
+        ]
+        last >> teardown
         teardown.as_teardown(setups=build, on_failure_fail_dagrun=True)
         self.group.build_id, self.group.teardown_id = build.task_id, teardown.task_id
         self.group.node_task_ids = tuple(

@@ -228,7 +228,7 @@ class ResultReporter:
 
     def _store(self, outcomes: Mapping[str, Outcome]) -> None:
         """Store the results that tasks read when they start."""
-        built = self.results.succeeded() | self.results.incomplete()
+        built = self.results.built()
         for task_id, outcome in outcomes.items():
             nodes = self.nodes[task_id]
             self._stored[task_id] = StoredResult(

@@ -42,8 +42,9 @@ class NodeResult:
     sql: str = ""
     # Starts without an end: a microbatch model and each of its batches share one unique ID.
     running: int = 0
-    # The number of all batches of a microbatch model, once dbt has built one of them.
+    # The batches of a microbatch model: their number, and which of them dbt has built, from 1.
     batches: int = 0
+    built_batches: set[int] = field(default_factory=set)
 
     @property
     def has_failed(self) -> bool:
@@ -106,8 +107,10 @@ class BuildResults:
         # When all nodes have ended, dbt repeats the messages of those that failed.
         elif event.info.level != "debug" and node.status is None:
             node.lines.append(event.info.msg)
-            if event.info.name == "LogBatchResult" and event.data.status not in BATCH_NOT_BUILT:
+            if event.info.name == "LogBatchResult":
                 node.batches = event.data.total_batches
+                if event.data.status not in BATCH_NOT_BUILT:
+                    node.built_batches.add(event.data.batch_index)
 
     def _finish(self, node: NodeResult, info, result) -> None:
         if self.is_interrupted and result.status not in SUCCEEDED:
@@ -159,9 +162,12 @@ class BuildResults:
                 node.lines = [line, *(other for other in node.lines if other != line)]
             if has_failed:
                 node.sql = node.sql or result.get("compiled_code") or ""
-            batches = result.get("batch_results") or {"successful": []}
-            if batches["successful"]:
-                node.batches = sum(map(len, batches.values()))
+            if batches := result.get("batch_results"):
+                every = sorted(batches["successful"] + batches["failed"])
+                node.batches = len(every)
+                node.built_batches = {every.index(b) + 1 for b in batches["successful"]}
+            if self._lacks_batches(result["unique_id"]) and NO_RETRY not in node.lines:
+                node.lines.append(NO_RETRY)
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
@@ -223,6 +229,10 @@ class BuildResults:
             if result.status in SUCCEEDED and not node.startswith(("operation.", "source."))
         }
 
+    def built(self) -> set[str]:
+        """Return the nodes that succeeded, and the models of which dbt has built some batches."""
+        return self.succeeded() | self.incomplete()
+
     def incomplete(self) -> set[str]:
         """Return the microbatch models that lack batches which a later `dbt build` would not build.
 
@@ -232,8 +242,8 @@ class BuildResults:
 
     def _lacks_batches(self, unique_id: str) -> bool:
         node = self.nodes[unique_id]
-        repeated = self.repeated_batches.get(unique_id, node.batches)
-        return node.batches > repeated and node.status not in SUCCEEDED
+        older = node.batches - self.repeated_batches.get(unique_id, node.batches)
+        return bool(node.built_batches) and not node.built_batches.issuperset(range(1, older + 1))
 
     def message(self, nodes: Iterable[str]) -> str:
         """Return what dbt logged about some nodes, failed ones first, without Airflow's secrets."""

@@ -99,6 +99,7 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("{{ config(alias='a_' ~ run_started_at.strftime('%Y')) }} select 1 as id", True),
         ("{{ config(materialized=('table' if flags.FULL_REFRESH else 'view')) }} select 1", True),
         ("{{ config(post_hook=\"select '{{ invocation_id }}'\") }} select 1 as id", False),
+        ('{{ config(post_hook="select \'" ~ invocation_id ~ "\'") }} select 1 as id', True),
         ("select '{{ run_started_at }}' as id", False),
     ],
 )

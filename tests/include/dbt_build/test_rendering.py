@@ -50,7 +50,9 @@ def test_each_group_has_a_build_task_as_setup_and_a_teardown(dag, name):
     roots = {k for k, task in inside.items() if not task.upstream_task_ids & inside.keys()}
     leaves = {k for k, task in inside.items() if not task.downstream_task_ids & inside.keys()}
     assert build.downstream_task_ids == roots | {done.task_id}
-    assert done.upstream_task_ids == leaves | {build.task_id}
+    # The tests of d read f too, so dbt builds e although they fail.
+    waits_for = leaves | ({"dbt.d.test"} & inside.keys())
+    assert done.upstream_task_ids == waits_for | {build.task_id}
     assert {k for k in node_tasks(dag) if k.startswith(f"{name}.")} == set(inside) - {
         "dbt.part_run"
     }
@@ -101,6 +103,16 @@ def test_of_two_nodes_at_the_same_depth_the_one_whose_properties_have_the_test_r
 
 SEVERAL_READ = {
     "models/m.yml": """
+        sources:
+          - name: raw
+            tables:
+              - name: x
+                columns:
+                  - name: id
+                    data_tests:
+                      - not_null
+                      - relationships: {arguments: {to: "source('raw', 'y')", field: id}}
+              - name: y
         models:
           - name: orders
             columns:
@@ -119,12 +131,13 @@ def test_a_task_downstream_of_all_nodes_waits_for_those_with_whose_failure_dbt_c
         revenue="select * from {{ ref('orders') }}",
         continues="select 1 as id",
         after_continues="select * from {{ ref('continues') }}",
+        reads_x="select * from {{ source('raw', 'x') }}",
     )
     last = {"orders.test", "revenue_run", "continues_run", "after_continues_run"}
+    last |= {"raw_x_test", "reads_x_run"}
     dag = render(path)
-    leaves = dag.leaves
     with dag:
-        leaves >> (after := EmptyOperator(task_id="after"))
+        dag.leaves >> (after := EmptyOperator(task_id="after"))
     assert after.upstream_task_ids == last
     # The teardown stays last, so that it can fail the run.
     assert dag.get_task("dbt_build_done").downstream_task_ids == set()

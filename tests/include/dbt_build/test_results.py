@@ -123,13 +123,14 @@ def test_the_end_of_a_batch_is_not_the_end_of_its_model():
 @pytest.mark.parametrize(
     ("batches", "repeated", "status", "is_incomplete"),
     [
-        (("SELECT 1", "error", "SELECT 1"), {NODE: 2}, "partial success", True),
+        (("SELECT 1", "error", "SELECT 1"), {NODE: 1}, "partial success", True),
         # dbt was interrupted after the first batch.
-        (("SELECT 1",), {NODE: 2}, None, True),
+        (("SELECT 1",), {NODE: 1}, None, True),
         (("SELECT 1", "SELECT 1", "SELECT 1"), {NODE: 2}, "success", False),
         # No table exists, so that dbt builds all batches again.
         (("error", "skipped", "skipped"), {NODE: 2}, "error", False),
-        # The newest batches are all batches.
+        # dbt would build the missing batches again.
+        (("SELECT 1", "error", "SELECT 1"), {NODE: 2}, "partial success", False),
         (("SELECT 1", "error", "SELECT 1"), {NODE: 3}, "partial success", False),
         # The command has an event time range, or the model always has a full refresh.
         (("SELECT 1", "error", "SELECT 1"), {}, "partial success", False),
