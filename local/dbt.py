@@ -48,7 +48,7 @@ def chosen_project(settings: Settings, name: str) -> Path:
     """Return the folder of the project with this name, by default of the one in local.toml."""
     project = settings.dbt_projects / (name or settings.local_toml["project"])
     if not (project / "dbt_project.yml").is_file():
-        raise Failure(f"PROJECT={project.name} is not a dbt project: there is no {project}.")
+        raise Failure(f"There is no dbt project {project.name}: {project} has no dbt_project.yml.")
     return project
 
 

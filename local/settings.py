@@ -136,8 +136,9 @@ class Settings:
             "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
             # Tasks of a scheduler that was killed run again after two minutes, not after five.
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-            # With 6,000 tasks in a run, a loop of the scheduler takes 30 s. With the default of
-            # 30 s, Airflow would treat the scheduler as dead, and restart the running build.
+            # With 6,000 tasks in a run, a loop of the scheduler takes more than ten seconds, and on
+            # a busy machine more than the default of 30 s. Airflow would then treat the scheduler
+            # as dead, and restart the running build.
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "90",
             # The default of 32 processes is too many for a laptop, where they wait for each other.
             "AIRFLOW__CORE__PARALLELISM": str(4 * (os.cpu_count() or 2)),

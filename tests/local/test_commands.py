@@ -63,7 +63,7 @@ def taken_port():
         ("start PORT=1023", "PORT=1023 is not a port"),
         ("psql WAREHOUSE_PORT=70000", "WAREHOUSE_PORT=70000 is not a port"),
         ("dbt", "ARGS= is missing"),
-        ("dbt PROJECT=none ARGS=--version", "PROJECT=none is not a dbt project"),
+        ("dbt PROJECT=none ARGS=--version", "There is no dbt project none"),
         ("run", "Airflow is not running"),
     ],
 )
