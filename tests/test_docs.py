@@ -15,12 +15,14 @@ if not HAS_POSTGRES:
     pytest.skip("the image holds none of these files", allow_module_level=True)
 
 from airflow.configuration import retrieve_configuration_description
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig, settings
 from cosmos.converter import DbtToAirflowConverter
 from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
 from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
+from tests.dags.checks import problems
 from tests.include.dbt_build import test_arguments as values
 
 PAGES = sorted(
@@ -169,6 +171,15 @@ def test_each_import_of_an_example_exists(page):
         for alias in node.names
     ]
     assert [one for one in imports if not hasattr(import_module(one[0]), one[1])] == []
+
+
+def test_the_example_of_a_dag_passes_the_checks_of_all_dags(projects, tmp_path):
+    page = (ROOT / "docs" / "make-it-your-own.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "example.py").write_text(example.replace('"acme"', '"states"'))
+    bag = DagBag(tmp_path, bundle_path=tmp_path)
+    assert bag.import_errors == {}
+    assert list(problems(bag.dags["states"], {"warehouse"})) == []
 
 
 # Sections of docs/how-it-works.md, and the functions whose parameters each has.

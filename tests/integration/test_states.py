@@ -69,6 +69,8 @@ def test_a_run_does_not_parse_the_project(states):
     assert "full parse" not in log
 
 
+# It can be the first test, which starts Airflow.
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_the_build_task_waits_for_a_model_of_90_seconds(states):
     states.broken("g", fails=False, seconds=90)

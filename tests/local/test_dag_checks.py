@@ -1,6 +1,5 @@
 """Each check in tests/dags/checks.py, which a fork keeps, can fail."""
 
-import re
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,7 +11,7 @@ from cosmos import ProjectConfig, RenderConfig
 from include.dbt_build import DbtDag
 from include.dbt_build.alerts import alert
 from include.warehouse import warehouse_profile
-from tests.conftest import PROJECTS, ROOT
+from tests.conftest import PROJECTS
 from tests.dags.checks import built_twice, problems
 
 
@@ -35,15 +34,6 @@ def good_dag(**changes) -> DAG:
 
 def test_a_good_dag_has_no_problem():
     assert list(problems(good_dag(), {"warehouse"})) == []
-
-
-def test_the_example_in_the_documents_has_no_problem(projects, tmp_path):
-    page = (ROOT / "docs" / "make-it-your-own.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
-    (tmp_path / "example.py").write_text(example.replace('"acme"', '"states"'))
-    bag = DagBag(tmp_path, bundle_path=tmp_path)
-    assert bag.import_errors == {}
-    assert list(problems(bag.dags["states"], {"warehouse"})) == []
 
 
 @pytest.mark.parametrize(
