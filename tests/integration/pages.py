@@ -94,7 +94,9 @@ def open_gantt(page: Page, dag_id: str, run_id: str, *task_ids: str) -> list[Loc
     page.goto(f"/dags/{dag_id}/runs/{run_id}")
     page.get_by_role("button", name="Show Gantt").click()
     page.get_by_role("button", name="Expand all task groups").click()
-    return [page.locator(f"a[style*='block'][href*='/tasks/{task_id}?']") for task_id in task_ids]
+    bars = [page.locator(f"a[style*='block'][href*='/tasks/{task_id}?']") for task_id in task_ids]
+    # A task that was queued for some time has two bars.
+    return [bar.last for bar in bars]
 
 
 def open_log(page: Page, dag_id: str, run_id: str, task_id: str) -> Locator:
