@@ -286,7 +286,7 @@ class DbtBuildTeardown(BaseOperator):
         super().update_relative(other, upstream, edge_modifier)
 
     def _refuse_downstream(self, tasks: Iterable) -> None:
-        # Airflow lets a teardown fail the run only if no task is downstream of it that can fail it.
+        # A teardown can fail the run only if no task downstream of it can.
         for task in tasks:
             if not task.is_teardown or task.on_failure_fail_dagrun:
                 raise UnsupportedArgumentError(
