@@ -174,7 +174,7 @@ def depends_on_run(project: DbtProject, folders: Iterable[Path]) -> bool:
         project: the project.
         folders: its folders, without those of its packages.
     """
-    # BigQuery's profile names the schema `dataset`. The schema is usually an argument of the profile.
+    # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.
     is_schema_known = _fields_of_connection(project).isdisjoint(("schema", "dataset"))
     safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
