@@ -100,6 +100,7 @@ def slim_manifest(
     }
     depth = _depths(parents)
     reads = _reads(parents, rendered.keys())
+    has_test_in_run = test_behavior == TestBehavior.BUILD
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
@@ -117,8 +118,9 @@ def slim_manifest(
             # A test that reads several nodes is attached to the one furthest downstream, which it
             # may read through a node without a task. Of nodes that are equally far, this is the one
             # whose properties have the test. Otherwise the name decides, so that every parse gives
-            # the same DAG.
-            own = nodes[unique_id].get("attached_node")
+            # the same DAG. If nodes and tests share tasks, the name always decides, because two
+            # nodes whose tests read each other would be upstream of each other.
+            own = None if has_test_in_run else nodes[unique_id].get("attached_node")
             last = max((depth[k], k == own, k) for k in read)[2]
             test[last].append(unique_id)
         else:
@@ -140,7 +142,7 @@ def slim_manifest(
     slim_nodes = {}
     for unique_id, node in rendered.items():
         upstream = reads[unique_id] & rendered.keys()
-        if test_behavior == TestBehavior.BUILD:
+        if has_test_in_run:
             run[unique_id] += test.get(unique_id, ())
             upstream |= read_by_tests(unique_id)
         slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))

@@ -340,6 +340,15 @@ def test_a_task_can_build_a_node_with_its_tests(unchanged):
     assert len(nodes_with_task(dag)) == 6
 
 
+def test_models_whose_tests_read_each_other_can_be_built_with_their_tests(small):
+    relation = "{relationships: {arguments: {to: ref('%s'), field: id}}}"
+    columns = "{name: %s, columns: [{name: id, data_tests: [%s]}]}"
+    models = ", ".join(columns % (k, relation % other) for k, other in ("ab", "ba"))
+    path = small({"models/m.yml": f"models: [{models}]"}, a="select 1 as id", b="select 1 as id")
+    tasks = node_tasks(render(path, test_behavior=TestBehavior.BUILD))
+    assert sorted(len(task.nodes) for task in tasks.values()) == [1, 3]
+
+
 def test_folders_can_be_groups(second):
     write(second, {"models/deep/er/inside.sql": "select * from {{ ref('base') }}"})
     dag = render(second, group_nodes_by_folder=True)
