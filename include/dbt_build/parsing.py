@@ -36,6 +36,7 @@ SAFE_TARGET = ("name", "target_name", "profile_name", "type", "threads")
 # Jinja that prints a value of the connection, and Jinja that uses such a value in any way.
 PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
 CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
+JINJA_FILES = (".sql", ".yml", ".yaml")
 # Values that differ in each run.
 RUN_USED = re.compile(r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b")
 # These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
@@ -152,9 +153,7 @@ def environment_variables_of(project: DbtProject) -> set[str]:
     files = [*project.path.glob("*.yml")]
     if project.profile.profiles_yml_filepath:
         files.append(Path(project.profile.profiles_yml_filepath))
-    found = {
-        name for file in files for name in re.findall(r"env_var\(\s*['\"](\w+)", file.read_text())
-    }
+    found = {name for file in files for name in variables_in(file.read_text())}
     if (parsed := project.target / "partial_parse.msgpack").exists():
         import msgpack
 
@@ -164,29 +163,36 @@ def environment_variables_of(project: DbtProject) -> set[str]:
     return found
 
 
-def depends_on_run(project: DbtProject, folders: Iterable[Path]) -> bool:
+def variables_in(text: str) -> list[str]:
+    """Return the names of the environment variables that a text reads."""
+    return re.findall(r"env_var\(\s*['\"](\w+)", text)
+
+
+def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
     """Return whether dbt could parse a project differently in each run.
 
     This is so if a file does more with a value of the connection than print it, or if a model's
-    config() uses the time of the run, its ID or a flag.
+    config(), or a tag above it, uses the time of the run, its ID or a flag.
 
     Args:
         project: the project.
-        folders: its folders, without those of its packages.
+        files: its files.
     """
     # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.
     is_schema_known = _fields_of_connection(project).isdisjoint(("schema", "dataset"))
     safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
-    return any(
-        (connection_used.search(tag) and not PRINTED.fullmatch(tag))
-        # Jinja inside of a hook is rendered when the hook runs.
-        or ("config(" in tag and RUN_USED.search(JINJA.sub("", tag[2:-2])))
-        for folder in folders
-        for pattern in ("**/*.sql", "**/*.yml", "**/*.yaml")
-        for file in folder.glob(pattern)
-        for tag in JINJA.findall(file.read_text(errors="ignore"))
-    )
+    for file in files:
+        tags = JINJA.findall(file.read_text(errors="ignore")) if file.suffix in JINJA_FILES else []
+        last_config = max((n for n, tag in enumerate(tags) if "config(" in tag), default=-1)
+        if any(
+            (connection_used.search(tag) and not PRINTED.fullmatch(tag))
+            # Jinja inside of a hook is rendered when the hook runs.
+            or (n <= last_config and RUN_USED.search(JINJA.sub("", tag[2:-2])))
+            for n, tag in enumerate(tags)
+        ):
+            return True
+    return False
 
 
 def load_manifest(project: DbtProject, values: Mapping[str, str] | None = None):

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -17,13 +18,20 @@ from pathlib import Path
 import yaml
 from cosmos.dbt.project import get_dbt_packages_subpath
 
-from include.dbt_build.parsing import depends_on_run, environment_variables_of, run_dbt
+from include.dbt_build.parsing import (
+    depends_on_run,
+    environment_variables_of,
+    run_dbt,
+    variables_in,
+)
 from include.dbt_build.project import DbtProject
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
+# A link from the cache folder of a project to the project.
+PROJECT_LINK = ".project"
 # After this time no process reads the slim manifest of an earlier parse.
 SLIM_MANIFEST_SECONDS = 24 * 60 * 60
 
@@ -37,6 +45,7 @@ def prepare(project: DbtProject) -> None:
     if is_up_to_date(project):
         return
     project.workdir.mkdir(parents=True, exist_ok=True)
+    _remove_unused(project.cache.parent)
     with (project.cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_up_to_date(project):
@@ -90,6 +99,8 @@ def _digest(times: Mapping[str, float]) -> str:
 
 def _files(project: DbtProject) -> Iterator[Path]:
     yield from Path(__file__).parent.glob("*.py")
+    # dbt accepts only a parse of its own version.
+    yield from Path(sysconfig.get_path("purelib")).glob("dbt_*.dist-info/METADATA")
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
             yield Path(file)
@@ -99,7 +110,9 @@ def _files(project: DbtProject) -> Iterator[Path]:
     ignored = GENERATED | {_target_folder(project.path)}
     if not _has_shipped_packages(project):
         ignored.add(_packages_folder(project.path).parts[0])
-    for root in (project.path, *local, *outside):
+    # os.walk enters no links but the one where it begins.
+    links = [path for path in project.path.iterdir() if path.is_symlink()]
+    for root in (project.path, *(k for k in links if k.name not in ignored), *local, *outside):
         for folder, subfolders, files in os.walk(root):
             subfolders[:] = [name for name in subfolders if name not in ignored]
             for name in {*files} - ignored:
@@ -112,6 +125,8 @@ def _make(project: DbtProject) -> None:
     started_at = time.time()
     project.inputs_file.unlink(missing_ok=True)
     links = _links(project)
+    (project.cache / PROJECT_LINK).unlink(missing_ok=True)
+    (project.cache / PROJECT_LINK).symlink_to(project.path)
     for entry in project.workdir.iterdir():
         if entry.is_symlink():
             entry.unlink()
@@ -136,14 +151,20 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
-        "depends_on_run": depends_on_run(
-            project, [project.path, *_outside_paths(project.path).values()]
-        ),
+        "depends_on_run": depends_on_run(project, _files(project)),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")
     partial.write_text(json.dumps(inputs))
     partial.replace(project.inputs_file)
+
+
+def _remove_unused(caches: Path) -> None:
+    """Remove what belongs to projects that are gone, such as old versions of a DAG bundle."""
+    for cache in caches.iterdir():
+        link = cache / PROJECT_LINK
+        if link.is_symlink() and not link.exists():
+            shutil.rmtree(cache, ignore_errors=True)
 
 
 def _links(project: DbtProject) -> dict[str, str]:
@@ -210,11 +231,15 @@ def _install_packages(project: DbtProject) -> None:
     if _has_shipped_packages(project) or not project.installs_packages:
         installed.unlink(missing_ok=True)
         return
-    if not (installed.exists() and json.loads(installed.read_text()) == texts):
+    variables = variables_in("".join(texts.values()))
+    wanted = {**texts, "environment": _fingerprint(variables, project.parse_environment)}
+    if not (installed.exists() and json.loads(installed.read_text()) == wanted):
+        # If `dbt deps` fails, the next parse calls it again.
+        installed.unlink(missing_ok=True)
         shutil.rmtree(packages, ignore_errors=True)
         if any(name in texts for name in PACKAGE_FILES):
             run_dbt(project, "deps")
-        installed.write_text(json.dumps(texts))
+        installed.write_text(json.dumps(wanted))
 
 
 def _packages_for_workdir(project: DbtProject, file: Path) -> str:

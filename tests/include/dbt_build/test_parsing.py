@@ -101,12 +101,15 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("{{ config(post_hook=\"select '{{ invocation_id }}'\") }} select 1 as id", False),
         ('{{ config(post_hook="select \'" ~ invocation_id ~ "\'") }} select 1 as id', True),
         ("select '{{ run_started_at }}' as id", False),
+        ("{% set y = run_started_at.year %} {{ config(alias='a_' ~ y) }} select 1 as id", True),
+        ("{% if flags.FULL_REFRESH %}{{ config(tags='x') }}{% endif %} select 1 as id", True),
+        ("{{ config(alias='a') }} {% if flags.FULL_REFRESH %} select 1 as id {% endif %}", False),
     ],
 )
 def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
     write(second, {"models/base.sql": jinja})
     project = dbt_project(second)
-    assert depends_on_run(project, [second]) == is_used
+    assert depends_on_run(project, second.rglob("*")) == is_used
     if not is_used:
         prepare(project)
         assert is_parse_valid(project, os.environ)
@@ -116,6 +119,15 @@ def test_a_macro_in_a_folder_outside_of_the_project_can_decide_by_the_connection
     settings = "{name: second, version: 1.0.0, profile: any, macro-paths: [../shared]}"
     macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
     write(second, {"dbt_project.yml": settings, "../shared/is_prod.sql": macro})
+    project = dbt_project(second)
+    prepare(project)
+    assert not is_parse_valid(project, os.environ)
+
+
+def test_a_macro_in_a_linked_folder_can_decide_by_the_connection(second):
+    macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
+    shared = write(second.parent / "shared", {"is_prod.sql": macro})
+    (second / "macros").symlink_to(shared)
     project = dbt_project(second)
     prepare(project)
     assert not is_parse_valid(project, os.environ)
@@ -134,7 +146,7 @@ def test_the_schema_can_be_a_value_of_the_connection(second, given):
     write(second, {"models/base.sql": "{{ config(enabled=(target.schema == 'prod')) }} select 1"})
     mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, [second]) == (not given)
+    assert depends_on_run(project, second.rglob("*")) == (not given)
 
 
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):

@@ -91,6 +91,38 @@ def test_a_project_is_parsed_again_when_it_has_changed(second, commands, change,
     assert commands == parsed
 
 
+def test_a_project_is_parsed_again_when_a_file_of_a_linked_folder_changes(second):
+    shared = write(second.parent / "shared", {"m.sql": "{% macro m() %}{% endmacro %}"})
+    (second / "macros").symlink_to(shared)
+    project = dbt_project(second)
+    prepare(project)
+    assert is_up_to_date(project)
+    (shared / "m.sql").touch()
+    assert not is_up_to_date(project)
+
+
+def test_a_project_is_parsed_again_with_another_version_of_dbt(second, tmp_path, monkeypatch):
+    def installed(version: str) -> None:
+        folder = tmp_path / f"with_{version}"
+        write(folder, {f"dbt_core-{version}.dist-info/METADATA": ""})
+        monkeypatch.setattr(workdir.sysconfig, "get_path", lambda _: str(folder))
+
+    project = dbt_project(second)
+    installed("1.12.6")
+    prepare(project)
+    assert is_up_to_date(project)
+    installed("1.12.7")
+    assert not is_up_to_date(project)
+
+
+def test_what_belongs_to_a_project_that_is_gone_is_removed(second):
+    project = dbt_project(second)
+    prepare(project)
+    new = second.rename(second.parent / "renamed")
+    prepare(dbt_project(new))
+    assert [*project.cache.parent.iterdir()] == [dbt_project(new).cache]
+
+
 def test_parsing_writes_nothing_into_the_project(second):
     # Containers mount the project read-only.
     write(second, {".user.yml": "id: 6d2a6d5c-7a5c-4c0e-a3a6-5f3c0c3b7f0e"})
@@ -162,6 +194,7 @@ def test_two_dags_with_different_intervals_share_a_parse(second, commands):
     assert commands == ["parse"]
 
 
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@example.com")
 PACKAGE = {
     "dbt_project.yml": "{name: package, version: 1.0.0}",
     "models/packed.sql": "select 1 as id",
@@ -182,6 +215,35 @@ def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, 
 
     (second / "packages.yml").unlink()
     assert not {"model packed", "model more"} & names_with_task(render(second))
+
+
+def test_packages_are_installed_again_after_an_installation_that_failed(second, tmp_path):
+    good = write(tmp_path / "good", PACKAGE)
+    broken = write(tmp_path / "broken", {"models/m.sql": "select 1 as id"})
+    for package in (good, broken, good):
+        write(second, {"packages.yml": f"packages: [{{local: {package}}}]"})
+        if package == broken:
+            with pytest.raises(DbtError, match="dbt deps failed"):
+                render(second)
+        else:
+            assert "model packed" in names_with_task(render(second))
+
+
+def test_a_variable_decides_which_package_is_installed(second, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        package = write(tmp_path / name, {**PACKAGE, f"models/packed_{name}.sql": "select 1 as id"})
+        for words in (["init", "-q"], ["add", "."], [*AUTHOR, "commit", "-q", "-m", "Add"]):
+            run(["git", "-C", package, *words], check=True)
+    write(
+        second,
+        {
+            "packages.yml": "packages: [{git: \"{{ env_var('PACKAGE') }}\", revision: HEAD}]",
+            "dbt_project.yml": "{name: second, version: 1.0.0, profile: any}",
+        },
+    )
+    for name in ("one", "two"):
+        monkeypatch.setenv("PACKAGE", str(tmp_path / name))
+        assert f"model packed_{name}" in names_with_task(render(second))
 
 
 @pytest.mark.parametrize(
