@@ -62,7 +62,7 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         )
         yield
         return
-    lock = _Lock(mapping.conn_id, mapping.profile["schema"], ti, exclusive)
+    lock = _Lock(mapping.conn_id, mapping.profile, ti, exclusive)
     lock.wait()
     stop = Event()
     pings = Thread(target=lock.keep, args=(stop,), name="dbt-lock", daemon=True)
@@ -78,9 +78,12 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
 class _Lock:
     """The lock of a schema, held by a transaction."""
 
-    def __init__(self, conn_id: str, schema: str, ti, exclusive: bool):
-        self.hook, self.schema = PostgresHook(conn_id), schema
+    def __init__(self, conn_id: str, profile: dict, ti, exclusive: bool):
+        self.hook, self.schema = PostgresHook(conn_id), profile["schema"]
         connection = self.hook.connection
+        # The arguments of the profile can name another server or database than the connection.
+        connection.host, connection.port = profile["host"], profile["port"]
+        connection.schema = profile["dbname"]
         # `_row` needs tuples, and the connection's extra can ask for dictionaries.
         connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson, "cursor": None})
         self.name = f"{ti.dag_id} {ti.run_id}"

@@ -140,6 +140,14 @@ def test_two_builds_behind_pgbouncer_do_not_overlap(pooled, conn_id, caplog):
     assert has_lock.is_set()
 
 
+def test_the_lock_is_in_the_database_that_the_profile_names(postgres, conn_id):
+    # Nothing listens at the port of the connection.
+    mapped = profile("elsewhere", conn_id=conn_id("1"))
+    mapped.profile_mapping.profile_args["port"] = int(postgres["WAREHOUSE_PORT"])
+    with build_lock(mapped, ti("first"), exclusive=True):
+        pass
+
+
 def test_node_tasks_share_the_lock_and_a_build_waits_for_them(pooled, conn_id, caplog):
     caplog.set_level(logging.INFO)
     mapped = profile("pooled", conn_id=conn_id(pooled))
