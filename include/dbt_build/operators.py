@@ -175,14 +175,24 @@ class DbtNodeOperator(BaseOperator):
         Somebody has marked a failed build task as successful, or a deploy has renamed this task.
 
         Raises:
-            AirflowException: dbt has not built the nodes in this run.
+            AirflowFailException: dbt has not built the nodes in this run. A retry would build them,
+                although dbt may have failed before them, as in a hook.
         """
+        nodes = self.nodes_of(self._selected_nodes(ti))
         built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
-        names = ", ".join(self.nodes)
-        if not {*self.nodes} <= {*built}:
-            raise AirflowException(f"The build task stored no result for {names}: see its log.")
+        names = ", ".join(nodes)
+        if not {*nodes} <= {*built}:
+            raise AirflowFailException(
+                f"The build task stored no result for {names}: see its log, and clear it."
+            )
         message = f"dbt built {names}: see the log of the build task."
-        return StoredResult(outcome="success", message=message, sql="", built=[])
+        outcome = "success" if nodes else "left_out"
+        return StoredResult(outcome=outcome, message=message, sql="", built=[])
+
+    def _selected_nodes(self, ti) -> set[str] | None:
+        """Return the nodes that the run selects, or None if it builds all nodes of the DAG."""
+        selected = ti.xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
+        return None if selected is None else {*selected}
 
     def _require_no_old_rows(self, ti) -> None:
         """Refuse a retry after which nodes downstream would have rows of the failed try.
@@ -214,12 +224,12 @@ class DbtNodeOperator(BaseOperator):
         command.results = self.group.new_results()
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
-        selected = context["ti"].xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
+        selected = self._selected_nodes(context["ti"])
         if selected is None and command.run_options.is_partial:
             raise AirflowFailException(
                 "The build task has not stored which nodes the run selects: clear the build task."
             )
-        nodes = self.nodes_of(None if selected is None else {*selected})
+        nodes = self.nodes_of(selected)
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]

@@ -322,6 +322,17 @@ def test_a_task_marked_as_successful_is_not_built_and_downstream_nodes_are(state
 
 
 @pytest.mark.slow
+def test_no_task_builds_its_node_if_a_build_task_that_built_nothing_is_marked_as_successful(states):
+    states.broken("start_hook")
+    assert states.run() == "failed"
+    states.broken()
+    states.mark(BUILD, "success")
+    assert states.end() == "failed"
+    assert states.built() == {}
+    assert "stored no result for model.states.a" in states.log("dbt.a.run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("is_cleared", [False, True])
 def test_a_task_marked_as_failed_while_dbt_works_stays_failed(states, is_cleared):
     if is_cleared:
