@@ -203,13 +203,11 @@ def _is_replaceable(ti: TaskInstance, state: State | None, build: TaskInstance) 
     and skipped, which Airflow sets when a run is stopped. It can also replace a failure from before
     this try of the build task, because dbt has a newer result.
     """
-    if ti.state is None:
+    if ti.state in (None, State.UPSTREAM_FAILED, State.SKIPPED):
         return True
-    if state in (State.SUCCESS, State.SCHEDULED, State.FAILED, None):
-        # Neither a clear nor a mark by hand changes end_date, so updated_at is compared.
-        is_old = ti.state == State.FAILED and ti.updated_at < build.start_date
-        return is_old or ti.state in (State.UPSTREAM_FAILED, State.SKIPPED)
-    return state == State.UPSTREAM_FAILED and ti.state == State.SKIPPED
+    # Neither a clear nor a mark by hand changes end_date, so updated_at is compared.
+    is_old_failure = ti.state == State.FAILED and ti.updated_at < build.start_date
+    return is_old_failure and state not in (State.UPSTREAM_FAILED, State.SKIPPED)
 
 
 def _set_state(

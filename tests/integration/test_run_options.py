@@ -66,6 +66,17 @@ def test_a_selected_node_waits_for_a_failed_one_although_nodes_between_are_skipp
     assert states.built() == {"a": 1, "d": 1}
 
 
+def test_a_clear_of_the_failed_build_task_alone_stays_within_the_selection(states):
+    states.broken("start_hook")
+    assert states.run(dbt_select="a") == "failed"
+    assert states.states()["dbt.b.run"] == "upstream_failed"
+    states.broken()
+    states.clear(BUILD, downstream=False)
+    assert states.end() == "success"
+    assert states.states()["dbt.b.run"] == "skipped"
+    assert states.built() == {"a": 1}
+
+
 def test_a_failed_node_succeeds_in_its_retry_and_downstream_nodes_follow(states):
     assert states.run() == "success"
     states.broken("a")
