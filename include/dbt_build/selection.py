@@ -22,6 +22,15 @@ SELECTING_OPTIONS = (
     *("--resource-type", "--resource-types", "--exclude-resource-type"),
     *("--exclude-resource-types", "--indirect-selection", "--state"),
 )
+# dbt reads such options from these variables too.
+SELECTING_VARIABLES = [
+    prefix + name
+    for prefix in ("DBT_ENGINE_", "DBT_")
+    for name in (
+        *("RESOURCE_TYPES", "EXCLUDE_RESOURCE_TYPES", "INDIRECT_SELECTION"),
+        *("INCLUDE_SAVED_QUERY", "STATE", "ARTIFACT_STATE_PATH"),
+    )
+]
 # dbt's own variables for --exclude-resource-type. dbt prefers the first one.
 EXCLUDE_VARIABLES = ("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES", "DBT_EXCLUDE_RESOURCE_TYPES")
 # These options leave out nodes that `dbt ls` lists although `dbt build` does not run them. With a
@@ -96,16 +105,18 @@ def select(project: DbtProject, selection: Selection) -> Path:
 
 def _digest(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
+    environment = project.parse_environment
+    variables = {name: environment[name] for name in SELECTING_VARIABLES if name in environment}
     inputs = [
         asdict(selection),
         # The time of manifest.json does not identify a parse: an external `dbt ls` writes it too.
         project.inputs_file.read_text(),
-        # dbt also reads options from variables, such as DBT_EXCLUDE_RESOURCE_TYPES.
-        {name: value for name, value in os.environ.items() if name.startswith("DBT_")},
+        variables,
     ]
-    for word in selection.options:
-        # `--state <folder>` is two words, and `--state=<folder>` is one.
-        if (state := Path(word.removeprefix("--state="), "manifest.json")).exists():
+    # `--state <folder>` is two words, and `--state=<folder>` is one.
+    words = [word.removeprefix("--state=") for word in selection.options]
+    for folder in (*words, *variables.values()):
+        if (state := Path(folder, "manifest.json")).exists():
             inputs.append(state.stat().st_mtime)
     return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

@@ -331,25 +331,35 @@ def test_another_dag_with_another_selection_needs_no_new_parse(small):
     assert manifest.stat() == before
 
 
-def test_a_changed_state_changes_the_selection(small, tmp_path):
+def test_a_variable_that_selects_no_nodes_needs_no_new_selection(small, monkeypatch):
+    path = small({}, a="select 1 as id")
+    render(path)
+    monkeypatch.setenv("DBT_QUEUE", "large")
+    render(path)
+    assert len([*dbt_project(path).target.glob("slim-*.json")]) == 1
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_a_changed_state_changes_the_selection(small, tmp_path, monkeypatch, given):
     path = small({}, a="select 1 as id", b="select 1 as id")
     dbt = PlainDbt(path, tmp_path / "plain")
     manifest = dbt.parse()
     state = tmp_path / "state" / "manifest.json"
     state.parent.mkdir()
-    given = {
-        "select": ["state:new"],
-        "operator_args": {"dbt_cmd_flags": ["--state", str(state.parent)]},
-    }
+    arguments = {"select": ["state:new"]}
+    if given == "option":
+        arguments["operator_args"] = {"dbt_cmd_flags": ["--state", str(state.parent)]}
+    else:
+        monkeypatch.setenv("DBT_STATE", str(state.parent))
 
     def without(name: str) -> None:
         nodes = {key: node for key, node in manifest["nodes"].items() if not key.endswith(name)}
         state.write_text(json.dumps({**manifest, "nodes": nodes}))
 
     without(".a")
-    assert names_with_task(render(path, **given)) == {"model a"}
+    assert names_with_task(render(path, **arguments)) == {"model a"}
     without(".b")
-    assert names_with_task(render(path, **given)) == {"model b"}
+    assert names_with_task(render(path, **arguments)) == {"model b"}
 
 
 @pytest.mark.parametrize(
