@@ -10,7 +10,7 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.execution_time.xcom import XCom
 
 from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
 from include.dbt_build.protocol import (
@@ -269,7 +269,7 @@ def task_states(ti) -> dict[str, str | None]:
 
 def set_xcom(ti, task_id: str, key: str, value) -> None:
     """Set an XCom of another task of the run."""
-    BaseXCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
+    XCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
 
 
 def set_nodes(ti, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
