@@ -1,7 +1,6 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
 import json
-from copy import copy
 from time import monotonic, sleep
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -156,8 +155,7 @@ class DbtBuildOperator(DbtCommandOperator):
         """Return the nodes of the DAG's selection, with those that the run's variables enable."""
         to_run = {*self.group.slim["nodes_to_run"]}
         if (self.vars or {}) != self.project.variables:
-            # A command changes the attributes of its operator, so it gets a copy.
-            listed = copy(self).list_nodes(context, self.select, self.exclude, self.selector)
+            listed = self.list_nodes(context, self.select, self.exclude, self.selector)
             file = self.project.manifest or self.project.target / "manifest.json"
             enabled = listed - all_nodes(json.loads(file.read_text())).keys()
             to_run |= {node for node in enabled if not node.startswith(NOTHING_TO_RUN)}
@@ -190,8 +188,7 @@ class DbtBuildOperator(DbtCommandOperator):
         if stored is not None:
             return {*stored}
         try:
-            # A command changes the attributes of its operator, so it gets a copy.
-            listed = copy(self).list_nodes(context, select, exclude)
+            listed = self.list_nodes(context, select, exclude)
         except AirflowException as error:
             # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
@@ -270,8 +267,7 @@ class DbtBuildOperator(DbtCommandOperator):
         checks = [task for task in pending if task.checks_freshness and task.nodes_of(selected)]
         if checks:
             sources = [source for task in checks for source in task.nodes]
-            # A command changes the attributes of its operator, so it gets a copy.
-            copy(self).check_freshness(context, sources)
+            self.check_freshness(context, sources)
         stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
         return nodes_downstream_of(self.group.slim, {n for task in stale for n in task.nodes})
 

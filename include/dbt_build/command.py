@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -127,13 +128,15 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt refuses the selection.
         """
-        self.base_cmd, self.select, self.exclude = ["ls"], select, exclude
-        self.selector, self.models, self.dbt_cmd_flags = selector, None, []
+        # This command changes attributes of its operator.
+        command = copy(self)
+        command.base_cmd, command.dbt_cmd_flags = ["ls"], []
+        command.select, command.exclude, command.selector = select, exclude, selector
         flags = ["--output", "json", "--output-keys", "unique_id", *self.selecting_options]
         if self.project.executable:
             # Another format would put each node into a log line.
             flags += ["--log-format", "text"]
-        result = self.build_and_run_cmd(context, cmd_flags=[*flags, *NOT_BUILT])
+        result = command.build_and_run_cmd(context, cmd_flags=[*flags, *NOT_BUILT])
         lines = result.full_output if self.project.executable else result.result
         return {json.loads(line)["unique_id"] for line in lines if line.startswith("{")}
 
@@ -151,15 +154,16 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # This command does not have the options of `dbt build`, such as an event time range.
-        self.base_cmd, self.dbt_cmd_flags = FRESHNESS, []
-        self._select_nodes(sources)
-        self.build_and_run_cmd(context)
+        command = copy(self)
+        command.base_cmd, command.dbt_cmd_flags = FRESHNESS, []
+        command._select_nodes(sources)
+        command.build_and_run_cmd(context)
         self.results.add_unread(sources)
 
     def _select_nodes(self, nodes: Iterable[str]) -> None:
         self.selected_nodes = [*nodes]
         self.select, self.indirect_selection = SELECT_STATE, "empty"
-        self.exclude, self.selector, self.models = None, None, None
+        self.exclude, self.selector = None, None
 
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         environment = {**os.environ, **self.get_env(context)}

@@ -74,8 +74,6 @@ class Problem(TypedDict):
 
 TaskId = Annotated[str, Field(min_length=1, max_length=250)]
 OtherState = Literal["scheduled", "upstream_failed", "skipped", "due"]
-# Far more tasks than a DAG can have.
-MAX_TASKS = 50_000
 
 
 class Times(BaseModel, extra="forbid"):
@@ -89,10 +87,10 @@ class Report(BaseModel, extra="forbid"):
     """New states of the node tasks of one build."""
 
     sent_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-    succeeded: dict[TaskId, Times] = Field(default={}, max_length=MAX_TASKS)
+    succeeded: dict[TaskId, Times] = {}
     # A task that becomes scheduled starts at once, and fails with dbt's message. The state of a
     # task that is due is removed, so that Airflow schedules it.
-    others: dict[TaskId, OtherState] = Field(default={}, max_length=MAX_TASKS)
+    others: dict[TaskId, OtherState] = {}
 
 
 class Answer(BaseModel, extra="forbid"):
