@@ -128,7 +128,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt refuses the selection.
         """
-        # This command changes attributes of its operator.
+        # The command changes attributes, so it gets a copy of the operator.
         command = copy(self)
         command.base_cmd, command.dbt_cmd_flags = ["ls"], []
         command.select, command.exclude, command.selector = select, exclude, selector

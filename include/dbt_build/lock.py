@@ -82,8 +82,12 @@ class _Lock:
         self.hook, self.schema = PostgresHook(conn_id), profile["schema"]
         connection = self.hook.connection
         # The arguments of the profile can name another server or database than the connection.
-        connection.host, connection.port = profile["host"], profile["port"]
-        connection.schema = profile["dbname"]
+        database = profile.get("dbname") or profile.get("database")
+        own = {"host": profile.get("host"), "port": profile.get("port"), "schema": database}
+        for name, value in own.items():
+            # dbt renders Jinja, and the connection has the value then.
+            if value and "{{" not in str(value):
+                setattr(connection, name, value)
         # `_row` needs tuples, and the connection's extra can ask for dictionaries.
         connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson, "cursor": None})
         self.name = f"{ti.dag_id} {ti.run_id}"

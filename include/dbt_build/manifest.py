@@ -118,8 +118,8 @@ def slim_manifest(
             # A test that reads several nodes is attached to the one furthest downstream, which it
             # may read through a node without a task. Of nodes that are equally far, this is the one
             # whose properties have the test. Otherwise the name decides, so that every parse gives
-            # the same DAG. If nodes and tests share tasks, the name always decides, because two
-            # nodes whose tests read each other would be upstream of each other.
+            # the same DAG. If nodes and tests share tasks, the name always decides, because
+            # otherwise two nodes whose tests read each other would be upstream of each other.
             own = None if has_test_in_run else nodes[unique_id].get("attached_node")
             last = max((depth[k], k == own, k) for k in read)[2]
             test[last].append(unique_id)

@@ -175,14 +175,16 @@ class DbtNodeOperator(BaseOperator):
         Somebody has marked a failed build task as successful, or a deploy has renamed this task.
 
         Raises:
-            AirflowFailException: dbt has not built the nodes in this run. A retry would build them,
-                although dbt may have failed before them, as in a hook.
+            AirflowFailException: dbt has not built the nodes in this run. There is no retry,
+                because it would build them although the build task may have failed in a hook.
+            AirflowException: the build task has not ended. A retry can read its result.
         """
         nodes = self.nodes_of(self._selected_nodes(ti))
         built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
         names = ", ".join(nodes)
         if not {*nodes} <= {*built}:
-            raise AirflowFailException(
+            is_over = task_states(ti).get(self.group.build_id) == "success"
+            raise (AirflowFailException if is_over else AirflowException)(
                 f"The build task stored no result for {names}: see its log, and clear it."
             )
         message = f"dbt built {names}: see the log of the build task."

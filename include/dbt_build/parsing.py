@@ -37,6 +37,7 @@ SAFE_TARGET = ("name", "target_name", "profile_name", "type", "threads")
 PRINTED = re.compile(r"\{\{-?\s*target\.\w+\s*-?\}\}")
 CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
 JINJA_FILES = (".sql", ".yml", ".yaml")
+CONFIG = re.compile(r"(?<![\w.])config\(")
 # Values that differ in each run.
 RUN_USED = re.compile(r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b")
 # These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
@@ -176,7 +177,7 @@ def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
 
     Args:
         project: the project.
-        files: its files.
+        files: its files, without those of local packages.
     """
     # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.
     is_schema_known = _fields_of_connection(project).isdisjoint(("schema", "dataset"))
@@ -184,7 +185,7 @@ def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
     for file in files:
         tags = JINJA.findall(file.read_text(errors="ignore")) if file.suffix in JINJA_FILES else []
-        last_config = max((n for n, tag in enumerate(tags) if "config(" in tag), default=-1)
+        last_config = max((n for n, tag in enumerate(tags) if CONFIG.search(tag)), default=-1)
         if any(
             (connection_used.search(tag) and not PRINTED.fullmatch(tag))
             # Jinja inside of a hook is rendered when the hook runs.

@@ -117,7 +117,8 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     words = [word.removeprefix("--state=") for word in selection.options]
     for folder in (*words, *variables.values()):
         if (state := Path(folder, "manifest.json")).exists():
-            inputs.append(state.stat().st_mtime)
+            # The layers of an image keep whole seconds only.
+            inputs.append([int(state.stat().st_mtime), state.stat().st_size])
     return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

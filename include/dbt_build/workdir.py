@@ -1,8 +1,8 @@
 """The working directory of a dbt project: linked files, installed packages, dbt's parse.
 
 It is created when a DAG file is parsed, and again when a file of the project, an environment
-variable that the project reads, or this package has changed. If several processes need it at the
-same time, one process creates it and the others wait.
+variable that the project reads, this package, or the version of dbt has changed. If several
+processes need it at the same time, one process creates it and the others wait.
 """
 
 import fcntl
@@ -30,8 +30,6 @@ from include.dbt_build.project import DbtProject
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
-# A link from the cache folder of a project to the project.
-PROJECT_LINK = ".project"
 # After this time no process reads the slim manifest of an earlier parse.
 SLIM_MANIFEST_SECONDS = 24 * 60 * 60
 
@@ -45,7 +43,6 @@ def prepare(project: DbtProject) -> None:
     if is_up_to_date(project):
         return
     project.workdir.mkdir(parents=True, exist_ok=True)
-    _remove_unused(project.cache.parent)
     with (project.cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_up_to_date(project):
@@ -86,8 +83,16 @@ def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[s
 
 
 def _times(project: DbtProject) -> dict[str, float]:
-    """Return the modification time of each file that the working directory is made from."""
-    return {str(file): file.stat().st_mtime for file in _files(project)}
+    """Return the modification time of each file that the working directory is made from.
+
+    The names of the installed versions of dbt are among the files. Their times do not matter,
+    because they differ in two images with the same versions.
+    """
+    versions = Path(sysconfig.get_path("purelib")).glob("dbt_*.dist-info")
+    return {
+        **{folder.name: 0 for folder in versions},
+        **{str(file): file.stat().st_mtime for file in _files(project)},
+    }
 
 
 def _digest(times: Mapping[str, float]) -> str:
@@ -99,25 +104,34 @@ def _digest(times: Mapping[str, float]) -> str:
 
 def _files(project: DbtProject) -> Iterator[Path]:
     yield from Path(__file__).parent.glob("*.py")
-    # dbt accepts only a parse of its own version.
-    yield from Path(sysconfig.get_path("purelib")).glob("dbt_*.dist-info/METADATA")
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
             yield Path(file)
     packages = project.workdir / _packages_folder(project.path)
-    local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
-    outside = [path for path in _outside_paths(project.path).values() if path.is_dir()]
+    yield from _own_files(project)
+    for path in packages.glob("*"):
+        if path.is_symlink():
+            yield from _walk(project, path.resolve())
+
+
+def _own_files(project: DbtProject) -> Iterator[Path]:
+    """Yield the files of a project, without those of its local packages."""
+    # os.walk follows no link except the one where it begins.
+    links = [path for path in project.path.iterdir() if path.is_symlink()]
+    links = [path for path in links if path.is_dir() and path.name not in GENERATED]
+    for root in (project.path, *links, *_outside_paths(project.path).values()):
+        yield from _walk(project, root)
+
+
+def _walk(project: DbtProject, root: Path) -> Iterator[Path]:
     ignored = GENERATED | {_target_folder(project.path)}
     if not _has_shipped_packages(project):
         ignored.add(_packages_folder(project.path).parts[0])
-    # os.walk enters no links but the one where it begins.
-    links = [path for path in project.path.iterdir() if path.is_symlink()]
-    for root in (project.path, *(k for k in links if k.name not in ignored), *local, *outside):
-        for folder, subfolders, files in os.walk(root):
-            subfolders[:] = [name for name in subfolders if name not in ignored]
-            for name in {*files} - ignored:
-                if (path := Path(folder, name)).exists():
-                    yield path
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in ignored]
+        for name in {*files} - ignored:
+            if (path := Path(folder, name)).exists():
+                yield path
 
 
 def _make(project: DbtProject) -> None:
@@ -125,8 +139,6 @@ def _make(project: DbtProject) -> None:
     started_at = time.time()
     project.inputs_file.unlink(missing_ok=True)
     links = _links(project)
-    (project.cache / PROJECT_LINK).unlink(missing_ok=True)
-    (project.cache / PROJECT_LINK).symlink_to(project.path)
     for entry in project.workdir.iterdir():
         if entry.is_symlink():
             entry.unlink()
@@ -151,20 +163,12 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
-        "depends_on_run": depends_on_run(project, _files(project)),
+        "depends_on_run": depends_on_run(project, _own_files(project)),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")
     partial.write_text(json.dumps(inputs))
     partial.replace(project.inputs_file)
-
-
-def _remove_unused(caches: Path) -> None:
-    """Remove what belongs to projects that are gone, such as old versions of a DAG bundle."""
-    for cache in caches.iterdir():
-        link = cache / PROJECT_LINK
-        if link.is_symlink() and not link.exists():
-            shutil.rmtree(cache, ignore_errors=True)
 
 
 def _links(project: DbtProject) -> dict[str, str]:
@@ -231,7 +235,9 @@ def _install_packages(project: DbtProject) -> None:
     if _has_shipped_packages(project) or not project.installs_packages:
         installed.unlink(missing_ok=True)
         return
-    variables = variables_in("".join(texts.values()))
+    # The value of a secret, which can differ in each deployment, does not decide about a package.
+    names = variables_in("".join(texts.values()))
+    variables = [name for name in names if not name.startswith("DBT_ENV_SECRET")]
     wanted = {**texts, "environment": _fingerprint(variables, project.parse_environment)}
     if not (installed.exists() and json.loads(installed.read_text()) == wanted):
         # If `dbt deps` fails, the next parse calls it again.

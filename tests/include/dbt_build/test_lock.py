@@ -140,10 +140,20 @@ def test_two_builds_behind_pgbouncer_do_not_overlap(pooled, conn_id, caplog):
     assert has_lock.is_set()
 
 
-def test_the_lock_is_in_the_database_that_the_profile_names(postgres, conn_id):
-    # Nothing listens at the port of the connection.
-    mapped = profile("elsewhere", conn_id=conn_id("1"))
-    mapped.profile_mapping.profile_args["port"] = int(postgres["WAREHOUSE_PORT"])
+@pytest.mark.parametrize(
+    ("port_of_connection", "argument"),
+    [
+        # Nothing listens at this port.
+        ("1", {"port": "WAREHOUSE_PORT"}),
+        ("WAREHOUSE_PORT", {"dbname": "{{ env_var('DATABASE') }}"}),
+    ],
+)
+def test_the_lock_is_in_the_database_that_the_profile_names(
+    postgres, conn_id, port_of_connection, argument
+):
+    mapped = profile("any", conn_id=conn_id(postgres.get(port_of_connection, "1")))
+    given = {name: postgres.get(value, value) for name, value in argument.items()}
+    mapped.profile_mapping.profile_args.update(given)
     with build_lock(mapped, ti("first"), exclusive=True):
         pass
 
