@@ -210,9 +210,9 @@ def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, 
 
 
 def test_packages_are_installed_again_after_an_installation_that_failed(second, tmp_path):
-    good = write(tmp_path / "good", PACKAGE)
+    valid = write(tmp_path / "valid", PACKAGE)
     broken = write(tmp_path / "broken", {"models/m.sql": "select 1 as id"})
-    for package in (good, broken, good):
+    for package in (valid, broken, valid):
         write(second, {"packages.yml": f"packages: [{{local: {package}}}]"})
         if package == broken:
             with pytest.raises(DbtError, match="dbt deps failed"):
