@@ -57,17 +57,15 @@ class Rendering:
         render, execution = copy(arguments.render_config), copy(arguments.execution_config)
         render.load_method = LoadMode.DBT_MANIFEST
         render.select, render.exclude, render.selector = [], [], None
-        render.project_path = execution.project_path = None
+        render.project_path = execution.project_path = self.project.workdir
         render.node_converters = {DbtResourceType(kind): convert for kind in (*RENDERED, "test")}
         # Cosmos keeps its groups and task IDs, and only makes other operators.
         render.node_conversion_by_task_group = False
         return {
             **self.kwargs,
+            # Without a path here, Cosmos expects no folder `models`: dbt_project.yml names the folders.
             "project_config": ProjectConfig(
-                dbt_project_path=self.project.workdir,
                 manifest_path=self.group.slim_file,
-                # dbt_project.yml names the folders. Cosmos only checks that this folder exists.
-                models_relative_path=".",
                 project_name=getattr(
                     arguments.project_config, "project_name", self.project.path.name
                 ),
