@@ -246,10 +246,13 @@ class BuildResults:
         return bool(node.built_batches) and not node.built_batches.issuperset(range(1, older + 1))
 
     def message(self, nodes: Iterable[str]) -> str:
-        """Return what dbt logged about some nodes, failed ones first, without Airflow's secrets."""
+        """Return what dbt logged about some nodes, without Airflow's secrets.
+
+        If some of them failed, only their lines are returned.
+        """
         found = [self.nodes[node] for node in nodes if node in self.nodes]
-        found.sort(key=lambda node: not node.has_failed)
-        return redact("\n".join(line for node in found for line in node.lines))
+        failed = [node for node in found if node.has_failed]
+        return redact("\n".join(line for node in failed or found for line in node.lines))
 
     def sql(self, nodes: Iterable[str]) -> str:
         """Return the SQL of those nodes that failed, without Airflow's secrets."""

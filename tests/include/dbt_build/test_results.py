@@ -161,6 +161,16 @@ def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
     assert "FAIL 2 a" in second
 
 
+def test_the_message_of_a_failed_task_leaves_out_the_tests_that_passed():
+    passed = "test.p.a_is_there"
+    results = received(
+        *(start(passed), line(passed), finish("pass", node=passed)),
+        *(start(TEST), finish("fail", "Got 2 results", TEST)),
+    )
+    assert results.message([passed, TEST]) == "a_is_right: Got 2 results"
+    assert "FAIL 2 a" in results.message([passed])
+
+
 def test_a_failed_test_names_the_table_of_its_rows():
     relation = {"relation_name": '"w"."audit"."a"'}
     results = received(start(TEST), finish("fail", "Got 2 results", TEST, node_relation=relation))
