@@ -111,7 +111,12 @@ class Arguments:
         if arguments.profile_config is None:
             raise ValueError("profile_config is missing: dbt needs a profile.")
         arguments.profile_config.validate_profiles_yml()
-        _check_project(arguments.project_config)
+        manifest = arguments.project_config.manifest_path
+        if "://" in str(manifest):
+            raise UnsupportedArgumentError(
+                f"ProjectConfig(manifest_path={manifest}, manifest_conn_id=...)",
+                "the manifest must be a local file",
+            )
         _check_execution(arguments.execution_config)
         _check_render(arguments.render_config, arguments.execution_config)
         _check_operator_args(arguments.operator_args)
@@ -253,14 +258,6 @@ def check_node(unique_id: str, meta: dict) -> dict:
                 f"meta.cosmos.operator_kwargs.{name} of {unique_id}", ONE_COMMAND
             )
     return operator_kwargs
-
-
-def _check_project(config: ProjectConfig) -> None:
-    if "://" in str(config.manifest_path):
-        raise UnsupportedArgumentError(
-            f"ProjectConfig(manifest_path={config.manifest_path}, manifest_conn_id=...)",
-            "the manifest must be a local file",
-        )
 
 
 def _check_execution(config: ExecutionConfig) -> None:

@@ -108,30 +108,32 @@ def _files(project: DbtProject) -> Iterator[Path]:
         if file:
             yield Path(file)
     packages = project.workdir / _packages_folder(project.path)
+    local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
     yield from _own_files(project)
-    for path in packages.glob("*"):
-        if path.is_symlink():
-            yield from _walk(project, path.resolve())
+    yield from _walk(project, local)
 
 
 def _own_files(project: DbtProject) -> Iterator[Path]:
     """Yield the files of a project, without those of its local packages."""
     # os.walk follows no link except the one where it begins.
-    links = [path for path in project.path.iterdir() if path.is_symlink()]
-    links = [path for path in links if path.is_dir() and path.name not in GENERATED]
-    for root in (project.path, *links, *_outside_paths(project.path).values()):
-        yield from _walk(project, root)
+    links = [
+        path
+        for path in project.path.iterdir()
+        if path.is_symlink() and path.is_dir() and path.name not in GENERATED
+    ]
+    yield from _walk(project, [project.path, *links, *_outside_paths(project.path).values()])
 
 
-def _walk(project: DbtProject, root: Path) -> Iterator[Path]:
+def _walk(project: DbtProject, roots: Iterable[Path]) -> Iterator[Path]:
     ignored = GENERATED | {_target_folder(project.path)}
     if not _has_shipped_packages(project):
         ignored.add(_packages_folder(project.path).parts[0])
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in ignored]
-        for name in {*files} - ignored:
-            if (path := Path(folder, name)).exists():
-                yield path
+    for root in roots:
+        for folder, subfolders, files in os.walk(root):
+            subfolders[:] = [name for name in subfolders if name not in ignored]
+            for name in {*files} - ignored:
+                if (path := Path(folder, name)).exists():
+                    yield path
 
 
 def _make(project: DbtProject) -> None:
