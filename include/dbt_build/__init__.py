@@ -20,7 +20,8 @@ selection   which nodes dbt selects
 manifest    the slim manifest that Cosmos renders
 rendering   the tasks and their edges, made by Cosmos and completed here
 run_options the fields of the trigger form
-operators   the build task, the node tasks and the teardown
+build       the build task
+operators   the node tasks and the teardown
 command     one dbt command of a task
 results     the results of nodes
 reporting   passes results to Airflow while dbt works

@@ -1,7 +1,7 @@
 """dbt's artifacts of each try, kept in a folder or in object storage that DBT_ARTIFACTS names.
 
-<DBT_ARTIFACTS>/<project>/<target>/<DAG>/<time>@<run ID>@<task ID>.<try>/  of each try
-<DBT_ARTIFACTS>/<project>/<target>/green/  of the newest build of a whole DAG without a failure
+<DBT_ARTIFACTS>/<profile>/<target>/<DAG>/<time>@<run ID>@<task ID>.<try>/  of each try
+<DBT_ARTIFACTS>/<profile>/<target>/green/  of the newest build of a whole DAG without a failure
 
 dbt takes the folder `green` as `--state`. Without DBT_ARTIFACTS nothing is kept. An error is logged
 as a warning and does not fail the task, because dbt has built the nodes.

@@ -1,4 +1,4 @@
-"""One `dbt build` at a time in the schema of a project, whoever starts it.
+"""One `dbt build` of the engine at a time in the schema of a project, in whichever DAG or run.
 
 Airflow alone cannot ensure that: runs of a backfill do not count into `max_active_runs`, and two
 DAGs may build parts of one project. The build task holds an exclusive lock. Node tasks that run dbt
@@ -85,7 +85,7 @@ class _Lock:
         database = profile.get("dbname") or profile.get("database")
         own = {"host": profile.get("host"), "port": profile.get("port"), "schema": database}
         for name, value in own.items():
-            # dbt renders Jinja, and the connection has the value then.
+            # Only dbt renders Jinja. The lock then uses the connection's own value instead.
             if value and "{{" not in str(value):
                 setattr(connection, name, value)
         # `_row` needs tuples, and the connection's extra can ask for dictionaries.

@@ -4,8 +4,7 @@ An image is built without the warehouse's connection, but the name of the databa
 every node. So dbt parses with a profile of placeholders, and a run that loads the parsed manifest
 replaces them. dbt gets the manifest from `dbtRunner(manifest=...)` and does not parse again.
 
-This module is the only one that uses what dbt does not document: the format of
-partial_parse.msgpack.
+It reads partial_parse.msgpack, whose format dbt does not document.
 """
 
 import gc

@@ -100,6 +100,7 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("{{ config(materialized=('table' if flags.FULL_REFRESH else 'view')) }} select 1", True),
         ("{{ config(post_hook=\"select '{{ invocation_id }}'\") }} select 1 as id", False),
         ('{{ config(post_hook="select \'" ~ invocation_id ~ "\'") }} select 1 as id', True),
+        ("{{ config(alias='a_' ~ modules.datetime.date.today().year) }} select 1 as id", True),
         ("select '{{ run_started_at }}' as id", False),
         ("{% set y = run_started_at.year %} {{ config(alias='a_' ~ y) }} select 1 as id", True),
         ("{% if flags.FULL_REFRESH %}{{ config(tags='x') }}{% endif %} select 1 as id", True),
