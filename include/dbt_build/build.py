@@ -1,6 +1,7 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
 import json
+from collections.abc import Iterable
 from time import monotonic, sleep
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -60,7 +61,8 @@ class DbtBuildOperator(DbtCommandOperator):
         skipped = [
             name
             for name in self.upstream_task_ids
-            if states.get(name) == "skipped"
+            # A mapped task has a state for each of its task instances.
+            if "skipped" in task_states(ti, name).values()
             and not (self.run_options.is_partial and self._is_left_out(name, states))
         ]
         if skipped:
@@ -115,7 +117,7 @@ class DbtBuildOperator(DbtCommandOperator):
             ):
                 self.build(context, nodes)
             self.call_on_warning(context)
-            failed = self.results.failed() - {node for task in pending for node in task.nodes}
+            failed = self.results.failed() - nodes_of(pending)
             failed |= self._skipped_without_task()
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
@@ -145,7 +147,7 @@ class DbtBuildOperator(DbtCommandOperator):
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=INCOMPLETE)
         if stored is None or stored["first_try"] != first_try(ti):
             return
-        if found := sorted({*stored["nodes"]} & {node for task in pending for node in task.nodes}):
+        if found := sorted(nodes_of(pending).intersection(stored["nodes"])):
             raise AirflowFailException(
                 f"An earlier try built some batches of {', '.join(found)}. {NO_RETRY} Clear this "
                 "task to build the newest batches only."
@@ -169,7 +171,7 @@ class DbtBuildOperator(DbtCommandOperator):
         to_run = {*self.group.slim["nodes_to_run"]}
         return {
             node
-            for node in self.results.skipped() - self._nodes_with_task()
+            for node in self.results.skipped() - nodes_of(self._node_tasks())
             if node.startswith("function.")
             or not (node in to_run or node.startswith(("operation.", *NOTHING_TO_RUN)))
         }
@@ -201,10 +203,10 @@ class DbtBuildOperator(DbtCommandOperator):
                 f"dbt_select={select} with dbt_exclude={exclude} selects no node of this DAG: "
                 "trigger a run with another selection."
             )
-        tasks = self._node_tasks()
-        used = {task.task_id for task in tasks if task.nodes_of(selected)}
-        for task in tasks:
-            if task.checks_freshness and used & task.get_flat_relative_ids(upstream=False):
+        for task in self._node_tasks():
+            if task.checks_freshness and selected & nodes_downstream_of(
+                self.group.slim, task.nodes
+            ):
                 selected |= {*task.nodes}
         set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
         return selected
@@ -240,14 +242,14 @@ class DbtBuildOperator(DbtCommandOperator):
             and states.get(task.task_id) is None
             and not pending_ids & task.get_flat_relative_ids(upstream=True)
         }
-        again = {node for name in all_ids - kept for node in self.dag.get_task(name).nodes}
+        again = nodes_of(map(self.dag.get_task, all_ids - kept))
         built = set() if pending_ids == all_ids else {*stored["nodes"]} - again
         set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
         return built
 
     def _built_by_earlier_tries(self, ti, done: list[DbtNodeOperator]) -> set[str]:
         """Return the nodes of successful tasks whose asset events were lost with a failed try."""
-        nodes = {node for task in done for node in task.nodes}
+        nodes = nodes_of(done)
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
         if stored is None or stored["first_try"] != first_try(ti):
             set_nodes(ti, self.group.teardown_id, DONE_BEFORE, nodes)
@@ -257,19 +259,15 @@ class DbtBuildOperator(DbtCommandOperator):
     def _node_tasks(self) -> list[DbtNodeOperator]:
         return [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
 
-    def _nodes_with_task(self) -> set[str]:
-        return {node for task in self._node_tasks() for node in task.nodes}
-
     def _check_sources(
         self, context, pending: list[DbtNodeOperator], selected: set[str] | None
     ) -> set[str]:
         """Check the sources among the pending tasks; return the nodes downstream of stale ones."""
         checks = [task for task in pending if task.checks_freshness and task.nodes_of(selected)]
         if checks:
-            sources = [source for task in checks for source in task.nodes]
-            self.check_freshness(context, sources)
+            self.check_freshness(context, [*nodes_of(checks)])
         stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
-        return nodes_downstream_of(self.group.slim, {n for task in stale for n in task.nodes})
+        return nodes_downstream_of(self.group.slim, nodes_of(stale))
 
     def _pending_nodes(
         self,
@@ -283,9 +281,9 @@ class DbtBuildOperator(DbtCommandOperator):
         Raises:
             AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
-        with_task = self._nodes_with_task()
-        to_run = {node for node in to_run if not node.startswith("source.")}
-        pending_nodes = {node for task in pending for node in task.nodes if node in to_run} - stale
+        with_task = nodes_of(self._node_tasks())
+        to_run = {node for node in to_run if not node.startswith("source.")} - stale
+        pending_nodes = nodes_of(pending) & to_run
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:
             return self.group.with_ephemeral(missing)
@@ -316,3 +314,8 @@ class DbtBuildOperator(DbtCommandOperator):
             # A retry would build these nodes again, and add rows to a model without a unique_key.
             raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
         raise AirflowException(message)
+
+
+def nodes_of(tasks: Iterable[DbtNodeOperator]) -> set[str]:
+    """Return the unique IDs of the nodes of some tasks."""
+    return {node for task in tasks for node in task.nodes}

@@ -60,6 +60,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         project: DbtProject,
         selecting_options: Iterable[str] = (),
         has_run_options: bool = False,
+        emit_datasets: bool = True,
         callback=None,
         dbt_runner_callbacks=None,
         **kwargs,
@@ -70,7 +71,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.results = BuildResults()
         # Nodes whose asset events were lost with an earlier try of the task, by unique ID.
         self.built_by_earlier_tries: set[str] = set()
-        self.emits_assets = kwargs.pop("emit_datasets", True)
+        self.emits_assets = emit_datasets
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
         # Each command sets these: the unique IDs that it selects, if any, and dbt's manifest.

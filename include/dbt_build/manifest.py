@@ -61,6 +61,9 @@ class SlimManifest(TypedDict):
     freshness: list[TaskNodes]
     # The unique IDs of all nodes that dbt runs.
     nodes_to_run: list[str]
+    # What each of these nodes reads, directly or through nodes without a task, by unique ID. Each
+    # node comes after the nodes that it reads.
+    reads: dict[str, list[str]]
     # The unique IDs of nodes with which dbt builds nodes downstream of their task if they fail.
     continue_on_failure: list[str]
     # The number of batches that dbt builds of a table that exists, by the unique ID of the model.
@@ -164,6 +167,7 @@ def slim_manifest(
         "other_tests": _other_tests(other, nodes, parents, reads, key),
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
+        "reads": {k: sorted(reads[k]) for k in parents if k in selected},
         # A test stops only nodes that descend from everything that it reads.
         "continue_on_failure": sorted(
             k
@@ -185,20 +189,19 @@ def slim_manifest(
     }
 
 
-def nodes_downstream_of(slim: SlimManifest, sources: Iterable[str]) -> set[str]:
-    """Return the nodes that depend on some sources, and the tests that read one of these nodes."""
-    checks = [check for check in slim["freshness"] if {*sources} & {*check["nodes"]}]
-    found = {key for check in checks for key in check["downstream"]}
-    reads = {key: {*node["depends_on"]["nodes"]} for key, node in slim["nodes"].items()}
-    while more := {key for key, read in reads.items() if key not in found and read & found}:
-        found |= more
-    nodes = {node for key in found for node in slim["run"].get(key, ())}
-    # A function that a model outside of these nodes uses too is built with that model.
-    nodes -= {node for key, run in slim["run"].items() if key not in found for node in run}
-    for key, tests in slim["test"].items():
-        if found & {key, *slim["test_upstream"].get(key, ())}:
-            nodes |= {*tests}
-    return nodes | {n for t in slim["other_tests"] if found & {*t["upstream"]} for n in t["nodes"]}
+def nodes_downstream_of(slim: SlimManifest, nodes: Iterable[str]) -> set[str]:
+    """Return the nodes that depend on some nodes or sources, and the tests that read such a node.
+
+    The tests of a source are not among them.
+    """
+    found = {*nodes}
+    for node, above in slim["reads"].items():
+        read = found.intersection(above)
+        if node.startswith("test."):
+            read = {k for k in read if not k.startswith("source.")}
+        if read:
+            found.add(node)
+    return found - {*nodes}
 
 
 def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build.arguments import UnsupportedArgumentError
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import SlimManifest
+from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
 from include.dbt_build.protocol import (
     BUILT_NODES,
     DONE_BEFORE,
@@ -204,17 +204,22 @@ class DbtNodeOperator(BaseOperator):
         Raises:
             AirflowFailException: the build task has built such a node.
         """
-        if not _has_relation(self.nodes):
+        # A function of the task is not built again for other models that use it.
+        relations = [node for node in self.nodes if _has_relation([node])]
+        if not relations:
             return
         reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
         # Airflow has deleted this XCom if the teardown has started, so there is no retry any more.
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
         if reader is None or stored is None or not first_try(ti) <= reader < ti.try_number:
             return
-        before = {*stored["nodes"]}
+        downstream = nodes_downstream_of(self.group.slim, relations) - {*stored["nodes"]}
+        results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         states = task_states(ti)
-        for name in self.get_flat_relative_ids(upstream=False) & {*self.group.node_task_ids}:
-            if states.get(name) == "success" and not {*self.dag.get_task(name).nodes} <= before:
+        for name in self.group.node_task_ids:
+            # A task that waits for this one reads its stored result later.
+            is_built = "success" in (states.get(name), results.get(name, {}).get("outcome"))
+            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes):
                 raise AirflowFailException(
                     f"dbt has built {name} without the new rows of {', '.join(self.nodes)}: clear "
                     "this task with its downstream tasks."

@@ -262,9 +262,13 @@ class ResultReporter:
             self._built = built
 
 
-def task_states(ti) -> dict[str, str | None]:
-    """Return the states of the tasks of a task instance's run, by task ID."""
-    return ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+def task_states(ti, task_id: str | None = None) -> dict[str, str | None]:
+    """Return the states of all tasks of a task instance's run, or of one task, by task ID.
+
+    Airflow adds the map index to the task ID of a mapped task.
+    """
+    task_ids = [task_id] if task_id else None
+    return ti.get_task_states(ti.dag_id, task_ids=task_ids, run_ids=[ti.run_id]).get(ti.run_id, {})
 
 
 def set_xcom(ti, task_id: str, key: str, value) -> None:

@@ -73,8 +73,12 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     assert states.built() == {"continues": 1, "after_continues": 1}
 
 
-def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of):
-    states = run_of("decides_continue_retried")
+@pytest.mark.parametrize(
+    ("dag_id", "after"),
+    [("decides_continue_retried", "success"), ("decides_continue_called", "upstream_failed")],
+)
+def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of, dag_id, after):
+    states = run_of(dag_id)
     assert states.run() == "success"
     states.broken("continues")
     states.trigger()
@@ -82,12 +86,25 @@ def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of):
     states.broken()
     assert states.end() == "failed"
     found = states.states()
-    assert (found["continues_run"], found["after_continues_run"]) == ("failed", "success")
+    assert (found["continues_run"], found["after_continues_run"]) == ("failed", after)
     assert "clear this task with its downstream tasks" in states.log("continues_run", 2)
     states.broken()
     states.clear("continues_run")
     assert states.end() == "success"
     assert states.built() == {"continues": 1, "after_continues": 1}
+
+
+def test_a_node_is_retried_although_dbt_has_built_what_is_downstream_of_its_test_only(run_of):
+    """`after_compared` reads `compared`, and a test in the task of `compared` reads `against`."""
+    states = run_of("decides_after")
+    assert states.run() == "success"
+    states.broken("against")
+    states.trigger()
+    states.wait_for_state("dbt.against_run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    assert states.built() == {"against": 1}
+    assert states.tasks()["dbt.compared.test"]["state"] == "success"
 
 
 def test_a_run_can_select_nodes_of_the_second_group_only(run_of):

@@ -156,8 +156,9 @@ def test_a_task_downstream_of_the_teardown_is_refused(unchanged, is_second):
         after.set_upstream(done) if is_second else done >> after
 
 
-def test_a_stale_source_stops_only_what_depends_on_it(small):
-    """The test of `orders` is not run, because it reads `late`. What reads `orders` is built.
+@pytest.mark.parametrize("test_behavior", [TestBehavior.AFTER_EACH, TestBehavior.BUILD])
+def test_a_stale_source_stops_only_what_depends_on_it(small, test_behavior):
+    """One test of `orders` is not run, because it reads `late`. What reads `orders` is built.
 
     `late` and `base` use a function, which is built for `base`.
     """
@@ -180,7 +181,9 @@ def test_a_stale_source_stops_only_what_depends_on_it(small):
                   - name: orders
                     columns:
                       - name: id
-                        data_tests: [relationships: {arguments: {to: ref('late'), field: id}}]
+                        data_tests:
+                          - unique
+                          - relationships: {arguments: {to: ref('late'), field: id}}
             """,
         },
         late="select {{ function('twice') }}(id) as id from {{ source('raw', 'events') }}",
@@ -189,8 +192,7 @@ def test_a_stale_source_stops_only_what_depends_on_it(small):
         orders="select id from {{ ref('base') }}",
         after_orders="select id from {{ ref('orders') }}",
     )
-    dag = render(path, source_freshness=True)
-    assert ("orders.test", "after_orders_run") in edges(dag)
+    dag = render(path, source_freshness=True, test_behavior=test_behavior)
     group = dag.get_task("dbt_build").group
     (check,) = group.slim["freshness"]
     found = {node.split(".")[2] for node in nodes_downstream_of(group.slim, check["nodes"])}

@@ -34,6 +34,11 @@ decides_continue = DbtDag(dag_id="decides_continue", **NO_RETRY, **dbt_args("con
 decides_continue_retried = DbtDag(
     dag_id="decides_continue_retried", **ARGS, **dbt_args("continues+")
 )
+# With a callback each node task starts a process, and reads its result after those upstream of it.
+CALLED = {**ARGS, "default_args": {**ARGS["default_args"], "on_success_callback": print}}
+decides_continue_called = DbtDag(
+    dag_id="decides_continue_called", **CALLED, **dbt_args("continues+")
+)
 decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
@@ -69,9 +74,9 @@ decides_last = DbtDag(dag_id="decides_last", **ARGS, **TESTS_LAST, source_freshn
 with DAG("decides_groups", params={"skip": False}, **ARGS):
 
     @task
-    def perhaps_skip(params) -> None:
+    def perhaps_skip(number: int, params) -> None:
         if params["skip"]:
-            raise AirflowSkipException("The run asks for it.")
+            raise AirflowSkipException(f"The run asks for it, also in task instance {number}.")
 
     groups = [
         DbtTaskGroup(group_id=f"group_{n}", **dbt_args(f"independent_{n}"), run_options=True)
@@ -81,7 +86,7 @@ with DAG("decides_groups", params={"skip": False}, **ARGS):
     @task
     def between() -> None: ...
 
-    perhaps_skip() >> groups[0] >> between() >> groups[1]
+    perhaps_skip.expand(number=[1, 2]) >> groups[0] >> between() >> groups[1]
     groups[0] >> groups[1]
 
 with DAG("decides_after", **ARGS):
