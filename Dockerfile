@@ -23,6 +23,9 @@ ENV AIRFLOW__COSMOS__ENABLE_CACHE_DBT_YAML_SELECTORS=False
 ENV DBT_USE_COLORS=False
 # Cosmos runs dbt in a temporary folder, so a log file in it could not be read later.
 ENV DBT_LOG_LEVEL_FILE=none
+# dbt 1.12 would read the .env file of the folder in which it starts, or of a folder above it. So the
+# nodes of a project, and the variables of all later tasks, would depend on that folder.
+ENV PYTHON_DOTENV_DISABLED=1
 # After an edit in dbt/ the next parse of a DAG file runs `dbt parse`. The defaults of 30 and 50 s
 # are too short for that.
 ENV AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120

@@ -117,6 +117,9 @@ class Arguments:
                 f"ProjectConfig(manifest_path={manifest}, manifest_conn_id=...)",
                 "the manifest must be a local file",
             )
+        for name, value in (arguments.environment or {}).items():
+            if not isinstance(value, str):
+                raise ValueError(f"env_vars: the value of {name} is {value!r}, and must be a text.")
         _check_execution(arguments.execution_config)
         _check_render(arguments.render_config, arguments.execution_config)
         _check_operator_args(arguments.operator_args)

@@ -183,8 +183,14 @@ def _links(project: DbtProject) -> dict[str, str]:
     return {name: str(project.path / name) for name in sorted(names)}
 
 
+def _yaml(file: Path) -> dict:
+    # The errors of the parser name the file only if the parser reads it.
+    with file.open() as text:
+        return yaml.safe_load(text) or {}
+
+
 def _project_yml(path: Path) -> dict:
-    return yaml.safe_load((path / "dbt_project.yml").read_text()) or {}
+    return _yaml(path / "dbt_project.yml")
 
 
 def _packages_folder(path: Path) -> Path:
@@ -257,8 +263,7 @@ def _packages_for_workdir(project: DbtProject, file: Path) -> str:
     paths must stay. A link is made where such a path leads to from the working directory. If the
     link cannot be made, the path is made absolute.
     """
-    text = file.read_text()
-    content = yaml.safe_load(text) or {}
+    content = _yaml(file)
     local = [package for package in content.get("packages") or [] if "local" in package]
     for package in local:
         folder = (project.path / package["local"]).resolve()
@@ -270,15 +275,14 @@ def _packages_for_workdir(project: DbtProject, file: Path) -> str:
         if not _link(project, str(package["local"]), folder):
             package["local"] = str(folder)
         _link_packages_of(project, folder, seen=set())
-    return yaml.safe_dump(content) if local else text
+    return yaml.safe_dump(content) if local else file.read_text()
 
 
 def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> None:
     seen.add(package)
     for name in PACKAGE_FILES:
         file = package / name
-        content = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
-        for nested in content.get("packages") or []:
+        for nested in (_yaml(file) if file.is_file() else {}).get("packages") or []:
             path = str(nested.get("local", ""))
             source = (project.path / path).resolve()
             if source.is_dir() and source not in seen and _link(project, path, source):

@@ -247,6 +247,13 @@ def test_an_argument_is_honoured_or_refused_by_its_name(unchanged, owner, name, 
         assert getattr(operator, name) == value
 
 
+@pytest.mark.parametrize("value", [None, 4])
+def test_a_variable_of_the_environment_has_to_be_a_text(unchanged, value):
+    configs = arguments(unchanged, env_vars={"THREADS": value})
+    with pytest.raises(ValueError, match=f"^env_vars: the value of THREADS is {value}, and"):
+        Arguments.check(configs)
+
+
 def test_a_profile_can_be_a_file(unchanged, tmp_path):
     file = write(tmp_path, {"profiles.yml": "any: {}"}) / "profiles.yml"
     configs = {**arguments(unchanged), "profile_config": ProfileConfig("any", "dev", file)}

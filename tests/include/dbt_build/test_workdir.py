@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import run
 
 import pytest
+import yaml
 from cosmos import ProfileConfig
 
 from include.dbt_build import workdir
@@ -155,6 +156,25 @@ def test_an_error_of_dbt_names_the_project_and_has_the_message_of_dbt(second):
     # The error is repaired as soon as the file is.
     write(second, {"models/base.sql": "select 1 as id"})
     assert len(names_with_task(render(second))) == 6
+
+
+@pytest.mark.parametrize("name", ["dbt_project.yml", "packages.yml"])
+def test_an_error_in_a_yaml_file_names_the_file(second, name):
+    write(second, {name: "a: [1\nb: 2"})
+    with pytest.raises(yaml.YAMLError, match=f'in "{second / name}"'):
+        prepare(dbt_project(second))
+
+
+def test_dbt_reads_no_dotenv_file(small, monkeypatch):
+    alias = "{{ config(alias='a_' ~ env_var('SUFFIX', 'none')) }} select 1 as id"
+    path = small({".env": "SUFFIX=of_the_file"}, base=alias)
+    monkeypatch.chdir(path)
+    project = dbt_project(path)
+    prepare(project)
+    assert "SUFFIX" not in os.environ
+    assert is_up_to_date(project)
+    manifest = json.loads((project.target / "manifest.json").read_text())
+    assert manifest["nodes"]["model.small.base"]["alias"] == "a_none"
 
 
 def test_each_way_to_parse_a_project_has_a_working_directory(second):
