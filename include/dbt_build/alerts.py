@@ -35,6 +35,14 @@ WITH_ROWS = bool(os.environ.get("ALERTS_WITH_ROWS"))
 # A message names this many failed nodes, each with this many characters of dbt's message.
 NAMED_NODES, MESSAGE_CHARACTERS = 10, 500
 
+# A quoted text after one of these words is a name, or a part of the project's SQL.
+NAMED = (
+    "relation|column|reference|constraint|schema|table|view|function|type|role|user|database|index"
+    "|sequence|extension|language|parameter|name|at|near"
+)
+# The beginning of a line, as far as its quoted texts are such names.
+NO_VALUE = re.compile(rf'(?:\b(?:{NAMED}) "[^"]*"|[^"])*')
+
 log = logging.getLogger(__name__)
 
 
@@ -231,14 +239,18 @@ def _entry(kind, name, owner, link, message: str = "", failures: int | None = No
 def without_rows(message: str) -> str:
     """Return a message of dbt without the values of rows that a database puts into its errors.
 
-    Postgres puts them into lines after the first one, such as DETAIL, and at the end of the first
-    line, as in `invalid input syntax for type integer: "..."`. Other databases use single quotes.
+    Postgres puts them into lines after the first one, such as DETAIL, and into the quoted texts of
+    the first line, as in `invalid input syntax for type integer: "..."`. Other databases use single
+    quotes, or no quotes as in `Bad int64 value: ...`.
     """
     # The first line is dbt's own, and the second one begins the message of the database.
     if found := re.search(r"(Database|Runtime) Error.*\n", message):
         first = message[found.end() :].partition("\n")[0]
-        first = re.sub(r': ".*', ': "..."', first)
-        message = message[: found.end()] + re.sub("'.*'", "'...'", first)
+        start = NO_VALUE.match(first).end()
+        # A value after a colon can continue in the next line.
+        first = first[:start] + re.sub('(?<=: )".*|".*"|".*', '"..."', first[start:])
+        first = re.sub("value: .*", "value: ...", re.sub("'.*'", "'...'", first))
+        message = message[: found.end()] + first
     return re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]
 
 

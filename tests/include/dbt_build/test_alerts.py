@@ -37,6 +37,20 @@ from tests.include.dbt_build.conftest import arguments, profile
             'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
             'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
         ),
+        (
+            'Database Error in model e\n  value "3000000000" is out of range for type integer',
+            'Database Error in model e\n  value "..." is out of range for type integer',
+        ),
+        (
+            'Database Error in model e\n  column "at" has invalid value "Ja" for "YYYY"',
+            'Database Error in model e\n  column "at" has invalid value "..."',
+        ),
+        (
+            "Database Error in model e\n  Bad int64 value: 555-0199",
+            "Database Error in model e\n  Bad int64 value: ...",
+        ),
+        ('Database Error in model e\n  null value in column "a" of relation "b" violates', None),
+        ('Database Error in model e\n  syntax error at or near "from_"', None),
         # The end of the output of an external dbt.
         (
             "dbt ended with code 2: Running\nDatabase Error\n  it's full\n  DETAIL:  Key (id)=(5)",
