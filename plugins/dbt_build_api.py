@@ -4,8 +4,8 @@ A report needs no login, because it is signed with a key that only workers and A
 length and its signature are checked before it is parsed. A report changes only node tasks and the
 teardown of the running build task that sent it. Each change writes a row to Airflow's audit log.
 
-This file uses internals of Airflow: the models of the task instances, of the DAG versions and of the
-audit log. In the repository of the template, tests/plugins/test_dbt_build_api.py names what an
+This file uses internals of Airflow: the models of the task instances, of the DAG versions and of
+the audit log. In the repository of the template, tests/plugins/test_dbt_build_api.py names what an
 upgrade of Airflow has changed.
 """
 

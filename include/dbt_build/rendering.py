@@ -63,7 +63,7 @@ class Rendering:
         render.node_conversion_by_task_group = False
         return {
             **self.kwargs,
-            # Without a path here, Cosmos expects no folder `models`: dbt_project.yml names the folders.
+            # With a path here, Cosmos would look for the folder `models` in it.
             "project_config": ProjectConfig(
                 manifest_path=self.group.slim_file,
                 project_name=getattr(
