@@ -246,9 +246,10 @@ def without_rows(message: str) -> str:
     # The first line is dbt's own, and the second one begins the message of the database.
     if found := re.search(r"(Database|Runtime) Error.*\n", message):
         first = message[found.end() :].partition("\n")[0]
+        # A value after a colon can have quotes, and can continue in the next line.
+        first = re.sub(': ".*', ': "...', first)
         start = NO_VALUE.match(first).end()
-        # A value after a colon can continue in the next line.
-        first = first[:start] + re.sub('(?<=: )".*|".*"|".*', '"..."', first[start:])
+        first = first[:start] + re.sub('".*"|".*', '"..."', first[start:])
         first = re.sub("value: .*", "value: ...", re.sub("'.*'", "'...'", first))
         message = message[: found.end()] + first
     return re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]

@@ -119,7 +119,9 @@ class Arguments:
             )
         for name, value in (arguments.environment or {}).items():
             if not isinstance(value, str):
-                raise ValueError(f"env_vars: the value of {name} is {value!r}, and must be a text.")
+                raise ValueError(
+                    f"The environment variable {name} must be a string, not {value!r}."
+                )
         _check_execution(arguments.execution_config)
         _check_render(arguments.render_config, arguments.execution_config)
         _check_operator_args(arguments.operator_args)

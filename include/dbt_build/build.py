@@ -61,20 +61,19 @@ class DbtBuildOperator(DbtCommandOperator):
         skipped = [
             name
             for name in self.upstream_task_ids
-            # A mapped task has a state for each of its task instances.
-            if "skipped" in task_states(ti, name).values()
-            and not (self.run_options.is_partial and self._is_left_out(name, states))
+            if _is_skipped(ti, name, states)
+            and not (self.run_options.is_partial and self._is_left_out(ti, name, states))
         ]
         if skipped:
             raise AirflowSkipException(f"Skipped, because {skipped[0]} was skipped.")
 
-    def _is_left_out(self, name: str, states: dict[str, str | None]) -> bool:
+    def _is_left_out(self, ti, name: str, states: dict[str, str | None]) -> bool:
         """Return whether a task was skipped only because the run does not select some nodes."""
         task = self.dag.get_task(name)
         if isinstance(task, DbtNodeOperator):
             return states.get(task.group.build_id) == "success"
-        skipped = [above for above in task.upstream_task_ids if states.get(above) == "skipped"]
-        return bool(skipped) and all(self._is_left_out(above, states) for above in skipped)
+        skipped = [above for above in task.upstream_task_ids if _is_skipped(ti, above, states)]
+        return bool(skipped) and all(self._is_left_out(ti, above, states) for above in skipped)
 
     def _build_pending(self, context) -> None:
         """Build the nodes whose tasks are not successful.
@@ -106,6 +105,7 @@ class DbtBuildOperator(DbtCommandOperator):
             if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 to_run = self._nodes_to_run(context) if selected is None else selected
+                self.results.add_skipped((stale & to_run) - built)
                 nodes = self._pending_nodes(pending, built, stale, to_run)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
@@ -314,6 +314,11 @@ class DbtBuildOperator(DbtCommandOperator):
             # A retry would build these nodes again, and add rows to a model without a unique_key.
             raise AirflowFailException(f"{message}. Clear this task to run dbt again.")
         raise AirflowException(message)
+
+
+def _is_skipped(ti, name: str, states: dict[str, str | None]) -> bool:
+    """Return whether a task was skipped, or one of the task instances of a mapped task."""
+    return "skipped" in ([states[name]] if name in states else task_states(ti, name).values())
 
 
 def nodes_of(tasks: Iterable[DbtNodeOperator]) -> set[str]:

@@ -215,11 +215,11 @@ class DbtNodeOperator(BaseOperator):
             return
         downstream = nodes_downstream_of(self.group.slim, relations) - {*stored["nodes"]}
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
-        states = task_states(ti)
+        states, selected = task_states(ti), self._selected_nodes(ti)
         for name in self.group.node_task_ids:
             # A task that waits for this one reads its stored result later.
             is_built = "success" in (states.get(name), results.get(name, {}).get("outcome"))
-            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes):
+            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes_of(selected)):
                 raise AirflowFailException(
                     f"dbt has built {name} without the new rows of {', '.join(self.nodes)}: clear "
                     "this task with its downstream tasks."

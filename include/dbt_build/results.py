@@ -79,6 +79,11 @@ class BuildResults:
         for node in nodes:
             self.nodes[node] = NodeResult("success", now, now, [line])
 
+    def add_skipped(self, nodes: Iterable[str]) -> None:
+        """Set nodes to skipped that dbt does not get, because they depend on a stale source."""
+        for node in nodes:
+            self.nodes[node].status = "skipped"
+
     def receive(self, event) -> None:
         """Read an event of dbtRunner."""
         try:
@@ -248,11 +253,12 @@ class BuildResults:
     def message(self, nodes: Iterable[str]) -> str:
         """Return what dbt logged about some nodes, without Airflow's secrets.
 
-        If some of them failed, only their lines are returned.
+        If some of them failed, their lines come first, then only those of the nodes that warned.
         """
         found = [self.nodes[node] for node in nodes if node in self.nodes]
-        failed = [node for node in found if node.has_failed]
-        return redact("\n".join(line for node in failed or found for line in node.lines))
+        if failed := [node for node in found if node.has_failed]:
+            found = failed + [node for node in found if node.status == "warn"]
+        return redact("\n".join(line for node in found for line in node.lines))
 
     def sql(self, nodes: Iterable[str]) -> str:
         """Return the SQL of those nodes that failed, without Airflow's secrets."""

@@ -38,6 +38,10 @@ from tests.include.dbt_build.conftest import arguments, profile
             'dbt failed: Database Error\n  connection to server at "127.0.0.1", port 1 failed',
         ),
         (
+            'Database Error in model e\n  invalid input syntax for type json: "a" secret\n  "',
+            'Database Error in model e\n  invalid input syntax for type json: "..."',
+        ),
+        (
             'Database Error in model e\n  value "3000000000" is out of range for type integer',
             'Database Error in model e\n  value "..." is out of range for type integer',
         ),

@@ -248,9 +248,9 @@ def test_an_argument_is_honoured_or_refused_by_its_name(unchanged, owner, name, 
 
 
 @pytest.mark.parametrize("value", [None, 4])
-def test_a_variable_of_the_environment_has_to_be_a_text(unchanged, value):
+def test_an_environment_variable_has_to_be_a_string(unchanged, value):
     configs = arguments(unchanged, env_vars={"THREADS": value})
-    with pytest.raises(ValueError, match=f"^env_vars: the value of THREADS is {value}, and"):
+    with pytest.raises(ValueError, match=f"^The environment variable THREADS .* not {value}"):
         Arguments.check(configs)
 
 

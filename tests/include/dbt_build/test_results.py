@@ -161,14 +161,23 @@ def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
     assert "FAIL 2 a" in second
 
 
+def test_a_test_that_a_stale_source_leaves_out_does_not_hide_a_failed_one():
+    results = received(start(TEST), finish("fail", node=TEST))
+    results.add_skipped(["test.p.left_out"])
+    assert results.outcome([TEST, "test.p.left_out"]) == "fail"
+    assert results.skipped() == {"test.p.left_out"}
+
+
 def test_the_message_of_a_failed_task_leaves_out_the_tests_that_passed():
-    passed = "test.p.a_is_there"
+    passed, warned = "test.p.a_is_there", "test.p.a_is_new"
     results = received(
         *(start(passed), line(passed), finish("pass", node=passed)),
+        *(start(warned), line(warned), finish("warn", node=warned)),
         *(start(TEST), finish("fail", "Got 2 results", TEST)),
     )
-    assert results.message([passed, TEST]) == "a_is_right: Got 2 results"
-    assert "FAIL 2 a" in results.message([passed])
+    shown = results.message([passed, warned, TEST]).splitlines()
+    assert shown == ["a_is_right: Got 2 results", *results.message([warned]).splitlines()]
+    assert results.message([passed])
 
 
 def test_a_failed_test_names_the_table_of_its_rows():

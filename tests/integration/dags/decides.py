@@ -84,9 +84,13 @@ with DAG("decides_groups", params={"skip": False}, **ARGS):
     ]
 
     @task
-    def between() -> None: ...
+    def between(number: int) -> None: ...
 
-    perhaps_skip.expand(number=[1, 2]) >> groups[0] >> between() >> groups[1]
+    first, second = (
+        between.override(task_id=f"{name}_between").expand(number=[1, 2])
+        for name in ("first", "second")
+    )
+    perhaps_skip.expand(number=[1, 2]) >> groups[0] >> first >> second >> groups[1]
     groups[0] >> groups[1]
 
 with DAG("decides_after", **ARGS):
