@@ -118,6 +118,8 @@ def command_env(settings: Settings) -> dict[str, str]:
         # `begin`.
         "DBT_EVENT_TIME_START": str(today - timedelta(days=31)),
         "DBT_EVENT_TIME_END": str(today),
+        # dbt 1.12 would read the .env of the Astro CLI, and with it the DBT_TARGET of the DAGs.
+        "PYTHON_DOTENV_DISABLED": "1",
         **settings.environment,
         **settings.dbt_env(),
     }

@@ -31,7 +31,7 @@ READS_ORDERS = "select * from {{ source('raw', 'orders') }}"
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
-    own = ("DBT_PROJECTS_DIR", "DBT_TARGET")
+    own = ("DBT_PROJECTS_DIR", "DBT_TARGET", "PYTHON_DOTENV_DISABLED")
     environment = {name: value for name, value in os.environ.items() if name not in own}
     # dbt reads this variable, which a shell can have for another project.
     environment["DBT_PROJECT_DIR"] = "/nowhere"
@@ -88,6 +88,13 @@ def test_files_that_the_project_ignores_are_committed_or_not_needed(
 def test_a_profile_that_cannot_be_used_here_is_replaced(bring_in, clone, settings, profile):
     bring_in({"profiles.yml": f"shop: {profile}", "models/a.sql": "select 1 as id"})
     assert profiles_dir(settings, clone / "dbt" / "shop") == settings.home / "profiles" / "shop"
+    done = run_in(clone, settings, "dbt", "shop", "--quiet", "parse")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_make_dbt_does_not_read_the_env_file_of_the_astro_cli(bring_in, clone, settings):
+    bring_in({"models/a.sql": "select 1 as id"})
+    write(clone, {".env": "DBT_TARGET=dev_ann"})
     done = run_in(clone, settings, "dbt", "shop", "--quiet", "parse")
     assert done.returncode == 0, done.stdout + done.stderr
 
