@@ -22,6 +22,10 @@ class ReportError(Exception):
     """No API server with the plugin has accepted a report."""
 
 
+class BuildEndedError(ReportError):
+    """Airflow has ended the build task, so it accepts no reports."""
+
+
 class PluginClient:
     """Sends reports of one build task instance, with the TLS settings of Airflow's own client."""
 
@@ -35,6 +39,7 @@ class PluginClient:
         """Send a report and return the answer of the plugin.
 
         Raises:
+            BuildEndedError: the build task is not running in Airflow any more.
             ReportError: there is no signing key, or no URL returned an answer of the plugin.
         """
         if self.key is None:
@@ -53,6 +58,8 @@ class PluginClient:
                 # A proxy can answer 200 with a page of its own.
                 answer = Answer.model_validate_json(response.raise_for_status().content)
             except httpx.HTTPStatusError as error:
+                if error.response.status_code == httpx.codes.CONFLICT:
+                    raise BuildEndedError(f"{url}: {error.response.text}") from None
                 errors.append(f"{url}: status {error.response.status_code}")
             except (httpx.HTTPError, ValueError) as error:
                 errors.append(f"{url}: {type(error).__name__}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.execution_time.xcom import XCom
 
-from include.dbt_build.channel import PluginClient, ReportError, TaskLogs
+from include.dbt_build.channel import BuildEndedError, PluginClient, ReportError, TaskLogs
 from include.dbt_build.protocol import (
     BUILT_NODES,
     INCOMPLETE,
@@ -196,7 +196,9 @@ class ResultReporter:
         try:
             answer = self._client.send(report)
         except ReportError as error:
-            if self._retry_seconds == POLL_SECONDS:
+            # Airflow then interrupts this task too, for a reason that is in the log.
+            is_expected = isinstance(error, BuildEndedError)
+            if self._retry_seconds == POLL_SECONDS and not is_expected:
                 log.warning("Airflow shows the results later, when dbt has ended: %s", error)
             self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
             self._next_report = monotonic() + self._retry_seconds

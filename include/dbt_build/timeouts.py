@@ -7,6 +7,7 @@ for a statement that hangs. If the process were killed, the database would conti
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,9 +56,13 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in REASONS}
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if not received:
             raise
+        # The frames of dbt have semaphores, which Python would log as leaked.
+        while error:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
         raise DbtInterruptedError(f"dbt was interrupted: {REASONS[received[0]]}.") from None
     finally:
         for number, handler in before.items():

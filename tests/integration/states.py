@@ -179,8 +179,9 @@ class States:
         )
         file = folder / f"task_id={task_id}" / f"attempt={attempt}.log"
         events = []
-        # A task that has only just started has none.
-        for line in map(json.loads, file.read_text().splitlines() if file.exists() else []):
+        # A task that has only just started has none, and a line may not be complete yet.
+        lines = file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
+        for line in map(json.loads, lines):
             events.append(line["event"])
             events += [error["exc_value"] for error in line.get("error_detail", [])]
         return "\n".join(events)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.dbt_build.channel import PluginClient, ReportError
+from include.dbt_build.channel import BuildEndedError, PluginClient, ReportError
 from include.dbt_build.protocol import Answer, Report
 from tests.conftest import free_port
 from tests.include.dbt_build.certificates import write_certificate
@@ -94,6 +94,13 @@ def test_an_answer_with_another_status_is_no_success(settings):
     with server(503, ANSWER) as proxy:
         settings(proxy.url)
         with pytest.raises(ReportError, match="status 503"):
+            send()
+
+
+def test_a_build_task_that_airflow_has_ended_is_distinguished(settings):
+    with server(409, '{"detail": "no such build task is running"}') as plugin:
+        settings(plugin.url)
+        with pytest.raises(BuildEndedError, match="no such build task is running"):
             send()
 
 
