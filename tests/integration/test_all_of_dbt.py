@@ -95,3 +95,26 @@ def test_a_new_model_is_a_task_without_a_restart(api, whole, projects):
         wait_until(lambda: "written_later_run" in task_ids(api, "all_of_dbt"), seconds=60)
     finally:
         model.unlink()
+
+
+def test_nodes_with_difficult_names_are_built_retried_cleared_and_checked(api, warehouse):
+    states = States(api, warehouse, "names")
+    copy = 'create table raw_states."all events" as select * from raw_states.events'
+    warehouse.execute("drop schema if exists names cascade")
+    warehouse.execute(copy)
+    every = {"a, b & c": 1, "reads it": 1, "appends": 1, "loaded": 1}
+    # A retry of the node task runs dbt for this node alone.
+    states.broken("a, b & c")
+    states.trigger()
+    states.wait_for_state("a__b___c_run", "up_for_retry")
+    warehouse.execute("truncate raw_states.broken")
+    assert states.end() == "success"
+    assert states.built() == every
+    assert "PASS raw_states.all events is" in states.log("raw_states_all_events_freshness")
+    log = states.log("dbt_build")
+    assert "Running with dbt" in log
+    assert "full parse" not in log
+    # After a clear, the build task builds this node alone.
+    states.clear("a__b___c_run", downstream=False)
+    assert states.end() == "success"
+    assert states.built() == {**every, "a, b & c": 2}

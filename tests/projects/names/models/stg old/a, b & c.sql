@@ -1,0 +1,1 @@
+select {{ unless_broken('a, b & c') }} as id
