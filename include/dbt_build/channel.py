@@ -1,4 +1,4 @@
-"""The client of plugins/dbt_build_api.py, and the logs of tasks whose states the plugin sets."""
+"""The client of plugins/build_api.py, and the logs of tasks whose states the plugin sets."""
 
 import json
 import logging

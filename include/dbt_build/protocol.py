@@ -1,6 +1,6 @@
 """What the build task, the node tasks and the plugin exchange: XCom keys and signed reports.
 
-The build task sends a `Report` to plugins/dbt_build_api.py while dbt works and gets an `Answer`.
+The build task sends a `Report` to plugins/build_api.py while dbt works and gets an `Answer`.
 Both processes derive the key of the signature from the same setting, so a report needs no login.
 """
 

@@ -37,7 +37,7 @@ def test_with_a_broken_plugin_each_task_starts_and_takes_its_stored_result(
         shutil.copytree(ROOT / name, root / name)
     for name in ("airflow_settings.yaml", "Dockerfile", "local.toml"):
         shutil.copy(ROOT / name, root)
-    (root / "plugins" / "dbt_build_api.py").write_text("raise ImportError('broken')")
+    (root / "plugins" / "build_api.py").write_text("raise ImportError('broken')")
     monkeypatch.delenv("HOME")
     broken = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(root / "plugins")}
     with started_apart(projects, folder, root=root, **broken) as env:

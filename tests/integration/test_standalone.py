@@ -158,7 +158,7 @@ def test_the_runs_of_the_dags_succeed(standalone, shell):
 
 def test_the_plugins_are_loaded(standalone):
     plugins = {plugin["name"] for plugin in standalone.api("GET", "/plugins")["plugins"]}
-    assert plugins >= {"dbt_build_api", "cosmos"}
+    assert plugins >= {"build_api", "cosmos"}
 
 
 def test_only_this_machine_can_connect(standalone, shell, clone):

@@ -17,16 +17,22 @@ from airflow.plugins_manager import get_fastapi_plugins
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.state import TaskInstanceState
+from dbt.plugins.manager import PluginManager
 from fastapi.testclient import TestClient
 from sqlalchemy import inspect as columns_of
 
 from include.dbt_build import DbtTaskGroup
 from include.dbt_build.protocol import Answer, Report, Times, sign, signing_key
-from plugins import dbt_build_api
+from plugins import build_api
+from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import FILES, arguments, node_tasks, write
 
 KEY = b"the key of this test"
 BUILD_ID = str(uuid4())
+
+
+def test_dbt_imports_no_plugin_of_airflow():
+    assert not [*(ROOT / "plugins").glob(f"{PluginManager.PLUGIN_MODULE_PREFIX}*")]
 
 
 @pytest.fixture
@@ -42,15 +48,15 @@ def applied(monkeypatch) -> list[Report]:
     def no_session():
         raise AssertionError("a session was opened")
 
-    monkeypatch.setattr(dbt_build_api, "key", KEY)
-    monkeypatch.setattr(dbt_build_api, "_apply_report", apply)
-    monkeypatch.setattr(dbt_build_api, "create_session", no_session)
+    monkeypatch.setattr(build_api, "key", KEY)
+    monkeypatch.setattr(build_api, "_apply_report", apply)
+    monkeypatch.setattr(build_api, "create_session", no_session)
     return reports
 
 
 @pytest.fixture
 def client(applied) -> TestClient:
-    return TestClient(dbt_build_api.app, raise_server_exceptions=False)
+    return TestClient(build_api.app, raise_server_exceptions=False)
 
 
 def post(client: TestClient, body: bytes, *, build_id: str = BUILD_ID, key: bytes = KEY, **headers):
@@ -126,7 +132,7 @@ def test_a_malformed_report_is_unprocessable(client, applied, content):
 
 
 def test_a_report_that_is_too_long_is_refused_before_it_is_read(client, applied, monkeypatch):
-    monkeypatch.setattr(dbt_build_api, "MAX_BYTES", 100)
+    monkeypatch.setattr(build_api, "MAX_BYTES", 100)
     assert post(client, body(others={"a" * 100: "skipped"})).status_code == 413
     # A body in chunks has no length, and an HTTP server refuses these lengths.
     assert client.post(f"/{BUILD_ID}", content=iter([b"a"])).status_code == 413
@@ -137,7 +143,7 @@ def test_a_report_that_is_too_long_is_refused_before_it_is_read(client, applied,
 
 
 def test_without_a_key_every_report_is_forbidden(client, applied, monkeypatch):
-    monkeypatch.setattr(dbt_build_api, "key", None)
+    monkeypatch.setattr(build_api, "key", None)
     assert post(client, body(), key=b"").status_code == 403
     assert applied == []
 
@@ -153,7 +159,7 @@ def test_a_report_needs_as_many_bytes_as_are_allowed():
     now = Times(start=datetime.now(UTC), end=datetime.now(UTC))
     names = [f"{'x' * 120}{number}" for number in range(50_000)]
     report = Report(succeeded=dict.fromkeys(names, now))
-    assert len(report.model_dump_json()) < dbt_build_api.MAX_BYTES
+    assert len(report.model_dump_json()) < build_api.MAX_BYTES
 
 
 def test_a_key_comes_from_the_setting_or_from_the_fernet_key():
@@ -183,7 +189,7 @@ def serialized(tmp_path, monkeypatch):
 @pytest.mark.parametrize("group", ["first", "last"])
 def test_a_build_may_set_the_states_of_its_own_tasks_only(serialized, group):
     dag, read = serialized
-    tasks = dbt_build_api.BuildTasks(read, f"{group}.dbt_build")
+    tasks = build_api.BuildTasks(read, f"{group}.dbt_build")
     assert tasks.nodes == {name for name in node_tasks(dag) if name.startswith(group)}
     assert tasks.teardown == f"{group}.dbt_build_done"
     assert f"{group}.dbt_build" in tasks.upstream[f"{group}.base.run"]
@@ -195,7 +201,7 @@ def test_times_outside_of_the_try_are_unprocessable():
 
     def check(start: datetime, end: datetime) -> None:
         report = Report(succeeded={"a": Times(start=start, end=end)})
-        dbt_build_api._check_times(report, build)
+        build_api._check_times(report, build)
 
     check(now - timedelta(minutes=2), now)
     for start, end in (
@@ -203,18 +209,18 @@ def test_times_outside_of_the_try_are_unprocessable():
         (now - timedelta(hours=2), now),
         (now, now + timedelta(hours=1)),
     ):
-        with pytest.raises(dbt_build_api.HTTPException) as error:
+        with pytest.raises(build_api.HTTPException) as error:
             check(start, end)
         assert error.value.status_code == 422
 
 
 def test_a_try_has_the_next_number_in_each_version_of_airflow(monkeypatch):
-    monkeypatch.setattr(dbt_build_api, "TaskInstance", SimpleNamespace())
+    monkeypatch.setattr(build_api, "TaskInstance", SimpleNamespace())
     # Airflow 3.3 counts a try when it is scheduled.
-    assert [dbt_build_api.next_try(SimpleNamespace(try_number=n)) for n in (0, 1)] == [1, 2]
-    monkeypatch.setattr(dbt_build_api, "TaskInstance", SimpleNamespace(working_set=None))
+    assert [build_api.next_try(SimpleNamespace(try_number=n)) for n in (0, 1)] == [1, 2]
+    monkeypatch.setattr(build_api, "TaskInstance", SimpleNamespace(working_set=None))
     # Airflow 3.4 counts it when the last one has ended.
-    assert [dbt_build_api.next_try(SimpleNamespace(try_number=n)) for n in (0, 1, 2)] == [1, 1, 2]
+    assert [build_api.next_try(SimpleNamespace(try_number=n)) for n in (0, 1, 2)] == [1, 1, 2]
 
 
 USED = {

@@ -4,8 +4,10 @@ A report needs no login, because it is signed with a key that only workers and A
 length and its signature are checked before it is parsed. A report changes only node tasks and the
 teardown of the running build task that sent it. Each change writes a row to Airflow's audit log.
 
+The name of the file does not begin with `dbt_`, because dbt imports each such module.
+
 This file uses internals of Airflow: the models of the task instances, of the DAG versions and of
-the audit log. In the repository of the template, tests/plugins/test_dbt_build_api.py names what an
+the audit log. In the repository of the template, tests/plugins/test_build_api.py names what an
 upgrade of Airflow has changed.
 """
 
@@ -44,7 +46,7 @@ app = FastAPI(title="dbt build", docs_url=None, redoc_url=None, openapi_url=None
 key = signing_key(conf)
 if key is None:
     log.warning(
-        "dbt_build_api is off: node tasks become successful only after dbt has ended. "
+        "plugins/build_api.py is off: node tasks become successful only after dbt has ended. "
         "Set [dbt_build] signing_key or [core] fernet_key for workers and API server."
     )
 
@@ -239,6 +241,6 @@ def next_try(ti: TaskInstance) -> int:
     return ti.try_number + 1
 
 
-class DbtBuildApi(AirflowPlugin):
-    name = "dbt_build_api"
+class BuildApi(AirflowPlugin):
+    name = "build_api"
     fastapi_apps = [{"app": app, "url_prefix": "/dbt_build", "name": "dbt build"}]  # noqa: RUF012
