@@ -38,9 +38,9 @@ def own_variables(settings: Settings) -> dict[str, str]:
 
 def port_in_use(settings: Settings) -> str | None:
     """Return the port of the running Airflow, or None unless every component runs."""
-    processes = _state(settings)["processes"]
-    is_running = COMPONENTS.keys() <= processes.keys() and not _ended(settings, processes)
-    return _state(settings)["port"] if is_running else None
+    state = _state(settings)
+    is_running = COMPONENTS.keys() <= _processes(state).keys() == state["processes"].keys()
+    return state["port"] if is_running else None
 
 
 def require_running(settings: Settings) -> str:
@@ -70,16 +70,18 @@ def start(settings: Settings, env: Mapping[str, str], others: Mapping | None = N
         for name, command in {**(others or {}), **COMPONENTS}.items():
             state["processes"][name] = launch(settings, name, command, env)
             state_file(settings).write_text(json.dumps(state))
-        _wait_until_healthy(settings, state["processes"], show)
+        _wait_until_healthy(settings, state, show)
 
 
-def launch(settings: Settings, name: str, command: list, env: Mapping[str, str]) -> int:
-    """Start a component; return its process ID."""
+def launch(
+    settings: Settings, name: str, command: list, env: Mapping[str, str]
+) -> tuple[int, float]:
+    """Start a component; return its process ID and the time when the process was created."""
     path = settings.logs / f"{name}.log"
     # A process that still writes to the file continues in the renamed file.
     RotatingFileHandler(path, backupCount=3, delay=True).doRollover()
     with path.open("a") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             env={**env, **own_variables(settings)},
             cwd=ROOT,
@@ -87,14 +89,15 @@ def launch(settings: Settings, name: str, command: list, env: Mapping[str, str])
             stdout=log,
             stderr=log,
             start_new_session=True,
-        ).pid
+        )
+    return process.pid, psutil.Process(process.pid).create_time()
 
 
 def stop(settings: Settings) -> None:
     """End every component, and every process that a component started."""
-    if processes := _own_processes(settings):
+    components = [*_processes(_state(settings)).values()]
+    if components or _own_processes(settings):
         with step("Stopping Airflow"):
-            components = [p for p in processes if p.pid in _state(settings)["processes"].values()]
             for process in components:
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
@@ -113,22 +116,28 @@ def _own_processes(settings: Settings) -> list[psutil.Process]:
     return [p for p in processes if wanted <= (p.info["environ"] or {}).items()]
 
 
-def _wait_until_healthy(settings: Settings, processes: dict[str, int], show) -> None:
+def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
     deadline = time.monotonic() + START_SECONDS
-    url = f"http://127.0.0.1:{settings.port}/api/v2/monitor/health"
-    unhealthy = ["api-server"]
-    while unhealthy:
-        if ended := _ended(settings, processes):
-            raise Failure(f"Airflow's {ended[0]} ended: see {settings.logs / ended[0]}.log.")
-        names = ", ".join(unhealthy)
-        if time.monotonic() > deadline:
-            raise Failure(f"Not healthy after {START_SECONDS} s: {names}. See {settings.logs}.")
-        show(f"waiting for {names}")
-        time.sleep(0.5)
-        with suppress(httpx.TransportError, ValueError):
+    url = f"http://127.0.0.1:{state['port']}/api/v2/monitor/health"
+    while time.monotonic() < deadline:
+        if ended := state["processes"].keys() - _processes(state).keys():
+            name = min(ended)
+            raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
+        try:
             health = httpx.get(url, trust_env=False).json()
             # The report has null for a component that has not started yet.
-            unhealthy = [n for n, part in health.items() if (part or {}).get("status") != "healthy"]
+            statuses = {name: (part or {}).get("status") for name, part in health.items()}
+            waiting_for = [name for name, status in statuses.items() if status != "healthy"]
+        except (httpx.TransportError, ValueError):
+            waiting_for = ["api-server"]
+        if not waiting_for:
+            return
+        show(f"waiting for {', '.join(waiting_for)}")
+        time.sleep(0.5)
+    raise Failure(
+        f"Airflow is not healthy after {START_SECONDS} seconds: {', '.join(waiting_for)}. "
+        f"See {settings.logs}."
+    )
 
 
 def _state(settings: Settings) -> dict:
@@ -139,7 +148,12 @@ def _state(settings: Settings) -> dict:
         return {"port": None, "processes": {}}
 
 
-def _ended(settings: Settings, processes: dict[str, int]) -> list[str]:
-    """Return the components that do not run any more."""
-    pids = {process.pid for process in _own_processes(settings)}
-    return [name for name, pid in processes.items() if pid not in pids]
+def _processes(state: dict) -> dict[str, psutil.Process]:
+    """Return the components that still run, without other processes that have their old IDs."""
+    found = {}
+    for name, (pid, created_at) in state["processes"].items():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.create_time() == created_at and process.status() != psutil.STATUS_ZOMBIE:
+                found[name] = process
+    return found
