@@ -291,7 +291,7 @@ class DbtBuildOperator(DbtCommandOperator):
         # together with a node, and a test is a node that changes nothing.
         if tests := {node for node in with_task & to_run if node.startswith("test.")}:
             return (tests & pending_nodes) or {min(tests)}
-        if self.group.slim["has_end_hooks"]:
+        if "on-run-end" in self.group.slim["hooks"]:
             raise AirflowFailException(
                 "An earlier try built all nodes, but its on-run-end hooks may not have ended. "
                 "Clear this task to build the last nodes again, with the hooks."

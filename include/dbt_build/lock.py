@@ -2,7 +2,8 @@
 
 Airflow alone cannot ensure that: runs of a backfill do not count into `max_active_runs`, and two
 DAGs may build parts of one project. The build task holds an exclusive lock. Node tasks that run dbt
-hold a shared lock, because each builds its own nodes. It is an advisory lock in the warehouse,
+hold a shared lock, because each builds its own nodes. If the project has hooks, their locks are
+exclusive too, because each dbt command runs the hooks. It is an advisory lock in the warehouse,
 which Postgres releases with the connection, also when the process that holds it is killed.
 
 The lock belongs to a transaction and not to a session, because behind PgBouncer in transaction mode

@@ -70,8 +70,8 @@ class SlimManifest(TypedDict):
     repeated_batches: dict[str, int]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
-    # Whether dbt runs SQL of the project or of its packages after the last node.
-    has_end_hooks: bool
+    # When dbt runs SQL of the project or of its packages: "on-run-start", "on-run-end".
+    hooks: list[str]
 
 
 def all_nodes(manifest: dict) -> dict[str, dict]:
@@ -182,9 +182,13 @@ def slim_manifest(
             and not node["config"].get("full_refresh")
         },
         "owners": _owners(manifest, attached_to),
-        "has_end_hooks": any(
-            node["resource_type"] == "operation" and "on-run-end" in node["tags"]
-            for node in manifest["nodes"].values()
+        "hooks": sorted(
+            {
+                tag
+                for node in manifest["nodes"].values()
+                if node["resource_type"] == "operation"
+                for tag in node["tags"]
+            }
         ),
     }
 

@@ -203,6 +203,19 @@ def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
     assert "stored no result" not in states.log("independent_3_run")
 
 
+def test_two_nodes_that_fail_once_are_built_by_their_retries(run_of):
+    states = run_of("decides_twice")
+    states.broken("independent_1", "independent_2")
+    states.trigger()
+    wait_until(lambda: "up_for_retry" in states.states().values())
+    states.broken()
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert states.built() == {"independent_1": 1, "independent_2": 1}
+    for node in ("independent_1_run", "independent_2_run"):
+        assert states.tasks()[node]["try_number"] == 2
+
+
 def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     states = run_of("decides_function")
     assert states.run() == "success"

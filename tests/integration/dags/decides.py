@@ -42,6 +42,10 @@ decides_continue_called = DbtDag(
 decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
+# The selection is a node, a name that no node has, and a pattern of tags.
+decides_twice = DbtDag(
+    dag_id="decides_twice", **ARGS, **dbt_args("independent_1", "missing", "tag:wip*")
+)
 decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
 decides_unused = DbtDag(
     dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
