@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,13 @@ if HAS_POSTGRES:
 pytestmark = pytest.mark.slow
 
 
-def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp_path):
-    """`airflow dags test` runs the DAG in one process, with another metadata database."""
-    States(api, warehouse).broken()
-    events = tmp_path / "events"
+def run_with_lineage(dag_id: str, events: Path) -> str:
+    """Run a DAG in one process, with another metadata database, and return the logs of its tasks.
+
+    Args:
+        dag_id: the ID of the DAG.
+        events: the file that gets the OpenLineage events.
+    """
     env = {
         **os.environ,
         **SETTINGS.machine_env(),
@@ -30,10 +34,16 @@ def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp
         "PYTHONPATH": str(ROOT),
     }
     subprocess.run([BIN / "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    command = [BIN / "airflow", "dags", "test", "states_alone"]
+    command = [BIN / "airflow", "dags", "test", dag_id]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
+
+def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp_path):
+    States(api, warehouse).broken()
+    events = tmp_path / "events"
+    run_with_lineage("states_alone", events)
     emitted = [json.loads(line) for line in events.read_text().splitlines()]
     edges = {
         (output["name"], frozenset(source["name"] for source in event["inputs"]))
@@ -46,3 +56,11 @@ def test_each_model_has_an_event_with_its_inputs_and_outputs(api, warehouse, tmp
     assert (f"{models}.d", frozenset({f"{models}.b", f"{models}.c"})) in edges
     assert (f"{models}.c", frozenset({"warehouse.raw_states.events"})) in edges
     assert {output for output, _ in edges} >= {f"{models}.{name}" for name in "abcdefg"}
+
+
+def test_the_log_of_a_build_has_no_line_for_each_tested_snapshot(api, warehouse, tmp_path):
+    events = tmp_path / "events"
+    logged = run_with_lineage("all_of_dbt", events)
+    assert "PASS unique_customers_snapshot_id" in logged
+    assert "all_of_dbt.customers_snapshot" in events.read_text()
+    assert "Model node connected to test" not in logged
