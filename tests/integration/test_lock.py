@@ -78,14 +78,15 @@ def test_the_build_of_a_cleared_node_waits_too(two):
 
 def test_node_tasks_run_the_hooks_of_the_project_one_after_the_other(api, warehouse):
     states = States(api, warehouse, "states_alone")
-    states.broken("d")
+    states.broken("e")
     assert states.run() == "failed"
     states.broken()
     with warehouse.transaction():
         warehouse.execute("set local application_name = 'another node task'")
         lock = "select pg_advisory_xact_lock_shared(hashtext('dbt'), hashtext('states'))"
         warehouse.execute(lock)
-        states.clear("d_run", only_failed=True)
-        wait_until(lambda: "Waiting for another node task" in states.log("d_run", 2))
+        attempt = states.tasks()["e_run"]["try_number"] + 1
+        states.clear("e_run", only_failed=True)
+        wait_until(lambda: "Waiting for another node task" in states.log("e_run", attempt))
     assert states.end() == "success"
     assert states.not_successful() == {}
