@@ -66,10 +66,16 @@ REFUSED_RENDER_ARGS = {
 }
 # Arguments of an operator that are honoured before a task runs dbt.
 PARSE_ARGS = ("indirect_selection", "install_deps")
-# Options of dbt that an argument of Cosmos or the engine sets, and that flags must not set again.
-REFUSED_OPTIONS = (
-    *("--vars", "--target", "-t", "--profile", "--profiles-dir", "--project-dir"),
-    *("--target-path", "--log-path", "--no-write-json"),
+SET_BY_ARGUMENT = "an argument of Cosmos or the engine sets this option"
+# Options of dbt that flags must not have, each with the reason.
+REFUSED_OPTIONS = {
+    **dict.fromkeys(("--vars", "--target", "-t", "--profile", "--profiles-dir"), SET_BY_ARGUMENT),
+    **dict.fromkeys(("--project-dir", "--target-path", "--log-path"), SET_BY_ARGUMENT),
+    "--no-write-json": "the engine reads dbt's artifacts",
+    "--favor-state": "a retry would read the state instead of what the run has built",
+}
+REFUSED_GLOBAL_OPTIONS = REFUSED_OPTIONS | dict.fromkeys(
+    (*SELECTING_OPTIONS, "--defer"), "set it in dbt_cmd_flags"
 )
 
 
@@ -303,29 +309,19 @@ def _check_operator_args(operator_args: dict) -> None:
                 f"operator_args[{name!r}]", "`dbt build` has no such argument"
             )
     options, others = split_options(operator_args.get("dbt_cmd_flags") or [])
-    global_flags = [str(word) for word in operator_args.get("dbt_cmd_global_flags") or []]
-    for name, words in (("dbt_cmd_flags", others), ("dbt_cmd_global_flags", global_flags)):
+    global_flags = map(str, operator_args.get("dbt_cmd_global_flags") or [])
+    for name, words, refused in (
+        ("dbt_cmd_flags", others, REFUSED_OPTIONS),
+        ("dbt_cmd_global_flags", global_flags, REFUSED_GLOBAL_OPTIONS),
+    ):
         for word in words:
-            if word.partition("=")[0] in REFUSED_OPTIONS:
-                raise UnsupportedArgumentError(
-                    f"operator_args[{name!r}] with {word}",
-                    "an argument of Cosmos or the engine sets this option",
-                )
+            if reason := refused.get(word.partition("=")[0]):
+                raise UnsupportedArgumentError(f"operator_args[{name!r}] with {word}", reason)
     if "--defer" in others and "--defer-state" not in [w.partition("=")[0] for w in others]:
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with --defer and without --defer-state",
             "in a retry, --state names the nodes",
         )
-    if any(word.startswith("--favor-state") for word in (*others, *global_flags)):
-        raise UnsupportedArgumentError(
-            "operator_args['dbt_cmd_flags'] with --favor-state",
-            "a retry would read the state instead of what the run has built",
-        )
-    for word in global_flags:
-        if word.partition("=")[0] in (*SELECTING_OPTIONS, "--defer"):
-            raise UnsupportedArgumentError(
-                f"operator_args['dbt_cmd_global_flags'] with {word}", "set it in dbt_cmd_flags"
-            )
     if any("{{" in word or "{%" in word for word in options):
         raise UnsupportedArgumentError(
             "operator_args['dbt_cmd_flags'] with a template that selects nodes",
