@@ -33,8 +33,8 @@ class TaskNodes(TypedDict):
 
     name: str
     nodes: list[str]
-    # meta.cosmos of the nodes, and of the source or node that they test, by unique ID.
-    meta: dict[str, dict]
+    # The source or node that the task checks, or the first test if that reads nothing.
+    tested: str
     upstream: list[str]
     downstream: list[str]
 
@@ -68,6 +68,8 @@ class SlimManifest(TypedDict):
     continue_on_failure: list[str]
     # The number of batches that dbt builds of a table that exists, by the unique ID of the model.
     repeated_batches: dict[str, int]
+    # meta.cosmos of each source and node that has it, by unique ID.
+    cosmos_meta: dict[str, dict]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
     # When dbt runs SQL of the project or of its packages: "on-run-start", "on-run-end".
@@ -180,6 +182,11 @@ def slim_manifest(
             for k, node in rendered.items()
             if node["config"].get("incremental_strategy") == "microbatch"
             and not node["config"].get("full_refresh")
+        },
+        "cosmos_meta": {
+            k: meta["cosmos"]
+            for k, node in nodes.items()
+            if (meta := node["config"].get("meta")) and meta.get("cosmos")
         },
         "owners": _owners(manifest, attached_to),
         "hooks": sorted(
@@ -304,18 +311,13 @@ def _other_tests(
             TaskNodes(
                 name=name if names[name] == 1 else f"{name}_{_digest(attached, *read)}",
                 nodes=tests,
-                meta=_cosmos_meta(nodes, [attached, *tests]),
+                tested=attached,
                 upstream=sorted(key[k] for k in read),
                 # All other nodes in `after` are downstream of these nodes.
                 downstream=sorted(key[k] for k in after if not reads[k] & after),
             )
         )
     return found
-
-
-def _cosmos_meta(nodes: dict[str, dict], unique_ids: Iterable[str]) -> dict[str, dict]:
-    metas = {k: nodes[k]["config"].get("meta") or {} for k in unique_ids if k in nodes}
-    return {k: meta["cosmos"] for k, meta in metas.items() if meta.get("cosmos")}
 
 
 def _test_key(node: dict, root: str | None) -> str:
@@ -342,7 +344,7 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
         TaskNodes(
             name=_test_name(source, sources),
             nodes=[source],
-            meta=_cosmos_meta(sources, [source]),
+            tested=source,
             upstream=[],
             downstream=sorted(readers[source]),
         )

@@ -1,9 +1,7 @@
 """Renders a dbt project through Cosmos, and adds the tasks that Cosmos does not make."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
-from functools import cached_property
 from graphlib import TopologicalSorter
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -99,7 +97,8 @@ class Rendering:
             task_args |= self._display_name(node, task_id, options)
             task_args |= check_node(key, node.meta)
             if task_id == "test":
-                task_args |= self._kwargs_of_tests.get(key, {})
+                for test in nodes:
+                    task_args |= check_node(test, slim["cosmos_meta"].get(test, {}))
         task_args |= {"task_id": task_id, "task_group": task_group, "dag": dag}
         if nodes:
             task = DbtNodeOperator(group=self.group, nodes=nodes, **task_args)
@@ -107,18 +106,6 @@ class Rendering:
             task = EmptyOperator(**task_args)
         (self.test_tasks if runs_tests else self.run_tasks)[key] = task
         return task
-
-    @cached_property
-    def _kwargs_of_tests(self) -> dict[str, dict]:
-        """Return the arguments of the task of a node's tests, from their meta.cosmos, by key."""
-        found = defaultdict(dict)
-        for unique_id, node in self.group.slim["nodes"].items():
-            meta = (node["config"].get("meta") or {}).get("cosmos")
-            # A test with a task of its own is a key of `test`.
-            if meta and unique_id.startswith("test.") and unique_id not in self.group.slim["test"]:
-                for key in node["depends_on"]["nodes"]:
-                    found[key] |= check_node(unique_id, meta)
-        return found
 
     def _display_name(self, node, task_id: str, options: dict) -> dict:
         """Return the display name that Cosmos gives to a task with a normalized ID or name."""
@@ -182,8 +169,8 @@ class Rendering:
 
     def _add_other(self, other: TaskNodes, suffix: str, common: dict) -> None:
         task_args = dict(common)
-        for unique_id, meta in other["meta"].items():
-            task_args |= check_node(unique_id, meta)
+        for unique_id in [other["tested"], *other["nodes"]]:
+            task_args |= check_node(unique_id, self.group.slim["cosmos_meta"].get(unique_id, {}))
         task_id, task_group = f"{other['name']}_{suffix}", common["task_group"]
         # The group of a tested model can have this name.
         while task_group.child_id(task_id) in {*task_group.used_group_ids, *task_group.children}:
