@@ -116,18 +116,12 @@ def _files(project: DbtProject) -> Iterator[Path]:
 def _own_files(project: DbtProject) -> Iterator[Path]:
     """Yield the files of a project, without those of its local packages."""
     # os.walk follows no link except the one where it begins.
-    links = [
-        path
-        for path in project.path.iterdir()
-        if path.is_symlink() and path.is_dir() and path.name not in GENERATED
-    ]
+    links = [path for path in map(Path, _links(project).values()) if path.is_symlink()]
     yield from _walk(project, [project.path, *links, *_outside_paths(project.path).values()])
 
 
 def _walk(project: DbtProject, roots: Iterable[Path]) -> Iterator[Path]:
-    ignored = GENERATED | {_target_folder(project.path)}
-    if not _has_shipped_packages(project):
-        ignored.add(_packages_folder(project.path).parts[0])
+    ignored = _generated_names(project)
     for root in roots:
         for folder, subfolders, files in os.walk(root):
             subfolders[:] = [name for name in subfolders if name not in ignored]
@@ -175,12 +169,17 @@ def _make(project: DbtProject) -> None:
 
 def _links(project: DbtProject) -> dict[str, str]:
     """Return the files and folders that are linked into the working directory, by name."""
-    shipped = _packages_folder(project.path).parts[0]
-    written = {"dbt_project.yml", *PACKAGE_FILES, LOCK_FILE, _target_folder(project.path)}
-    names = {*os.listdir(project.path)} - GENERATED - written
-    if not _has_shipped_packages(project):
-        names.discard(shipped)
+    written = {"dbt_project.yml", *PACKAGE_FILES, LOCK_FILE}
+    names = {*os.listdir(project.path)} - _generated_names(project) - written
     return {name: str(project.path / name) for name in sorted(names)}
+
+
+def _generated_names(project: DbtProject) -> set[str]:
+    """Return the names of files and folders that dbt and Python write into a project."""
+    names = GENERATED | {_target_folder(project.path)}
+    if not _has_shipped_packages(project):
+        names.add(_packages_folder(project.path).parts[0])
+    return names
 
 
 def _yaml(file: Path) -> dict:
