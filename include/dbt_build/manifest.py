@@ -132,13 +132,6 @@ def slim_manifest(
         else:
             tested = min(parents[unique_id], default=unique_id)
             other[tested, tuple(sorted(read))].append(unique_id)
-    for unique_id, node in rendered.items():
-        used = [k for k in reads[unique_id] & selected if k.startswith("function.")]
-        # An ephemeral model is a part of the models that read it, so dbt does not run it.
-        if node["config"].get("materialized") != "ephemeral":
-            # A function is built with each model that uses it.
-            used.sort(key=lambda k: (depth[k], k))
-            run[unique_id] = [*used, *run[unique_id], unique_id]
 
     def read_by_tests(unique_id: str) -> set[str]:
         """Return the other nodes with a task that the tests of a node read."""
@@ -147,6 +140,12 @@ def slim_manifest(
 
     slim_nodes = {}
     for unique_id, node in rendered.items():
+        # An ephemeral model is a part of the models that read it, so dbt does not run it.
+        if node["config"].get("materialized") != "ephemeral":
+            # A function is built with each model that uses it.
+            used = [k for k in reads[unique_id] & selected if k.startswith("function.")]
+            used.sort(key=lambda k: (depth[k], k))
+            run[unique_id] = [*used, *run[unique_id], unique_id]
         upstream = reads[unique_id] & rendered.keys()
         if has_test_in_run:
             run[unique_id] += test.get(unique_id, ())
@@ -238,7 +237,7 @@ def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
 
 def safe_name(name: str) -> str:
     """Return a name that can be part of a task ID: readable, and unique for each name."""
-    safe = re.sub(r"[^\w-]", "_", name.replace(".", "_"))
+    safe = re.sub(r"[^\w-]", "_", name)
     if len(safe) > NAME_CHARACTERS:
         return f"{safe[:NAME_CHARACTERS]}_{_digest(name)}"
     return safe
