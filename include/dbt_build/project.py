@@ -48,20 +48,15 @@ class DbtProject:
     @property
     def cache(self) -> Path:
         """Return the folder in Cosmos's cache that belongs to this project and its arguments."""
-        mapping = self.profile.profile_mapping
-        inputs = [
-            str(self.path),
-            self.profile.profile_name,
-            self.profile.target_name,
-            str(self.profile.profiles_yml_filepath),
-            mapping and [type(mapping).__name__, mapping.conn_id, mapping.profile_args],
-            dict(self.variables),
-            {k: v for k, v in self.environment.items() if k not in RUN_VARIABLES},
-            self.executable,
-            self.installs_packages,
-            self.uses_mock_profile,
-            str(self.manifest),
-        ]
+        profile, mapping = self.profile, self.profile.profile_mapping
+        inputs = {
+            **vars(self),
+            "profile": [
+                *(profile.profile_name, profile.target_name, profile.profiles_yml_filepath),
+                mapping and [type(mapping).__name__, mapping.conn_id, mapping.profile_args],
+            ],
+            "environment": {k: v for k, v in self.environment.items() if k not in RUN_VARIABLES},
+        }
         digest = sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
         name = f"{self.profile.target_name}-{digest}"
         return Path(settings.cache_dir, "dbt_projects", name)
