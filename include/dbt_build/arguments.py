@@ -232,6 +232,8 @@ class Arguments:
         selection, project = self.selection, self.project
         _, flags = split_options(self.operator_args.get("dbt_cmd_flags") or [])
         return {
+            # As in Cosmos, operator_args can replace it.
+            "copy_dbt_packages": self.project_config.copy_dbt_packages,
             **{k: v for k, v in self.operator_args.items() if k not in PARSE_ARGS},
             "project": project,
             "profile_config": self.profile_config,
@@ -243,9 +245,6 @@ class Arguments:
             "vars": self.variables,
             "emit_datasets": self.render_config.emit_datasets,
             "partial_parse": self.project_config.partial_parse,
-            "copy_dbt_packages": self.operator_args.get(
-                "copy_dbt_packages", self.project_config.copy_dbt_packages
-            ),
             "dbt_cmd_flags": flags,
             "dbt_executable_path": str(self.execution_config.dbt_executable_path),
             "invocation_mode": self.execution_config.invocation_mode,
