@@ -157,9 +157,8 @@ def environment_variables_of(project: DbtProject) -> set[str]:
     if (parsed := project.target / "partial_parse.msgpack").exists():
         import msgpack
 
-        found |= (
-            msgpack.unpackb(parsed.read_bytes(), strict_map_key=False).get("env_vars", {}).keys()
-        )
+        content = msgpack.unpackb(parsed.read_bytes(), strict_map_key=False)
+        found |= content["env_vars"].keys()
     return found
 
 
