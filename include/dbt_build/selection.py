@@ -31,8 +31,6 @@ SELECTING_VARIABLES = [
         *("INCLUDE_SAVED_QUERY", "STATE", "ARTIFACT_STATE_PATH"),
     )
 ]
-# dbt's own variables for --exclude-resource-type. dbt prefers the first one.
-EXCLUDE_VARIABLES = ("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES", "DBT_EXCLUDE_RESOURCE_TYPES")
 # These options leave out nodes that `dbt ls` lists although `dbt build` does not run them. With a
 # source in the list, `--select selector:x+` would select the nodes that read the source.
 NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "analysis")
@@ -86,7 +84,9 @@ def types_excluded_by_variables(
     """Return the resource types that dbt's variables exclude, unless an option replaces them."""
     if any(word.startswith("--exclude-resource-type") for word in options):
         return []
-    return next(filter(None, map(environment.get, EXCLUDE_VARIABLES)), "").split()
+    # dbt prefers the first of its two variables for this option.
+    excluded = environment.get("DBT_ENGINE_EXCLUDE_RESOURCE_TYPES")
+    return (excluded or environment.get("DBT_EXCLUDE_RESOURCE_TYPES", "")).split()
 
 
 def select(project: DbtProject, selection: Selection) -> Path:
