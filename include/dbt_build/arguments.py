@@ -213,8 +213,8 @@ class Arguments:
         if excluded:
             options += ["--exclude-resource-type", *excluded]
         return Selection(
-            select=tuple(render.select or ()),
-            exclude=tuple(render.exclude or ()),
+            select=" ".join(render.select or ()) or None,
+            exclude=" ".join(render.exclude or ()) or None,
             selector=render.selector,
             options=tuple(options),
             test_behavior=render.test_behavior,
@@ -237,8 +237,8 @@ class Arguments:
             **{k: v for k, v in self.operator_args.items() if k not in PARSE_ARGS},
             "project": project,
             "profile_config": self.profile_config,
-            "select": " ".join(selection.select) or None,
-            "exclude": " ".join(selection.exclude) or None,
+            "select": selection.select,
+            "exclude": selection.exclude,
             "selector": selection.selector,
             "selecting_options": selection.options,
             "env": self.environment,

@@ -40,8 +40,8 @@ NOT_BUILT = ("--exclude-resource-type", "source", "metric", "semantic_model", "a
 class Selection:
     """Which nodes `dbt build` runs, and where Cosmos renders their tests."""
 
-    select: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    select: str | None = None
+    exclude: str | None = None
     selector: str | None = None
     # Other options that decide which nodes dbt runs, as it takes them on the command line.
     options: tuple[str, ...] = ()
@@ -52,8 +52,8 @@ class Selection:
     def words(self) -> list[str]:
         """Return the selection as dbt takes it on the command line."""
         return [
-            *(("--select", " ".join(self.select)) if self.select else ()),
-            *(("--exclude", " ".join(self.exclude)) if self.exclude else ()),
+            *(("--select", self.select) if self.select else ()),
+            *(("--exclude", self.exclude) if self.exclude else ()),
             *(("--selector", self.selector) if self.selector else ()),
             *self.options,
         ]
