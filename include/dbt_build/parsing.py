@@ -120,7 +120,7 @@ def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
         )
     )
     output = contents[profile.profile_name]["outputs"][profile.target_name]
-    output |= {name: PLACEHOLDER + name for name, value in output.items() if value == MOCK_VALUE}
+    output |= {name: PLACEHOLDER + name for name in _fields_of_connection(project)}
     with TemporaryDirectory() as folder:
         Path(folder, "profiles.yml").write_text(yaml.safe_dump(contents))
         yield Path(folder), {}
