@@ -103,10 +103,10 @@ def check_bundle(project: Path) -> None:
     name = Path(*project.parts[-2:])
     # Airflow adds the bundle of the DAG file to the Python path, or a subfolder that has its DAGs.
     folders = [folder for path in map(Path, sys.path) for folder in (path, *path.parents)]
-    for folder in filter(lambda folder: folder.is_relative_to(bundles), folders):
-        own = folder / name
-        if (own / "dbt_project.yml").is_file():
+    for folder in folders:
+        other = folder / name
+        if folder.is_relative_to(bundles) and (other / "dbt_project.yml").is_file():
             raise ValueError(
                 f"The DAG builds {project}, but its DAG bundle has a {name} of its own, which can "
-                f"be another version. Name the path relative to the DAG file, or remove {own}."
+                f"be another version. Name the path relative to the DAG file, or remove {other}."
             )
