@@ -64,7 +64,7 @@ REFUSED_RENDER_ARGS = {
         "tasks are made from dbt ls",
     ),
 }
-# Arguments of an operator that are honoured before a task runs dbt.
+# Arguments of an operator that the parse or the selection uses, and that no task gets.
 PARSE_ARGS = ("indirect_selection", "install_deps")
 SET_BY_ARGUMENT = "an argument of Cosmos or the engine sets this option"
 # Options of dbt that flags must not have, each with the reason.

@@ -71,9 +71,9 @@ class DbtTaskGroup(cosmos.DbtTaskGroup):
 
 
 def _last_tasks(tasks: Iterable) -> list:
-    """Return the tasks between which and the teardown there is no other task.
+    """Return the tasks that are directly upstream of a teardown.
 
-    They include tasks with whose failure dbt builds the nodes downstream of them.
+    They are the last tasks, and tasks after whose failure dbt still builds nodes downstream.
     """
     teardowns = [task for task in tasks if isinstance(task, DbtBuildTeardown)]
     return [task for teardown in teardowns for task in teardown.upstream_list if not task.is_setup]

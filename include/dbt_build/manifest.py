@@ -49,10 +49,10 @@ class SlimManifest(TypedDict):
 
     metadata: dict
     nodes: dict[str, dict]
-    # The unique IDs that the task of a node runs, and those of its tests' task, by key of `nodes`.
+    # The unique IDs that the task of a node and the task of its tests run, by key of `nodes`.
     run: dict[str, list[str]]
     test: dict[str, list[str]]
-    # The ephemeral model of each node that the task of an ephemeral model runs.
+    # The ephemeral model of each test that the task of this model runs, by unique ID of the test.
     ephemeral: dict[str, str]
     # Other nodes with a task that the tests of a node read, by key of `nodes`.
     test_upstream: dict[str, list[str]]
@@ -65,9 +65,9 @@ class SlimManifest(TypedDict):
     # What each of these nodes reads, directly or through nodes without a task, by unique ID. Each
     # node comes after the nodes that it reads.
     reads: dict[str, list[str]]
-    # The unique IDs of nodes with which dbt builds nodes downstream of their task if they fail.
+    # The unique IDs of nodes after whose failure dbt still builds nodes downstream of their task.
     continue_on_failure: list[str]
-    # The number of batches that dbt builds of a table that exists, by the unique ID of the model.
+    # How many batches dbt builds of a microbatch model whose table exists, by unique ID.
     repeated_batches: dict[str, int]
     # meta.cosmos of each source and node that has it, by unique ID.
     cosmos_meta: dict[str, dict]
@@ -110,7 +110,8 @@ def slim_manifest(
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
-    # Each key has the node that is tested, or the test itself, and the nodes that the tests read.
+    # All other tests. A key has the node that they test, or the test itself if it reads nothing,
+    # and the nodes with a task that they read.
     other = defaultdict(list)
     detached = {}
     for unique_id in (k for k in nodes if k in selected and k.startswith(("test.", "unit_test."))):
@@ -170,7 +171,7 @@ def slim_manifest(
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
         "reads": {k: sorted(reads[k]) for k in parents if k in selected},
-        # A test stops only nodes that descend from everything that it reads.
+        # A failed test stops only nodes that descend from everything that it reads.
         "continue_on_failure": sorted(
             k
             for k in selected
@@ -236,7 +237,7 @@ def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
 
 
 def safe_name(name: str) -> str:
-    """Return a name that can be part of a task ID: readable, and unique for each name."""
+    """Return a readable name that can be part of a task ID. Two names can become equal."""
     safe = re.sub(r"[^\w-]", "_", name)
     if len(safe) > NAME_CHARACTERS:
         return f"{safe[:NAME_CHARACTERS]}_{_digest(name)}"
@@ -293,15 +294,15 @@ def _other_tests(
 
     As in dbt, a node waits for such a test if it descends from everything that the test reads.
     """
-    tested = {parent for tests in other.values() for test in tests for parent in parents[test]}
-    # The tested nodes from which each node descends.
+    inputs = {parent for tests in other.values() for test in tests for parent in parents[test]}
+    # The inputs of these tests from which each node descends.
     descends: dict[str, set[str]] = {}
     for node, above in parents.items():
-        descends[node] = tested.intersection(above).union(*(descends[k] for k in above))
-    names = Counter(_test_name(attached, nodes) for attached, _ in other)
+        descends[node] = inputs.intersection(above).union(*(descends[k] for k in above))
+    names = Counter(_task_name(tested, nodes) for tested, _ in other)
     found = []
-    for (attached, read), tests in other.items():
-        name = _test_name(attached, nodes)
+    for (tested, read), tests in other.items():
+        name = _task_name(tested, nodes)
         after = {
             unique_id
             for unique_id in key
@@ -309,9 +310,9 @@ def _other_tests(
         }
         found.append(
             TaskNodes(
-                name=name if names[name] == 1 else f"{name}_{_digest(attached, *read)}",
+                name=name if names[name] == 1 else f"{name}_{_digest(tested, *read)}",
                 nodes=tests,
-                tested=attached,
+                tested=tested,
                 upstream=sorted(key[k] for k in read),
                 # All other nodes in `after` are downstream of these nodes.
                 downstream=sorted(key[k] for k in after if not reads[k] & after),
@@ -327,11 +328,11 @@ def _test_key(node: dict, root: str | None) -> str:
     return f"test.{package}.{name}.{_digest(node['unique_id'])}"
 
 
-def _test_name(attached: str, nodes: dict[str, dict]) -> str:
-    kind, _, *names = attached.split(".")
+def _task_name(tested: str, nodes: dict[str, dict]) -> str:
+    kind, _, *names = tested.split(".")
     if kind == "test":
         # The unique ID of a generic test ends with a hash.
-        return safe_name(nodes[attached]["name"])
+        return safe_name(nodes[tested]["name"])
     return safe_name("_".join(names))
 
 
@@ -342,7 +343,7 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
             readers[source].append(key[unique_id])
     return [
         TaskNodes(
-            name=_test_name(source, sources),
+            name=_task_name(source, sources),
             nodes=[source],
             tested=source,
             upstream=[],

@@ -4,7 +4,7 @@ An image is built without the warehouse's connection, but the name of the databa
 every node. So dbt parses with a profile of placeholders, and a run that loads the parsed manifest
 replaces them. dbt gets the manifest from `dbtRunner(manifest=...)` and does not parse again.
 
-It reads partial_parse.msgpack, whose format dbt does not document.
+This module reads partial_parse.msgpack, whose format dbt does not document.
 """
 
 import gc
@@ -48,7 +48,7 @@ class DbtError(RuntimeError):
 
 
 def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> list[str]:
-    """Run dbt for a working directory; return the lines that the command lists.
+    """Run dbt in a project's working directory; return the lines that `dbt ls` prints.
 
     Raises:
         DbtError: dbt failed. The message is dbt's own.

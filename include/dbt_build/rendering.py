@@ -29,8 +29,8 @@ class Rendering:
     """The rendering of one DbtDag or DbtTaskGroup, whose docstrings explain the arguments."""
 
     def __init__(self, kwargs: dict, *, source_freshness: bool, run_options: bool):
-        self.kwargs, self.source_freshness = kwargs, source_freshness
-        self.run_options = run_options
+        self.kwargs = kwargs
+        self.source_freshness, self.run_options = source_freshness, run_options
         self.arguments = Arguments.check(kwargs)
         self.project = self.arguments.project
         check_bundle(self.project.path)

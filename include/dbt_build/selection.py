@@ -13,7 +13,7 @@ from include.dbt_build.manifest import SlimManifest, all_nodes, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
-# This method selects the nodes of `write_state`, whose file has the schema of dbt since 1.8.
+# Selects the nodes in the file that `write_state` writes, in the schema of dbt since 1.8.
 SELECT_STATE = "result:error"
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
 # Options of `dbt build` that decide which nodes it runs.
