@@ -1,7 +1,5 @@
 """dbt docs in Airflow's UI: where Cosmos's plugin reads them, and how a task puts them there."""
 
-import json
-
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.configuration import conf
 
@@ -12,7 +10,7 @@ def docs_folder(project: str) -> dict | None:
     [cosmos] dbt_docs_projects names a folder for each project. The name of a single project can be
     `dbt`.
     """
-    folders = json.loads(conf.get("cosmos", "dbt_docs_projects", fallback="{}"))
+    folders = conf.getjson("cosmos", "dbt_docs_projects", fallback={})
     return folders.get(project) or folders.get("dbt")
 
 
