@@ -82,10 +82,8 @@ def _last_tasks(tasks: Iterable) -> list:
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
     """Pause Python's garbage collection, which finds nothing while thousands of tasks are made."""
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
