@@ -192,7 +192,7 @@ class Arguments:
         """Return the path of an external dbt, or None if dbt runs in Airflow's process."""
         execution = self.execution_config
         # The import of dbt would take seconds each time a DAG file is parsed.
-        has_dbt = find_spec("dbt") is not None and find_spec("dbt.cli") is not None
+        has_dbt = find_spec("dbt") and find_spec("dbt.cli")
         if execution.invocation_mode == InvocationMode.SUBPROCESS or not has_dbt:
             return str(execution.dbt_executable_path)
         return None

@@ -114,7 +114,8 @@ class Rendering:
         if normalize := options["normalize_task_display_name"]:
             return {"task_display_name": normalize(node)}
         if options["normalize_task_id"]:
-            suffix = {"model": "run"}.get(node.resource_type.value, node.resource_type.value)
+            kind = node.resource_type.value
+            suffix = "run" if kind == "model" else kind
             return {"task_display_name": f"{node.name}_{suffix}"}
         return {}
 
