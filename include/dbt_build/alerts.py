@@ -153,8 +153,9 @@ def _summary(dag, ti, url: str) -> RunSummary:
     """Return the nodes that failed or warned, and the tasks that failed without such a node."""
     from include.dbt_build.build import DbtBuildOperator
     from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
+    from include.dbt_build.reporting import task_states
 
-    states = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    states = task_states(ti)
     builds = [task for task in dag.tasks if isinstance(task, DbtBuildOperator)]
     # Two groups can have the same nodes, such as for two schemas.
     task_of = {
@@ -163,7 +164,7 @@ def _summary(dag, ti, url: str) -> RunSummary:
         if isinstance(task, DbtNodeOperator)
         for node in task.nodes
     }
-    problems = _problems(dag, ti, builds, task_of, states)
+    problems = _problems(ti, builds, task_of, states)
     owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
     summary = RunSummary()
     # Failed tasks that no problem names. The teardown only repeats that node tasks failed.
@@ -191,7 +192,7 @@ def _summary(dag, ti, url: str) -> RunSummary:
     return summary
 
 
-def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], tuple]:
+def _problems(ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], tuple]:
     """Return the newest problem of each node of each build, with the task that stored it."""
     problems: dict[tuple[str, str], tuple] = {}
 
@@ -207,16 +208,16 @@ def _problems(dag, ti, builds, task_of: dict, states: dict) -> dict[tuple[str, s
 
     for task in builds:
         read(task, ())
-    # Tasks that can have run dbt after the build task: failed tasks, and tasks downstream of a
+    # Node tasks that can have run dbt after the build task: failed tasks, and tasks downstream of a
     # problem. The problems of each task cost a request, and a DAG can have thousands of tasks.
     ran = {name for name, state in states.items() if state == "failed"}
     for key, (_, problem) in problems.items():
         if problem["status"] != "warn" and (task := task_of.get(key)):
             ran |= {task.task_id, *task.get_flat_relative_ids()}
-    for name in sorted(ran & dag.task_dict.keys() - {task.task_id for task in builds}):
+    node_tasks = {task.task_id: task for task in task_of.values()}
+    for name in sorted(ran & node_tasks.keys()):
         if states.get(name) in ("success", "failed"):
-            task = dag.get_task(name)
-            read(task, getattr(task, "nodes", ()))
+            read(node_tasks[name], node_tasks[name].nodes)
     return problems
 
 

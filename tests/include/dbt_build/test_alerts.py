@@ -133,7 +133,7 @@ def test_a_node_that_fails_in_one_of_two_schemas_is_named_with_its_message(uncha
     ti = SimpleNamespace(
         dag_id=dag.dag_id,
         run_id="r",
-        get_task_states=lambda *_, run_ids: {"r": states},
+        get_task_states=lambda *_, **__: {"r": states},
         xcom_pull=lambda task_ids, key: stored.get(task_ids),
     )
     (failed,) = alerts._summary(dag, ti, "http://ui").failed
