@@ -27,6 +27,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include.dbt_build.protocol import PROBLEMS, Problem
+from include.dbt_build.results import kind_and_name
 from include.dbt_build.run_options import RunOptions
 
 CONN_ID = "alerts"
@@ -177,7 +178,7 @@ def _summary(dag, ti, url: str) -> RunSummary:
         task = task_of.get((build_id, node), task)
         owner = owners.get(node) or task.owner
         link = f"{url}/tasks/{task.task_id}"
-        kind, name = _kind_and_name(node) if problem["node"] else ("task", node)
+        kind, name = kind_and_name(node) if problem["node"] else ("task", node)
         entry = _entry(kind, name, owner, link, problem["message"], problem["failures"])
         if problem["status"] == "warn":
             summary.warned.append(entry)
@@ -219,12 +220,6 @@ def _problems(ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], 
         if states.get(name) in ("success", "failed"):
             read(node_tasks[name], node_tasks[name].nodes)
     return problems
-
-
-def _kind_and_name(unique_id: str) -> tuple[str, str]:
-    kind, _, *names = unique_id.split(".")
-    # The unique ID of a generic test ends with a hash.
-    return kind, names[0] if kind == "test" else ".".join(names)
 
 
 def _entry(kind, name, owner, link, message: str = "", failures: int | None = None) -> str:

@@ -20,7 +20,7 @@ from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
 from include.dbt_build.parsing import connection_values, invoke_dbt, load_manifest
 from include.dbt_build.project import WRITE_JSON, DbtProject
-from include.dbt_build.results import BuildResults
+from include.dbt_build.results import BuildResults, kind_and_name
 from include.dbt_build.run_options import RunOptions
 from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
@@ -294,7 +294,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             self.on_warning_callback(
                 {
                     **context,
-                    "test_names": [problem["node"].split(".")[2] for problem in warned],
+                    "test_names": [kind_and_name(problem["node"])[1] for problem in warned],
                     "test_results": [problem["message"] for problem in warned],
                 }
             )

@@ -201,7 +201,7 @@ class BuildResults:
             for name, limit in sorted(result["criteria"].items())
             if isinstance(limit, dict) and limit.get("count")
         )
-        name = ".".join(result["unique_id"].split(".")[2:])
+        _, name = kind_and_name(result["unique_id"])
         newest = f"its newest row is of {result['max_loaded_at']} ({limits})"
         node.message = f"{status.upper()} {name} is {age} old, {newest}"
         node.lines = [node.message]
@@ -290,15 +290,21 @@ def _fails_fast() -> bool:
     return bool(getattr(get_flags(), "FAIL_FAST", False))
 
 
+def kind_and_name(unique_id: str) -> tuple[str, str]:
+    """Return the resource type of a node, and its name as dbt prints it."""
+    kind, _, *names = unique_id.split(".")
+    # The unique ID of a generic test ends with a hash.
+    return kind, names[0] if kind == "test" else ".".join(names)
+
+
 def _first_line(unique_id: str, message: str) -> str:
     """Return the message of a node for its log, with the name of a failed test.
 
     dbt's message has this name only if the test could not run.
     """
-    kind, _, *names = unique_id.split(".")
-    # The unique ID of a generic test ends with a hash.
-    name = {"test": names[0], "unit_test": names[-1]}.get(kind)
-    return f"{name}: {message}" if name and name not in message else message
+    kind, name = kind_and_name(unique_id)
+    is_missing = kind in ("test", "unit_test") and name not in message
+    return f"{name}: {message}" if is_missing else message
 
 
 def clean_message(message: str | None) -> str | None:

@@ -78,21 +78,6 @@ def test_values_of_rows_are_sent_if_the_setting_allows_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("unique_id", "name"),
-    [
-        ("model.p.orders", ("model", "orders")),
-        ("model.p.orders.v2", ("model", "orders.v2")),
-        ("test.p.unique_orders_id.0123456789", ("test", "unique_orders_id")),
-        ("test.p.orders_add_up", ("test", "orders_add_up")),
-        ("source.p.raw.orders", ("source", "raw.orders")),
-        ("unit_test.p.orders.adds_up", ("unit_test", "orders.adds_up")),
-    ],
-)
-def test_a_node_has_the_name_that_dbt_gives_it(unique_id, name):
-    assert alerts._kind_and_name(unique_id) == name
-
-
-@pytest.mark.parametrize(
     ("start", "end", "zone", "day"),
     [
         (datetime(2026, 3, 1), datetime(2026, 3, 2), UTC, "2026-03-01"),

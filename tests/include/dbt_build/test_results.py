@@ -7,7 +7,7 @@ from airflow.sdk.log import mask_secret
 from dbt.events.types import LogBatchResult, LogTestResult, NodeFinished, NodeStart
 from dbt_common.events.base_types import EventLevel, msg_from_base_event
 
-from include.dbt_build.results import BuildResults, clean_message
+from include.dbt_build.results import BuildResults, clean_message, kind_and_name
 from tests.include.dbt_build.conftest import write
 
 NODE = "model.p.a"
@@ -279,6 +279,21 @@ def test_a_source_without_an_age_is_an_error(tmp_path):
     for source in (unknown, unasked):
         assert results.outcome([source]) == "error"
         assert "could not read the age" in results.message([source])
+
+
+@pytest.mark.parametrize(
+    ("unique_id", "name"),
+    [
+        ("model.p.orders", ("model", "orders")),
+        ("model.p.orders.v2", ("model", "orders.v2")),
+        ("test.p.unique_orders_id.0123456789", ("test", "unique_orders_id")),
+        ("test.p.orders_add_up", ("test", "orders_add_up")),
+        ("source.p.raw.orders", ("source", "raw.orders")),
+        ("unit_test.p.orders.adds_up", ("unit_test", "orders.adds_up")),
+    ],
+)
+def test_a_node_has_the_name_that_dbt_gives_it(unique_id, name):
+    assert kind_and_name(unique_id) == name
 
 
 def test_a_message_does_not_name_a_folder_that_is_removed():
