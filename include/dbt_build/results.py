@@ -34,6 +34,7 @@ class NodeResult:
     status: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    # What dbt logged about the node, without the message with which the node ended.
     lines: list[str] = field(default_factory=list)
     message: str | None = None
     # The number of rows that a test found.
@@ -99,7 +100,7 @@ class BuildResults:
         if info.unique_id.startswith("source."):
             # The age of a source is only in sources.json.
             if event.info.name == "NodeFinished" and event.data.run_result.message:
-                node.lines = [event.data.run_result.message]
+                node.message = event.data.run_result.message
         elif event.info.name == "NodeStart":
             node.running += 1
         elif event.info.name == "NodeFinished":
@@ -123,13 +124,9 @@ class BuildResults:
         node.message, node.failures = clean_message(result.message), result.num_failures
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in NOT_FAILED:
-            # The message begins the log, before the lines that dbt logged earlier.
-            node.lines.insert(0, _first_line(info.unique_id, node.message or result.status))
             # The rows of a failed test stay in the warehouse, because they can be personal data.
             if result.status == "fail" and (stored := info.node_relation.relation_name):
                 node.lines.append(f"The failing rows are in {stored}.")
-            if self._lacks_batches(info.unique_id):
-                node.lines.append(NO_RETRY)
             # With fail_fast dbt cancels the other nodes after a failure. Whether this node failed
             # or was cancelled is only in run_results.json.
             if _fails_fast() and self.failed():
@@ -160,19 +157,12 @@ class BuildResults:
                 node.started_at = result["timing"][0]["started_at"]
                 node.ended_at = result["timing"][-1]["completed_at"]
             node.message, node.failures = clean_message(result["message"]), result["failures"]
-            has_failed = result["status"] not in NOT_FAILED
-            # dbt has no event with the message of a hook.
-            if node.message and (has_failed or not node.lines):
-                line = _first_line(result["unique_id"], node.message)
-                node.lines = [line, *(other for other in node.lines if other != line)]
-            if has_failed:
+            if result["status"] not in NOT_FAILED:
                 node.sql = node.sql or result.get("compiled_code") or ""
             if batches := result.get("batch_results"):
                 every = sorted(batches["successful"] + batches["failed"])
                 node.batches = len(every)
                 node.built_batches = {every.index(b) + 1 for b in batches["successful"]}
-            if self._lacks_batches(result["unique_id"]) and NO_RETRY not in node.lines:
-                node.lines.append(NO_RETRY)
             node.status = result["status"]
 
     def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
@@ -186,10 +176,9 @@ class BuildResults:
         for source in sources:
             node = self.nodes[source]
             if not node.status:
-                node.lines = node.lines or [
+                node.message = node.message or (
                     "dbt could not read the age of the source: see the log of the build task."
-                ]
-                node.message = node.lines[0]
+                )
                 node.status = "error"
 
     def _read_age(self, node: NodeResult, result: dict) -> None:
@@ -204,7 +193,6 @@ class BuildResults:
         _, name = kind_and_name(result["unique_id"])
         newest = f"its newest row is of {result['max_loaded_at']} ({limits})"
         node.message = f"{status.upper()} {name} is {age} old, {newest}"
-        node.lines = [node.message]
         node.started_at = result["timing"][0]["started_at"]
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
@@ -255,10 +243,21 @@ class BuildResults:
 
         If some of them failed, their lines come first, then only those of the nodes that warned.
         """
-        found = [self.nodes[node] for node in nodes if node in self.nodes]
-        if failed := [node for node in found if node.has_failed]:
-            found = failed + [node for node in found if node.status == "warn"]
-        return redact("\n".join(line for node in found for line in node.lines))
+        found = [node for node in nodes if node in self.nodes]
+        if failed := [node for node in found if self.nodes[node].has_failed]:
+            found = failed + [node for node in found if self.nodes[node].status == "warn"]
+        return redact("\n".join(line for node in found for line in self._log(node)))
+
+    def _log(self, unique_id: str) -> list[str]:
+        node = self.nodes[unique_id]
+        lines = [*node.lines]
+        # dbt logs no line about a hook, and an external dbt has no events at all. After a failure
+        # with fail_fast, only the message has the reason why dbt stopped a node.
+        if node.has_failed or (node.message and (node.status == "skipped" or not lines)):
+            lines.insert(0, _first_line(unique_id, node.message or node.status))
+        if node.status and self._lacks_batches(unique_id):
+            lines.append(NO_RETRY)
+        return lines
 
     def sql(self, nodes: Iterable[str]) -> str:
         """Return the SQL of those nodes that failed, without Airflow's secrets."""

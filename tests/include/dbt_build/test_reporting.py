@@ -45,7 +45,7 @@ def test_what_could_not_be_stored_is_stored_later(ti):
     results = BuildResults()
     reporter = ResultReporter(ti, [task("a"), task("b")], results, "done", None)
     results.nodes["model.p.a"] = NodeResult("success")
-    results.nodes["model.p.b"] = NodeResult("error", lines=["division by zero"])
+    results.nodes["model.p.b"] = NodeResult("error", message="division by zero")
     ti.is_up = False
     for store in (reporter._collect, reporter._store_built):
         with pytest.raises(ConnectionError):
