@@ -19,16 +19,13 @@ def emit_lineage(ti, events: list) -> None:
     if not events:
         return
     from airflow.providers.openlineage.api import emit
-    from airflow.providers.openlineage.plugins.macros import (
-        lineage_job_name,
-        lineage_job_namespace,
-        lineage_run_id,
-    )
+    from airflow.providers.openlineage.plugins import macros
     from openlineage.client.facet_v2 import parent_run
 
+    name, namespace = macros.lineage_job_name(ti), macros.lineage_job_namespace()
     parent = parent_run.ParentRunFacet(
-        run=parent_run.Run(runId=lineage_run_id(ti)),
-        job=parent_run.Job(namespace=lineage_job_namespace(), name=lineage_job_name(ti)),
+        run=parent_run.Run(runId=macros.lineage_run_id(ti)),
+        job=parent_run.Job(namespace=namespace, name=name),
     )
     for event in events:
         event.run.facets["parent"] = parent
