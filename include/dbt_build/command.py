@@ -184,7 +184,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def _load_manifest(self, environment) -> None:
         """Load the parsed manifest, unless dbt could parse the project differently in this run."""
-        self.manifest = None
         if (
             self.may_use_parse
             # An interceptor may change variables and environment later.
@@ -260,7 +259,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if self.base_cmd == ["build"]:
             self.results.read_run_results(project_dir)
         else:
-            self.results.read_sources(project_dir, self.selected_nodes)
+            self.results.read_sources(project_dir)
         artifacts.keep(project_dir, self.profile_config, context["ti"])
         if self.emits_assets and self.base_cmd == ["build"]:
             self._emit_assets(project_dir, context)

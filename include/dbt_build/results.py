@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -165,10 +165,10 @@ class BuildResults:
                 node.built_batches = {every.index(b) + 1 for b in batches["successful"]}
             node.status = result["status"]
 
-    def read_sources(self, project_dir: str | Path, sources: Collection[str]) -> None:
+    def read_sources(self, project_dir: str | Path) -> None:
         """Read the ages of sources from sources.json, as far as dbt could read them."""
         for result in _results(project_dir, "sources.json"):
-            if result["unique_id"] in sources and "max_loaded_at" in result:
+            if "max_loaded_at" in result:
                 self._read_age(self.nodes[result["unique_id"]], result)
 
     def add_unread(self, sources: Iterable[str]) -> None:

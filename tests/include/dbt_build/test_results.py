@@ -268,7 +268,7 @@ def test_a_source_without_an_age_is_an_error(tmp_path):
     ]
     write(tmp_path, {"target/sources.json": json.dumps({"results": entries})})
     results = BuildResults()
-    results.read_sources(tmp_path, [old, unknown, unasked])
+    results.read_sources(tmp_path)
     results.add_unread([old, unknown, unasked])
     # Another try would find the same rows, as with a failed test.
     assert results.outcome([old]) == "fail"
