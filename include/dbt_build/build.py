@@ -105,8 +105,8 @@ class DbtBuildOperator(DbtCommandOperator):
             if stale or not is_new or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 to_run = self._nodes_to_run(context) if selected is None else selected
-                self.results.add_skipped((stale & to_run) - built)
-                nodes = self._pending_nodes(pending, built, stale, to_run)
+                self.results.add_skipped((to_run & stale) - built)
+                nodes = self._pending_nodes(pending, built, to_run - stale)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
@@ -270,11 +270,7 @@ class DbtBuildOperator(DbtCommandOperator):
         return nodes_downstream_of(self.group.slim, nodes_of(stale))
 
     def _pending_nodes(
-        self,
-        pending: list[DbtNodeOperator],
-        built: set[str],
-        stale: set[str],
-        to_run: set[str],
+        self, pending: list[DbtNodeOperator], built: set[str], to_run: set[str]
     ) -> set[str]:
         """Return the nodes of `to_run` to build, nodes without a task included.
 
@@ -282,7 +278,7 @@ class DbtBuildOperator(DbtCommandOperator):
             AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
         with_task = nodes_of(self._node_tasks())
-        to_run = {node for node in to_run if not node.startswith("source.")} - stale
+        to_run = {node for node in to_run if not node.startswith("source.")}
         pending_nodes = nodes_of(pending) & to_run
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:

@@ -229,7 +229,7 @@ def test_the_unit_tests_of_an_ephemeral_model_run_with_the_model(small, monkeypa
     assert task.nodes == ("unit_test.small.part.t",)
     # The build task of an earlier try has the model among the nodes that it built.
     pending = dag.get_task("dbt_build")._pending_nodes
-    assert pending([task], {"model.small.part"}, stale=set(), to_run=nodes) == nodes
+    assert pending([task], {"model.small.part"}, to_run=nodes) == nodes
     built = set()
     monkeypatch.setattr(DbtCommandOperator, "build", lambda self, _, nodes: built.update(nodes))
     ti = SimpleNamespace(xcom_pull=lambda **_: None, xcom_push=lambda **_: None)
