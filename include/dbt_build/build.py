@@ -263,7 +263,7 @@ class DbtBuildOperator(DbtCommandOperator):
         self, context, pending: list[DbtNodeOperator], selected: set[str] | None
     ) -> set[str]:
         """Check the sources among the pending tasks; return the nodes downstream of stale ones."""
-        checks = [task for task in pending if task.checks_freshness and task.nodes_of(selected)]
+        checks = [task for task in pending if task.checks_freshness and task.nodes_in(selected)]
         if checks:
             self.check_freshness(context, [*nodes_of(checks)])
         stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]

@@ -82,7 +82,7 @@ class DbtNodeOperator(BaseOperator):
         # The nearest node tasks upstream, directly or through tasks without a node.
         self.upstream_node_tasks: tuple[str, ...] = ()
 
-    def nodes_of(self, selected: Set[str] | None) -> tuple[str, ...]:
+    def nodes_in(self, selected: Set[str] | None) -> tuple[str, ...]:
         """Return the nodes of this task that a run selects, or all if `selected` is None."""
         return tuple(node for node in self.nodes if selected is None or node in selected)
 
@@ -97,7 +97,7 @@ class DbtNodeOperator(BaseOperator):
             selected: the nodes that the run selects, or None for all.
         """
         state = states.get(self.task_id)
-        return state == "success" or (state == "skipped" and not self.nodes_of(selected))
+        return state == "success" or (state == "skipped" and not self.nodes_in(selected))
 
     def set_upstream(self, task_or_task_list, edge_modifier=None) -> None:
         self._refuse_upstream()
@@ -183,7 +183,7 @@ class DbtNodeOperator(BaseOperator):
                 because it would build them although the build task may have failed in a hook.
             AirflowException: the build task has not ended. A retry can read its result.
         """
-        nodes = self.nodes_of(self._selected_nodes(ti))
+        nodes = self.nodes_in(self._selected_nodes(ti))
         built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
         names = ", ".join(nodes)
         if not {*nodes} <= {*built}:
@@ -223,7 +223,7 @@ class DbtNodeOperator(BaseOperator):
         for name in self.group.node_task_ids:
             # A task that waits for this one reads its stored result later.
             is_built = "success" in (states.get(name), results.get(name, {}).get("outcome"))
-            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes_of(selected)):
+            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes_in(selected)):
                 raise AirflowFailException(
                     f"dbt has built {name} without the new rows of {', '.join(self.nodes)}: clear "
                     "this task with its downstream tasks."
@@ -240,7 +240,7 @@ class DbtNodeOperator(BaseOperator):
             raise AirflowFailException(
                 "The build task has not stored which nodes the run selects: clear the build task."
             )
-        nodes = self.nodes_of(selected)
+        nodes = self.nodes_in(selected)
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]

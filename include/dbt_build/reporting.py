@@ -68,7 +68,7 @@ class ResultReporter:
         self.ti, self.results, self.teardown_id = ti, results, teardown_id
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
-        self.nodes = {task_id: task.nodes_of(selected) for task_id, task in self.tasks.items()}
+        self.nodes = {task_id: task.nodes_in(selected) for task_id, task in self.tasks.items()}
         # The outcome of each task. A leaf has none before dbt's end.
         self.outcomes: dict[str, Outcome] = {}
         # Tasks downstream of a failed node, also tasks whose nodes the run does not select.

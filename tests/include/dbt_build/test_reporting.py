@@ -25,7 +25,7 @@ class Airflow:
 def task(name: str) -> SimpleNamespace:
     nodes = (f"model.p.{name}",)
     return SimpleNamespace(
-        task_id=name, nodes_of=lambda _: nodes, is_leaf=False, needs_process=False
+        task_id=name, nodes_in=lambda _: nodes, is_leaf=False, needs_process=False
     )
 
 
