@@ -26,7 +26,6 @@ from include.dbt_build.protocol import (
     TryNodes,
 )
 from include.dbt_build.results import BuildResults
-from include.dbt_build.timeouts import DbtInterruptedError
 
 if TYPE_CHECKING:
     from include.dbt_build.operators import DbtNodeOperator
@@ -82,7 +81,7 @@ class ResultReporter:
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
         # The seconds from a failed report to the next one, and when the next report may be sent.
         self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
-        self._stop, self._is_interrupted = Event(), False
+        self._stop = Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dbt-results")
 
     def __enter__(self) -> ResultReporter:
@@ -90,7 +89,6 @@ class ResultReporter:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        self._is_interrupted = kind is not None and issubclass(kind, DbtInterruptedError)
         self._stop.set()
         error = self._future.exception()
         self._logs.close()
@@ -106,11 +104,11 @@ class ResultReporter:
                 self._store_built()
             except Exception as error:
                 log.warning("The results could not be passed to Airflow yet: %s", error)
-        if not self._is_interrupted:
-            self._end()
-        else:
+        if self.results.is_interrupted:
             # Airflow has ended the build task, so the plugin accepts no reports from it.
             self._store_built()
+        else:
+            self._end()
 
     def _collect(self) -> None:
         """Set the outcomes of the tasks whose nodes have ended."""
