@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
-    """Keep dbt's artifacts of a try. A later dbt command of it replaces files of the same name."""
+    """Keep dbt's artifacts of a try. The next dbt command of the try replaces them."""
     try:
         if root := _root(profile):
             folder = _folder(root, ti)

@@ -89,8 +89,8 @@ class DbtBuildOperator(DbtCommandOperator):
         pending = [task for task in all_tasks if not task.is_done(states, selected)]
         self._refuse_incomplete(ti, pending)
         built = self._built_nodes(context, states, pending)
-        # If nothing is built, also after a clear of all tasks, dbt gets the selection of the DAG.
-        is_new = len(pending) == len(all_tasks) and not built
+        # If no node is built yet, or all tasks were cleared, dbt gets the selection of the DAG.
+        builds_all = len(pending) == len(all_tasks) and not built
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
         self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
         self.results.add_succeeded(
@@ -102,7 +102,7 @@ class DbtBuildOperator(DbtCommandOperator):
             stale = self._check_sources(context, pending, selected)
             # None stands for the selection of the DAG.
             nodes = None
-            if stale or not is_new or selected is not None:
+            if stale or not builds_all or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 to_run = self._nodes_to_run(context) if selected is None else selected
                 self.results.add_skipped((to_run & stale) - built)
@@ -110,8 +110,8 @@ class DbtBuildOperator(DbtCommandOperator):
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
-            # If an earlier try built all nodes, dbt builds none, but Cosmos runs the callbacks. dbt
-            # warns that there is nothing to do.
+            # If an earlier try built all nodes, dbt only warns that there is nothing to do. It runs
+            # nevertheless, so that Cosmos calls the callbacks.
             elif has_nodes or (
                 (built or self.built_by_earlier_tries) and not self.fails_on_warnings
             ):
@@ -216,9 +216,9 @@ class DbtBuildOperator(DbtCommandOperator):
     ) -> set[str]:
         """Return the nodes that an earlier try built and that this try does not build again.
 
-        After a clear of all tasks the result is empty. After any other clear it has nodes without a
-        task and, if the clear interrupted dbt, finished leaves, which Airflow does not show before
-        dbt's end.
+        After a clear of all tasks the result is empty. After any other clear it has the nodes
+        without a task. If the clear interrupted dbt, it also has the nodes of the leaves that dbt
+        had finished: the tasks of these are pending, because leaves wait for dbt's end.
         """
         ti, run_start = context["ti"], str(context["dag_run"].start_date)
         # Airflow gives a run another start if a clear continues it after its end.

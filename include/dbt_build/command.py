@@ -171,7 +171,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self._load_manifest(environment)
         if self._has_event_times(cmd_flags or (), environment):
             self.results.repeated_batches = {}
-        # Set here, because Airflow executes a copy, and the method has to be that of the copy.
+        # Not set in __init__: Airflow executes a copy, and the bound method has to be the copy's.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
         try:
@@ -249,8 +249,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             command += ["--state", state]
             all_env = {**os.environ, **env}
             if names := [name for name in STATE_VARIABLES if all_env.get(name)]:
-                # These variables get the new state, because dbt prefers a deprecated one of them to
-                # --state. The state that they had is then only the one for --defer.
+                # dbt prefers the deprecated ones of these variables to --state, so all of them get
+                # the new state. The state that they had is then used for --defer only.
                 env = {"DBT_DEFER_STATE": all_env[names[0]], **env, **dict.fromkeys(names, state)}
         return command, env
 

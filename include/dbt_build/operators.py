@@ -176,7 +176,8 @@ class DbtNodeOperator(BaseOperator):
     def _built_result(self, ti) -> StoredResult:
         """Return the result of nodes that dbt built, but that the build task did not report.
 
-        Somebody has marked a failed build task as successful, or a deploy has renamed this task.
+        This happens if somebody marks a failed build task as successful, or if a deploy renames
+        this task.
 
         Raises:
             AirflowFailException: dbt has not built the nodes in this run. There is no retry,
@@ -213,7 +214,7 @@ class DbtNodeOperator(BaseOperator):
         if not relations:
             return
         reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
-        # Airflow has deleted this XCom if the teardown has started, so there is no retry any more.
+        # Airflow deletes this XCom when the teardown starts. A later try is no retry, but a clear.
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
         if reader is None or stored is None or not first_try(ti) <= reader < ti.try_number:
             return

@@ -17,16 +17,16 @@ NODE_RESULTS = "dbt_node_results"
 # retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
 SELECTED_NODES = "dbt_selected_nodes"
 # XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet. The XCom
-# of the build task is a list of the same nodes, because Airflow 3.4 deletes the other one if
-# somebody marks the build task as successful, which clears the teardown.
+# of the build task is a list of the same nodes: if somebody marks the build task as successful,
+# Airflow clears the teardown, and Airflow 3.4 then deletes the XCom of the teardown.
 BUILT_NODES = "dbt_built_nodes"
-# XCom of the teardown: when the run started, while a try of the build task has not ended. The value
-# remains if Airflow interrupts the try, as it does when a task is cleared while dbt works.
+# XCom of the teardown: when the run started. A try of the build task sets it, and removes it at its
+# end, unless Airflow interrupts the try, as it does when a task is cleared while dbt works.
 UNENDED_TRY = "dbt_unended_try"
-# XCom of the teardown: TryNodes of microbatch models that lack batches, which no retry would build.
+# XCom of the teardown: TryNodes of microbatch models that lack batches. No retry would build these.
 INCOMPLETE = "dbt_incomplete"
-# XCom of the teardown: TryNodes whose tasks were successful when the first try of the build task
-# began, or the first try after a clear. Their asset events were emitted before.
+# XCom of the teardown: TryNodes whose tasks were already successful when the first try of the build
+# task began, or the first one after a clear. The asset events of these nodes were emitted before.
 DONE_BEFORE = "dbt_done_before"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"

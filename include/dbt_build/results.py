@@ -57,7 +57,7 @@ class BuildResults:
 
     Args:
         repeated_batches: the number of batches that a later `dbt build` would build, by the unique
-            ID of the microbatch model. Models are left out of which it would build all batches.
+            ID of the microbatch model. A model is left out if all its batches would be built.
     """
 
     def __init__(self, repeated_batches: Mapping[str, int] | None = None):
@@ -68,7 +68,8 @@ class BuildResults:
         # The message of an error outside of the nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
-        # Whether dbt is interrupted: nodes whose statements it cancels have not failed.
+        # Whether dbt is interrupted. It then reports an error for each statement that it cancels,
+        # but these nodes have not failed.
         self.is_interrupted = False
 
     def interrupt(self) -> None:
@@ -81,7 +82,7 @@ class BuildResults:
             self.nodes[node] = NodeResult("success", now, now, [line])
 
     def add_skipped(self, nodes: Iterable[str]) -> None:
-        """Set nodes to skipped that dbt does not get, because they depend on a stale source."""
+        """Set nodes to skipped that dbt is not asked to build, as they depend on a stale source."""
         for node in nodes:
             self.nodes[node].status = "skipped"
 
