@@ -99,14 +99,14 @@ class DbtBuildOperator(DbtCommandOperator):
         with ResultReporter(
             ti, pending, self.results, self.group.teardown_id, selected
         ) as reporter:
-            stale = self._check_sources(context, pending, selected)
+            downstream_of_stale = self._check_sources(context, pending, selected)
             # None stands for the selection of the DAG.
             nodes = None
-            if stale or not builds_all or selected is not None:
+            if downstream_of_stale or not builds_all or selected is not None:
                 self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
                 to_run = self._nodes_to_run(context) if selected is None else selected
-                self.results.add_skipped((to_run & stale) - built)
-                nodes = self._pending_nodes(pending, built, to_run - stale)
+                self.results.add_skipped((to_run & downstream_of_stale) - built)
+                nodes = self._pending_nodes(pending, built, to_run - downstream_of_stale)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)

@@ -323,16 +323,16 @@ class DbtBuildTeardown(BaseOperator):
         selected = ti.xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
-        wrong = [
+        not_done = [
             name
             for name in self.group.node_task_ids
             if not self.dag.get_task(name).is_done(states, selected)
             and not (name in left_out and states.get(name) == "skipped")
         ]
-        if wrong:
-            failed = [name for name in wrong if states.get(name) == "failed"]
+        if not_done:
+            failed = [name for name in not_done if states.get(name) == "failed"]
             raise AirflowFailException(
-                f"{len(wrong)} dbt tasks did not succeed; failed: {', '.join(failed) or 'none'}."
+                f"{len(not_done)} dbt tasks did not succeed; failed: {', '.join(failed) or 'none'}."
             )
 
 
