@@ -47,7 +47,7 @@ class DbtBuildOperator(DbtCommandOperator):
             self._skip_with_upstream_tasks(context["ti"])
         with (
             stored_problems(self, context),
-            build_lock(self.profile_config, context["ti"], exclusive=True),
+            build_lock(self.profile_config, context["ti"]),
         ):
             self._build_pending(context)
 
@@ -287,7 +287,7 @@ class DbtBuildOperator(DbtCommandOperator):
         # together with a node, and a test is a node that changes nothing.
         if tests := {node for node in with_task & to_run if node.startswith("test.")}:
             return (tests & pending_nodes) or {min(tests)}
-        if "on-run-end" in self.group.slim["hooks"]:
+        if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
                 "An earlier try built all nodes, but its on-run-end hooks may not have ended. "
                 "Clear this task to build the last nodes again, with the hooks."

@@ -1,10 +1,10 @@
-"""One `dbt build` of the engine at a time in the schema of a project, in whichever DAG or run.
+"""One dbt command of the engine at a time in the schema of a project, in whichever DAG or run.
 
 Airflow alone cannot ensure that: runs of a backfill do not count into `max_active_runs`, and two
-DAGs may build parts of one project. The build task holds an exclusive lock. Node tasks that run dbt
-hold a shared lock, because each builds its own nodes. If the project has hooks, their locks are
-exclusive too, because each dbt command runs the hooks. It is an advisory lock in the warehouse,
-which Postgres releases with the connection, also when the process that holds it is killed.
+DAGs may build parts of one project. Node tasks that run dbt wait for each other too, because each
+dbt command runs the hooks of the project and builds the functions that its models use. It is an
+advisory lock in the warehouse, which Postgres releases with the connection, also when the process
+that holds it is killed.
 
 The lock belongs to a transaction and not to a session, because behind PgBouncer in transaction mode
 a session is shared. The transaction writes nothing and reads nothing, so it does not hold back
@@ -30,6 +30,7 @@ PING_SECONDS = 10
 # statement over a network that loses all packets hangs for a quarter of an hour.
 LIBPQ = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 KEY = "hashtext('dbt'), hashtext(%s)"
+TAKE = f"select pg_try_advisory_xact_lock({KEY}), pg_backend_pid()"
 # Postgres ends the transaction if it gets no statement for five minutes, such as when the machine
 # is lost, but not because the transaction is long. transaction_timeout exists since Postgres 17.
 TIMEOUTS = """
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]:
+def build_lock(profile: ProfileConfig, ti) -> Iterator[None]:
     """Hold the lock of the profile's schema for a task instance, and log which run it waits for.
 
     There is a lock only for a profile of Postgres that is made from an Airflow connection.
@@ -63,7 +64,7 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
         )
         yield
         return
-    lock = _Lock(mapping.conn_id, mapping.profile, ti, exclusive)
+    lock = _Lock(mapping.conn_id, mapping.profile, ti)
     lock.wait()
     stop = Event()
     pings = Thread(target=lock.keep, args=(stop,), name="dbt-lock", daemon=True)
@@ -79,7 +80,7 @@ def build_lock(profile: ProfileConfig, ti, *, exclusive: bool) -> Iterator[None]
 class _Lock:
     """The lock of a schema, held by a transaction."""
 
-    def __init__(self, conn_id: str, profile: dict, ti, exclusive: bool):
+    def __init__(self, conn_id: str, profile: dict, ti):
         self.hook, self.schema = PostgresHook(conn_id), profile["schema"]
         connection = self.hook.connection
         # The arguments of the profile can name another server or database than the connection.
@@ -92,8 +93,6 @@ class _Lock:
         # `_row` needs tuples, and the connection's extra can ask for dictionaries.
         connection.extra = json.dumps({**LIBPQ, **connection.extra_dejson, "cursor": None})
         self.name = f"{ti.dag_id} {ti.run_id}"
-        kind = "" if exclusive else "_shared"
-        self.query = f"select pg_try_advisory_xact_lock{kind}({KEY}), pg_backend_pid()"
         self.connection, self.pid = None, 0
 
     def wait(self) -> None:
@@ -112,7 +111,7 @@ class _Lock:
         self.connection = self.connection or self.hook.get_conn()
         self._row("select set_config('application_name', %s, true)", self.name)
         self._row(TIMEOUTS)
-        is_held, pid = self._row(self.query, self.schema)
+        is_held, pid = self._row(TAKE, self.schema)
         if is_held:
             self.pid = pid
         return is_held

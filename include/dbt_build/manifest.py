@@ -73,8 +73,8 @@ class SlimManifest(TypedDict):
     cosmos_meta: dict[str, dict]
     # Who is responsible for each node, by unique ID.
     owners: dict[str, str]
-    # When dbt runs SQL of the project or of its packages: "on-run-start", "on-run-end".
-    hooks: list[str]
+    # Whether dbt runs SQL of the project or of its packages after the last node.
+    has_end_hooks: bool
 
 
 def all_nodes(manifest: dict) -> dict[str, dict]:
@@ -190,13 +190,9 @@ def slim_manifest(
             if (meta := node["config"].get("meta")) and meta.get("cosmos")
         },
         "owners": _owners(manifest, attached_to),
-        "hooks": sorted(
-            {
-                tag
-                for node in manifest["nodes"].values()
-                if node["resource_type"] == "operation"
-                for tag in node["tags"]
-            }
+        "has_end_hooks": any(
+            node["resource_type"] == "operation" and "on-run-end" in node["tags"]
+            for node in manifest["nodes"].values()
         ),
     }
 

@@ -140,11 +140,7 @@ class DbtNodeOperator(BaseOperator):
         # The task of a skipped node starts only if the failed task upstream has succeeded in a
         # later try, or if somebody has cleared this task.
         if result is None or result["outcome"] == "skipped":
-            profile = self.group.command_args["profile_config"]
-            # Each dbt command runs the hooks of the project, and two commands would disturb each
-            # other, for example with `create or replace function`.
-            has_hooks = len(self.group.slim["hooks"]) > 0
-            with build_lock(profile, ti, exclusive=has_hooks):
+            with build_lock(self.group.command_args["profile_config"], ti):
                 # A build that held the lock in the meantime has stored a newer result.
                 stored = self._stored_result(ti)
                 if stored is None or stored == result:

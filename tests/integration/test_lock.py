@@ -3,6 +3,7 @@
 import psutil
 import pytest
 
+from include.dbt_build.lock import KEY
 from tests.conftest import HAS_POSTGRES
 from tests.fixtures import wait_until
 
@@ -76,15 +77,14 @@ def test_the_build_of_a_cleared_node_waits_too(two):
     assert second.built()["e"] == 2
 
 
-def test_node_tasks_run_the_hooks_of_the_project_one_after_the_other(api, warehouse):
+def test_node_tasks_run_dbt_one_after_the_other(api, warehouse):
     states = States(api, warehouse, "states_alone")
     states.broken("e")
     assert states.run() == "failed"
     states.broken()
     with warehouse.transaction():
         warehouse.execute("set local application_name = 'another node task'")
-        lock = "select pg_advisory_xact_lock_shared(hashtext('dbt'), hashtext('states'))"
-        warehouse.execute(lock)
+        warehouse.execute(f"select pg_advisory_xact_lock({KEY})", ["states"])
         attempt = states.tasks()["e_run"]["try_number"] + 1
         states.clear("e_run", only_failed=True)
         wait_until(lambda: "Waiting for another node task" in states.log("e_run", attempt))

@@ -126,10 +126,10 @@ def test_two_builds_behind_pgbouncer_do_not_overlap(pooled, conn_id, caplog):
     has_lock, is_built = Event(), Event()
 
     def second() -> None:
-        with build_lock(mapped, ti("second"), exclusive=True):
+        with build_lock(mapped, ti("second")):
             has_lock.set()
 
-    with build_lock(mapped, ti("first"), exclusive=True):
+    with build_lock(mapped, ti("first")):
         thread = Thread(target=second)
         thread.start()
         wait_until(lambda: "Waiting for daily first" in caplog.text, seconds=30)
@@ -154,29 +154,8 @@ def test_the_lock_is_in_the_database_that_the_profile_names(
     mapped = profile("any", conn_id=conn_id(postgres.get(port_of_connection, "1")))
     given = {name: postgres.get(value, value) for name, value in argument.items()}
     mapped.profile_mapping.profile_args.update(given)
-    with build_lock(mapped, ti("first"), exclusive=True):
+    with build_lock(mapped, ti("first")):
         pass
-
-
-def test_node_tasks_share_the_lock_and_a_build_waits_for_them(pooled, conn_id, caplog):
-    caplog.set_level(logging.INFO)
-    mapped = profile("pooled", conn_id=conn_id(pooled))
-    built = Event()
-
-    def build() -> None:
-        with build_lock(mapped, ti("build"), exclusive=True):
-            built.set()
-
-    with (
-        build_lock(mapped, ti("a"), exclusive=False),
-        build_lock(mapped, ti("b"), exclusive=False),
-    ):
-        thread = Thread(target=build)
-        thread.start()
-        wait_until(lambda: "Waiting for daily a, daily b" in caplog.text, seconds=30)
-        assert not built.is_set()
-    thread.join(timeout=30)
-    assert built.is_set()
 
 
 def test_the_lock_holds_over_a_connection_that_is_cut_when_idle(
@@ -186,7 +165,7 @@ def test_the_lock_holds_over_a_connection_that_is_cut_when_idle(
     mapped = profile("idle", conn_id=conn_id(impatient))
     free = f"select pg_try_advisory_xact_lock({lock.KEY})"
     with connect({**SETTINGS.dbt_env(), **postgres}) as other:
-        with build_lock(mapped, ti("first"), exclusive=True):
+        with build_lock(mapped, ti("first")):
             # Longer than the proxy waits.
             assert not Event().wait(2 * IDLE_SECONDS)
             assert other.execute(free, ["idle"]).fetchone() == (False,)
@@ -211,7 +190,7 @@ def test_a_lost_lock_is_taken_again(postgres, conn_id, monkeypatch, caplog):
     mapped = profile("lost", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
     free = f"select pg_try_advisory_xact_lock({lock.KEY})"
     with connect({**SETTINGS.dbt_env(), **postgres}) as other:
-        with build_lock(mapped, ti("first"), exclusive=True):
+        with build_lock(mapped, ti("first")):
             assert other.execute(END_FIRST).fetchall() == [(True,)]
             wait_until(lambda: "is held again" in caplog.text, seconds=30)
             assert "is lost" in caplog.text
@@ -224,7 +203,7 @@ def test_dbt_is_interrupted_if_another_build_takes_a_lost_lock(postgres, conn_id
     mapped = profile("taken", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
 
     def build(other) -> None:
-        with build_lock(mapped, ti("first"), exclusive=True), interruptible(lambda: None):
+        with build_lock(mapped, ti("first")), interruptible(lambda: None):
             assert other.execute(END_FIRST).fetchall() == [(True,)]
             other.execute(f"select pg_advisory_lock({lock.KEY})", ["taken"])
             assert not Event().wait(60)
@@ -244,7 +223,7 @@ def test_dbt_continues_while_postgres_has_not_noticed_the_lost_connection(
     monkeypatch.setattr(lock, "PING_SECONDS", 0.2)
     with Proxy(int(postgres["WAREHOUSE_PORT"])) as proxy:
         mapped = profile("unseen", conn_id=conn_id(proxy.port))
-        with build_lock(mapped, ti("first"), exclusive=True), interruptible(lambda: None):
+        with build_lock(mapped, ti("first")), interruptible(lambda: None):
             client, server = proxy.pairs[0]
             client.shutdown(socket.SHUT_RDWR)
             # The task has tried twice to take the lock, and Postgres has not given it.
