@@ -93,13 +93,14 @@ def ssl_context() -> ssl.SSLContext:
 
 
 class TaskLogs:
-    """Writes the logs of tasks without a process where Airflow reads them, in its own thread."""
+    """Writes the logs of tasks without a process where Airflow reads them, in its own threads."""
 
     def __init__(self, ti):
         self.ti = ti
         self.template = Template(conf.get("logging", "log_filename_template"))
         self._remote = load_remote_log_handler()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dbt-logs")
+        # An upload takes about a tenth of a second, and the build task waits for all of them.
+        self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="dbt-logs")
 
     def write(self, task_id: str, try_number: int, message: str, time: str) -> None:
         self._executor.submit(self._write, task_id, try_number, message, time)
