@@ -20,7 +20,8 @@ class DbtDag(cosmos.DbtDag):
             build the nodes that depend on the source.
         run_options: whether the trigger form gets fields to build a part of the nodes, with a full
             refresh, an event time range or other variables: see run_options.PARAMS. Node tasks then
-            have the trigger rule none_failed, because the tasks of all other nodes are skipped.
+            have the trigger rule none_failed, because the tasks of all other nodes are skipped. So
+            has the build task, which Airflow refuses directly downstream of another setup task.
         args, kwargs: the arguments of cosmos.DbtDag.
     """
 

@@ -114,8 +114,9 @@ class DbtNodeOperator(BaseOperator):
         if self.group.build_id:
             raise UnsupportedArgumentError(
                 f"A task upstream of {self.task_id}",
-                "one `dbt build` builds all nodes: put the task upstream of the whole group, and "
-                "create it outside of the group's with block",
+                "one `dbt build` builds all nodes: create the task outside of the group's with "
+                "block, and put it upstream of the whole group. Write `setup >> group >> teardown` "
+                "instead of creating the group in the with block of a teardown",
             )
 
     @property

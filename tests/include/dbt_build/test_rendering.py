@@ -258,7 +258,7 @@ def test_a_task_upstream_of_a_node_task_is_refused(unchanged):
     node, sensor = dag.get_task("base.run"), EmptyOperator(task_id="sensor", dag=dag)
     with pytest.raises(UnsupportedArgumentError, match=r"^A task upstream of base\.run is not"):
         sensor >> node
-    with pytest.raises(UnsupportedArgumentError, match=r"put the task upstream of the whole group"):
+    with pytest.raises(UnsupportedArgumentError, match=r"put it upstream of the whole group"):
         node << sensor
     assert "sensor" not in node.upstream_task_ids
     node >> sensor
