@@ -107,7 +107,7 @@ def _files(project: DbtProject) -> Iterator[Path]:
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
             yield Path(file)
-    packages = project.workdir / _packages_folder(project.path)
+    packages = project.workdir / _packages_folder(project.workdir)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
     yield from _own_files(project)
     yield from _walk(project, local)
@@ -177,8 +177,9 @@ def _links(project: DbtProject) -> dict[str, str]:
 def _generated_names(project: DbtProject) -> set[str]:
     """Return the names of files and folders that dbt and Python write into a project."""
     names = GENERATED | {_target_folder(project.path)}
-    if not _has_shipped_packages(project):
-        names.add(_packages_folder(project.path).parts[0])
+    folder = _packages_folder(project.path)
+    if not _has_shipped_packages(project) and len(folder.parts) == 1:
+        names.add(folder.name)
     return names
 
 
@@ -212,13 +213,19 @@ def _outside_paths(path: Path) -> dict[str, Path]:
 
 
 def _write_project_file(project: DbtProject) -> None:
-    """Copy dbt_project.yml, with absolute paths where they lead out of the project."""
+    """Copy dbt_project.yml, with absolute paths where they lead out of the project.
+
+    If dbt would install packages inside of a folder of the project, they get another folder.
+    """
     text = (project.path / "dbt_project.yml").read_text()
-    if outside := _outside_paths(project.path):
-        content = _project_yml(project.path)
-        for key, values in content.items():
-            if key.endswith("-paths") and isinstance(values, list):
-                content[key] = [str(outside.get(value, value)) for value in values]
+    outside, content = _outside_paths(project.path), _project_yml(project.path)
+    is_nested = len(_packages_folder(project.path).parts) > 1
+    if is_nested and not _has_shipped_packages(project):
+        content["packages-install-path"] = "dbt_build_packages"
+    for key, values in content.items():
+        if key.endswith("-paths") and isinstance(values, list):
+            content[key] = [str(outside.get(value, value)) for value in values]
+    if content != _project_yml(project.path):
         text = yaml.safe_dump(content, sort_keys=False)
     (project.workdir / "dbt_project.yml").write_text(text)
 
@@ -237,7 +244,7 @@ def _install_packages(project: DbtProject) -> None:
         if (file := project.path / name).is_file():
             texts[name] = _packages_for_workdir(project, file)
             (project.workdir / name).write_text(texts[name])
-    packages = project.workdir / _packages_folder(project.path)
+    packages = project.workdir / _packages_folder(project.workdir)
     installed = project.cache / "packages.json"
     if _has_shipped_packages(project) or not project.installs_packages:
         installed.unlink(missing_ok=True)

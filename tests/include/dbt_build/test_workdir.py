@@ -327,6 +327,25 @@ def test_packages_that_ship_with_the_project_need_no_installation(second, comman
     assert names_with_task(render(second, select=["tag:new"])) == {"model packed"}
 
 
+def test_packages_can_be_installed_inside_of_a_folder_of_the_project(second, commands, tmp_path):
+    write(tmp_path / "package", PACKAGE)
+    write(
+        second,
+        {
+            "packages.yml": "packages: [{local: ../../package}]",
+            "dbt_project.yml": "{name: second, version: 1.0.0, profile: any, "
+            "packages-install-path: vendor/packages, macro-paths: [vendor/macros]}",
+            "vendor/macros/m.sql": "{% macro m() %}select 1 as id{% endmacro %}",
+            "models/uses.sql": "{{ m() }}",
+        },
+    )
+    assert {"model packed", "model uses"} < names_with_task(render(second))
+    assert commands == ["deps", "parse"]
+    (second / "vendor" / "macros" / "m.sql").touch()
+    render(second)
+    assert commands == ["deps", "parse", "parse"]
+
+
 def test_packages_that_become_part_of_the_project_replace_the_installed_ones(second, tmp_path):
     package = write(tmp_path / "package", PACKAGE)
     write(second, {"packages.yml": "packages: [{local: ../../package}]"})
