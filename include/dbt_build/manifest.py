@@ -12,7 +12,6 @@ from hashlib import sha256
 from typing import TypedDict
 
 from cosmos.constants import TestBehavior
-from cosmos.dbt.graph import is_freshness_effective
 
 # Resource types that Cosmos renders.
 RENDERED = ("model", "seed", "snapshot")
@@ -346,8 +345,14 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
             downstream=sorted(readers[source]),
         )
         for source in sources
-        if readers[source] and is_freshness_effective(sources[source].get("freshness"))
+        if readers[source] and _has_thresholds(sources[source].get("freshness") or {})
     ]
+
+
+def _has_thresholds(freshness: dict) -> bool:
+    # dbt does not check a source whose thresholds have a period and no count.
+    limits = (freshness.get("warn_after"), freshness.get("error_after"))
+    return any(limit and limit["count"] is not None for limit in limits)
 
 
 def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:
