@@ -303,7 +303,8 @@ def _first_line(unique_id: str, message: str) -> str:
     dbt's message has this name only if the test could not run.
     """
     kind, name = kind_and_name(unique_id)
-    is_missing = kind in ("test", "unit_test") and name not in message
+    # The message of a unit test has its name without the name of the model.
+    is_missing = kind in ("test", "unit_test") and name.rpartition(".")[2] not in message
     return f"{name}: {message}" if is_missing else message
 
 
