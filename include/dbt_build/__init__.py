@@ -27,7 +27,7 @@ results     the results of nodes
 reporting   passes results to Airflow while dbt works
 channel     the client of the plugin, and the logs of the tasks whose states the plugin sets
 protocol    what the tasks and the plugin exchange
-lock        one build at a time in a schema
+lock        one dbt command at a time in a schema
 timeouts    Airflow's timeouts end dbt and its statements
 artifacts   dbt's artifacts of each run, kept
 lineage     OpenLineage events of each node

@@ -123,7 +123,7 @@ class _Lock:
     def keep(self, stop: Event) -> None:
         """Keep the connection alive, and take the lock again if the connection is lost.
 
-        If another build has taken the lock in the meantime, dbt is interrupted. Postgres can need
+        If another task has taken the lock in the meantime, dbt is interrupted. Postgres can need
         minutes to notice that a connection is lost. Until then no other build gets the lock.
         """
         while not stop.wait(PING_SECONDS):

@@ -211,7 +211,7 @@ def test_dbt_is_interrupted_if_another_build_takes_a_lost_lock(postgres, conn_id
 
     with (
         connect({**SETTINGS.dbt_env(), **postgres}) as other,
-        pytest.raises(DbtInterruptedError, match="another build took the lock"),
+        pytest.raises(DbtInterruptedError, match="another task took the lock"),
     ):
         build(other)
 
