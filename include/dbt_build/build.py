@@ -92,12 +92,12 @@ class DbtBuildOperator(DbtCommandOperator):
         # If no node is built yet, or all tasks were cleared, dbt gets the selection of the DAG.
         builds_all = len(pending) == len(all_tasks) and not built
         done = [task for task in all_tasks if states.get(task.task_id) == "success"]
-        self.built_by_earlier_tries = self._built_by_earlier_tries(ti, done)
+        self.built_by_earlier_tries = self._built_by_earlier_tries(context, done)
         self.results.add_succeeded(
             built, "An earlier try of the build task built this node: see the log of that try."
         )
         with ResultReporter(
-            ti, pending, self.results, self.group.teardown_id, selected
+            context, pending, self.results, self.group.teardown_id, selected
         ) as reporter:
             downstream_of_stale = self._check_sources(context, pending, selected)
             # None stands for the selection of the DAG.
@@ -229,10 +229,11 @@ class DbtBuildOperator(DbtCommandOperator):
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
         if stored is None:
             return set()
-        if stored["first_try"] == first_try(ti):
+        clear_number = context["dag_run"].clear_number
+        if (stored["first_try"], stored["clear_number"]) == (first_try(ti), clear_number):
             return {*stored["nodes"]}
         # The nodes were built before a clear. This can be a retry nevertheless, if the first try
-        # after the clear ended before it came here.
+        # after the clear ended before it came here, or if another task was cleared.
         all_ids, pending_ids = {*self.group.node_task_ids}, {task.task_id for task in pending}
         kept = {
             task.task_id
@@ -244,15 +245,16 @@ class DbtBuildOperator(DbtCommandOperator):
         }
         again = nodes_of(map(self.dag.get_task, all_ids - kept))
         built = set() if pending_ids == all_ids else {*stored["nodes"]} - again
-        set_nodes(ti, self.group.teardown_id, BUILT_NODES, built)
+        set_nodes(context, self.group.teardown_id, BUILT_NODES, built)
         return built
 
-    def _built_by_earlier_tries(self, ti, done: list[DbtNodeOperator]) -> set[str]:
+    def _built_by_earlier_tries(self, context, done: list[DbtNodeOperator]) -> set[str]:
         """Return the nodes of successful tasks whose asset events were lost with a failed try."""
         nodes = nodes_of(done)
+        ti = context["ti"]
         stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
         if stored is None or stored["first_try"] != first_try(ti):
-            set_nodes(ti, self.group.teardown_id, DONE_BEFORE, nodes)
+            set_nodes(context, self.group.teardown_id, DONE_BEFORE, nodes)
             return set()
         return nodes - {*stored["nodes"]}
 

@@ -56,10 +56,13 @@ class StoredResult(TypedDict):
 class TryNodes(TypedDict):
     """The unique IDs of nodes, and the first try of the build task to which they belong.
 
-    A clear leads to another first try, which can end before it stores anything.
+    A clear leads to another first try, which can end before it stores anything. If an executor
+    reports a task that was cleared while it was running as failed, as KubernetesExecutor does, only
+    the number of clears in the run is another one.
     """
 
     first_try: int
+    clear_number: int
     nodes: list[str]
 
 

@@ -49,7 +49,7 @@ class ResultReporter:
     reached or the task has callbacks. Such a task starts a process, reads its result and ends.
 
     Args:
-        ti: the task instance of the build task.
+        context: Airflow's context of the build task.
         tasks: the node tasks that are not successful yet, in the order of the DAG.
         results: filled by dbt.
         teardown_id: the task ID of the build's teardown.
@@ -58,13 +58,14 @@ class ResultReporter:
 
     def __init__(
         self,
-        ti,
+        context,
         tasks: Iterable[DbtNodeOperator],
         results: BuildResults,
         teardown_id: str,
         selected: Set[str] | None,
     ):
-        self.ti, self.results, self.teardown_id = ti, results, teardown_id
+        self.context, self.results, self.teardown_id = context, results, teardown_id
+        self.ti = ti = context["ti"]
         self.tasks = {task.task_id: task for task in tasks}
         # The nodes of each task that the run selects.
         self.nodes = {task_id: task.nodes_in(selected) for task_id, task in self.tasks.items()}
@@ -245,7 +246,7 @@ class ResultReporter:
         """Store what no retry of the build task may build: built nodes, and incomplete models."""
         incomplete = self.results.incomplete()
         if incomplete != self._incomplete:
-            set_nodes(self.ti, self.teardown_id, INCOMPLETE, incomplete)
+            set_nodes(self.context, self.teardown_id, INCOMPLETE, incomplete)
             self._incomplete = incomplete
         successful = {
             node
@@ -256,7 +257,7 @@ class ResultReporter:
         }
         built = self._built | (self.results.succeeded() - successful)
         if built != self._built:
-            set_nodes(self.ti, self.teardown_id, BUILT_NODES, built)
+            set_nodes(self.context, self.teardown_id, BUILT_NODES, built)
             self.ti.xcom_push(key=BUILT_NODES, value=sorted(built))
             # Set last, so that the next call stores the nodes again if this call fails.
             self._built = built
@@ -276,9 +277,14 @@ def set_xcom(ti, task_id: str, key: str, value) -> None:
     XCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
 
 
-def set_nodes(ti, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
-    """Set an XCom of the teardown to nodes, for the build task's retries until it is cleared."""
-    value = TryNodes(first_try=first_try(ti), nodes=sorted(nodes))
+def set_nodes(context, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
+    """Set an XCom of the teardown to nodes, for the build task's retries until a clear."""
+    ti = context["ti"]
+    value = TryNodes(
+        first_try=first_try(ti),
+        clear_number=context["dag_run"].clear_number,
+        nodes=sorted(nodes),
+    )
     set_xcom(ti, teardown_id, key, value)
 
 

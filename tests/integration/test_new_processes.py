@@ -6,6 +6,7 @@ XCom values are in an object store, whatever their size.
 import pytest
 
 from tests.conftest import HAS_POSTGRES, HOME
+from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
     from tests.integration.states import separate_airflow
@@ -67,3 +68,15 @@ def test_a_clear_runs_one_dbt(states):
     assert states.end() == "success"
     assert states.built() == {"d": 1, "e": 1}
     assert states.tasks()["dbt.d.run"]["pid"] is None
+
+
+def test_a_run_that_is_cleared_while_dbt_builds_is_built_again(states):
+    """The scheduler treats a pod that ends after a clear as one that failed."""
+    states.broken("g", fails=False, seconds=15)
+    states.trigger()
+    wait_until(lambda: states.built()["e"])
+    states.broken()
+    states.clear()
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert {states.built()[model] for model in ("a", "d", "e", "g", "by_day")} == {1}

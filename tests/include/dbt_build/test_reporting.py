@@ -36,14 +36,16 @@ def ti(monkeypatch) -> Airflow:
     monkeypatch.setattr(
         reporting,
         "set_nodes",
-        lambda ti, teardown_id, key, nodes: ti.xcom_push(f"{key} of {teardown_id}", {*nodes}),
+        lambda context, teardown_id, key, nodes: context["ti"].xcom_push(
+            f"{key} of {teardown_id}", {*nodes}
+        ),
     )
     return Airflow()
 
 
 def test_what_could_not_be_stored_is_stored_later(ti):
     results = BuildResults()
-    reporter = ResultReporter(ti, [task("a"), task("b")], results, "done", None)
+    reporter = ResultReporter({"ti": ti}, [task("a"), task("b")], results, "done", None)
     results.nodes["model.p.a"] = NodeResult("success")
     results.nodes["model.p.b"] = NodeResult("error", message="division by zero")
     ti.is_up = False
