@@ -237,12 +237,16 @@ SOURCES = {
               freshness: {warn_after: {count: 1, period: day}}
             tables: [{name: odd name}, {name: "a.b"}, {name: größe}]
           - {name: raw, config: *age, tables: [{name: events}, {name: unread}]}
+          - name: unchecked
+            config: {loaded_at_field: at, freshness: {warn_after: {period: hour}}}
+            tables: [{name: events}]
     """,
     "models/m.sql": """
         select 1 as id from {{ source('raw data', 'odd name') }}, {{ source('raw', 'events') }}
     """,
     "models/n.sql": """
-        select 1 as id from {{ source('raw data', 'a.b') }}, {{ source('raw data', 'größe') }}
+        select 1 as id from {{ source('raw data', 'a.b') }}, {{ source('raw data', 'größe') }},
+            {{ source('unchecked', 'events') }}
     """,
 }
 
@@ -254,7 +258,7 @@ def test_sources_can_have_difficult_names(small):
         "raw_data_odd_name_freshness": ("source.small.raw data.odd name",),
         "raw_data_a_b_freshness": ("source.small.raw data.a.b",),
         "raw_data_größe_freshness": ("source.small.raw data.größe",),
-        # Nothing reads raw.unread.
+        # Nothing reads raw.unread, and dbt does not check thresholds without a count.
         "raw_events_freshness": ("source.small.raw.events",),
     }
     assert edges(dag) == {

@@ -161,6 +161,14 @@ def test_the_message_of_a_failed_node_comes_before_what_dbt_logged_about_it():
     assert "FAIL 2 a" in second
 
 
+def test_the_name_of_a_unit_test_is_once_in_its_message():
+    node = "unit_test.p.a.adds_up"
+    named = received(start(node), finish("error", "Runtime Error in unit_test adds_up", node))
+    assert named.message([node]) == "Runtime Error in unit_test adds_up"
+    unnamed = received(start(node), finish("fail", "actual differs from expected", node))
+    assert unnamed.message([node]) == "a.adds_up: actual differs from expected"
+
+
 def test_a_test_that_a_stale_source_leaves_out_does_not_hide_a_failed_one():
     results = received(start(TEST), finish("fail", node=TEST))
     results.add_skipped(["test.p.left_out"])

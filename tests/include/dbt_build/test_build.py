@@ -1,0 +1,46 @@
+"""Which nodes a try of the build task builds after earlier tries and clears."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from include.dbt_build import build
+from include.dbt_build.protocol import BUILT_NODES, UNENDED_TRY, TryNodes
+from tests.include.dbt_build.conftest import render
+
+LEAF = "model.small.b"
+RUN_START = "2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("first_try", "clear_number", "states", "built"),
+    [
+        pytest.param(1, 0, {"a_run": "success"}, {LEAF}, id="killed"),
+        pytest.param(1, 1, {"a_run": "success"}, {LEAF}, id="killed, and another task cleared"),
+        pytest.param(2, 1, {}, set(), id="run cleared"),
+        # The scheduler treats a pod that ends after a clear as one that failed.
+        pytest.param(1, 1, {}, set(), id="run cleared with KubernetesExecutor"),
+        pytest.param(2, 0, {}, set(), id="run cleared without a reset of the run"),
+    ],
+)
+def test_a_retry_and_not_a_clear_keeps_what_the_killed_try_built(
+    small, monkeypatch, first_try, clear_number, states, built
+):
+    dag = render(small({}, a="select 1 as id", b="select * from {{ ref('a') }}"))
+    task = dag.get_task("dbt_build")
+    stored = {
+        BUILT_NODES: TryNodes(first_try=1, clear_number=0, nodes=[LEAF]),
+        UNENDED_TRY: RUN_START,
+    }
+    for name in ("set_xcom", "set_nodes"):
+        monkeypatch.setattr(build, name, lambda *_: None)
+    context = {
+        "ti": SimpleNamespace(
+            task=task,
+            max_tries=first_try - 1 + task.retries,
+            xcom_pull=lambda task_ids, key: stored[key],
+        ),
+        "dag_run": SimpleNamespace(start_date=RUN_START, clear_number=clear_number),
+    }
+    pending = [task for task in task._node_tasks() if task.task_id not in states]
+    assert task._built_nodes(context, states, pending) == built
