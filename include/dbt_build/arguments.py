@@ -232,7 +232,7 @@ class Arguments:
         selection, project = self.selection, self.project
         _, flags = split_options(self.operator_args.get("dbt_cmd_flags") or [])
         return {
-            # As in Cosmos, operator_args can replace it.
+            # The value in operator_args replaces it, as in Cosmos.
             "copy_dbt_packages": self.project_config.copy_dbt_packages,
             **{k: v for k, v in self.operator_args.items() if k not in PARSE_ARGS},
             "project": project,

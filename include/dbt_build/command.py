@@ -171,7 +171,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self._load_manifest(environment)
         if self._has_event_times(cmd_flags or (), environment):
             self.results.repeated_batches = {}
-        # Not set in __init__: Airflow executes a copy, and the bound method has to be the copy's.
+        # These are not set in __init__, because Airflow executes a copy of the operator, and the
+        # bound method has to be that of the copy.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
         self.callback = None if self.base_cmd == ["ls"] else callbacks
         try:

@@ -84,7 +84,7 @@ def test_node_tasks_run_dbt_one_after_the_other(api, warehouse):
     states.broken()
     with warehouse.transaction():
         warehouse.execute("set local application_name = 'another node task'")
-        # Only an exclusive lock has to wait for a shared one.
+        # An exclusive lock has to wait for this shared one, and a shared lock does not.
         warehouse.execute(f"select pg_advisory_xact_lock_shared({KEY})", ["states"])
         attempt = states.tasks()["e_run"]["try_number"] + 1
         states.clear("e_run", only_failed=True)
