@@ -44,7 +44,6 @@ class Findings:
     missing: dict[str, list[str]] = field(default_factory=dict)
     # Tables that the project reads and the warehouse has, with the SQL of their columns.
     existing: dict[tuple[str, str], str] = field(default_factory=dict)
-    own_nodes: list[str] = field(default_factory=list)
     # Seeds that have the schema and the name of a source.
     seeds_as_sources: list[str] = field(default_factory=list)
     postgres_errors: list[str] = field(default_factory=list)
@@ -62,7 +61,6 @@ class Findings:
             "Tables that must be loaded before dbt runs, by schema:": [
                 f"{schema}: {', '.join(names)}" for schema, names in self.missing.items()
             ],
-            "Sources that the project builds itself. Read them with ref():": self.own_nodes,
             "Sources that are seeds of the project. Write a DAG file with the seeds in a group of "
             "their own, before the other nodes, as in local/adopted/dag_with_seeds.py.txt:": (
                 self.seeds_as_sources
@@ -158,10 +156,10 @@ def required_variables(project: Path) -> set[str]:
 
 def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> set:
     """Add the sources that nodes read to the findings; return the missing relations."""
-    kinds = {
-        (node["schema"], node["alias"]): node["resource_type"]
+    seeds = {
+        (node["schema"], node["alias"])
         for node in manifest["nodes"].values()
-        if node["resource_type"] in BUILT
+        if node["resource_type"] == "seed"
     }
     read = {
         (source["schema"], source["identifier"])
@@ -172,15 +170,10 @@ def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> set
     }
     findings.existing = _existing_tables(settings, read)
     missing = read - findings.existing.keys()
-    seeds = {relation for relation in missing if kinds.get(relation) == "seed"}
-    findings.seeds_as_sources = sorted(name for _, name in seeds)
+    findings.seeds_as_sources = sorted(name for _, name in missing & seeds)
     missing -= seeds
-    kinds_by_name = {name: kind for (_, name), kind in kinds.items()}
     for schema, name in sorted(missing):
-        if kind := kinds_by_name.get(name):
-            findings.own_nodes.append(f"source {schema}.{name} is a {kind} of the project")
-        else:
-            findings.missing.setdefault(schema, []).append(name)
+        findings.missing.setdefault(schema, []).append(name)
     return missing
 
 

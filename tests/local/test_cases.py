@@ -176,7 +176,7 @@ def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, cl
         },
         builds=True,
     )
-    assert (found.missing, found.own_nodes, found.postgres_errors) == ({}, [], [])
+    assert (found.missing, found.postgres_errors) == ({}, [])
     assert "seeds >> dbt" in (clone / "dags" / "shop.py").read_text()
 
 
