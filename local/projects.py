@@ -87,7 +87,10 @@ def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
         if source:
             copy_files(found, folder)
             bring_packages_along(tree, found, folder)
-            exclude_from_lint(tree, folder)
+            # The hooks of `make lint` skip the files of the project and of its local packages.
+            config, start = tree / ".pre-commit-config.yaml", "\n  (?x)^(\n"
+            line = f"{start}    dbt/({name}|packages)/.*|\n"
+            config.write_text(config.read_text().replace(start, line, 1))
             add_postgres_macros(folder)
             if (folder / "dbt_packages").is_dir():
                 # The project ships its packages. Those of other projects stay out of the image.
@@ -156,7 +159,6 @@ def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
             if str(value).startswith(".."):
                 origin = _existing(source / value, file, value)
                 copy_files(origin, tree / "dbt" / "packages" / origin.name)
-                exclude_from_lint(tree, tree / "dbt" / "packages")
                 _replace_path(file, value, f"../packages/{origin.name}")
 
 
@@ -171,7 +173,6 @@ def _bring_packages(tree: Path, source: Path, folder: Path) -> None:
                 copy = tree / "dbt" / "packages" / name
                 if not copy.exists():
                     copy_files(origin, copy, without=source)
-                    exclude_from_lint(tree, copy.parent)
                     _bring_packages(tree, source, copy)
                 _replace_path(file, path, f"../packages/{name}")
 
@@ -202,15 +203,6 @@ def add_postgres_macros(project: Path) -> None:
     for macro in POSTGRES_MACROS.glob("*.sql"):
         if macro.stem not in defined:
             shutil.copy(macro, folder)
-
-
-def exclude_from_lint(tree: Path, folder: Path) -> None:
-    """Exclude a folder from all hooks of `make lint`."""
-    config = tree / ".pre-commit-config.yaml"
-    before, start, after = config.read_text().partition("\n  (?x)^(\n")
-    line = f"    {re.escape(str(folder.relative_to(tree)))}/.*|\n"
-    if start and line not in after:
-        config.write_text(f"{before}{start}{line}{after}")
 
 
 def write_template(path: Path, template: str, project: str, **values: str) -> None:

@@ -157,7 +157,7 @@ def test_what_a_project_lacks_is_listed_with_what_to_do(clone, tmp_path):
     assert "load() >> dbt >> publish()" in (clone / "dags" / "theirs.py").read_text()
     # No hook reads the files of the project. The hooks read the DAG file, which is the team's.
     excluded = (clone / ".pre-commit-config.yaml").read_text()
-    assert excluded.count("theirs") == excluded.count("    dbt/theirs/.*|\n") == 1
+    assert excluded.count("theirs") == excluded.count("    dbt/(theirs|packages)/.*|\n") == 1
 
 
 def test_a_project_that_dbt_cannot_parse_is_reported(clone, tmp_path):

@@ -192,7 +192,7 @@ def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
     assert found.parse_error == ""
     added = git(clone, "diff", "HEAD", "--", ".pre-commit-config.yaml")
     lines = [line[1:].strip() for line in added.splitlines() if re.match(r"\+ ", line)]
-    assert lines == ["dbt/shop/.*|", "dbt/packages/.*|"]
+    assert lines == ["dbt/(shop|packages)/.*|"]
 
 
 class BrokenAirflow:
@@ -314,7 +314,7 @@ def test_macros_in_a_folder_outside_of_the_project_are_brought_along(bring_in, c
     assert found.parse_error == ""
     assert "../packages/macros" in (clone / "dbt" / "shop" / "dbt_project.yml").read_text()
     # The hooks do not judge these files either.
-    assert "    dbt/packages/.*|\n" in (clone / ".pre-commit-config.yaml").read_text()
+    assert "    dbt/(shop|packages)/.*|\n" in (clone / ".pre-commit-config.yaml").read_text()
 
 
 def test_shipped_packages_are_used_without_a_network(bring_in, clone):
