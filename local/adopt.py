@@ -3,7 +3,7 @@
 from local.git import git
 from local.projects import add, new_tree, report, require_name, write_template
 from local.settings import Failure, Settings
-from local.update import remove_group, remove_targets
+from local.update import remove_targets
 
 TEMPLATE_NAME = "dbt-on-airflow"
 # The files that contain the name of the template.
@@ -22,7 +22,6 @@ def adopt(
     with new_tree() as tree:
         git("rm", "--quiet", "-r", "--ignore-unmatch", *removed, at=tree)
         remove_targets(tree / "Makefile", settings.local_toml["make_targets"])
-        remove_group(tree / "pyproject.toml")
         for path in NAMED_FILES:
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(TEMPLATE_NAME, name.replace("_", "-")))

@@ -4,7 +4,6 @@ import re
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 from local.git import git, require_no_changes
@@ -42,9 +41,7 @@ def update(settings: Settings, source: str) -> None:
     added = {*git(*changed, "--diff-filter=A").splitlines()}
     own += added - {*git("ls-tree", "-r", "--name-only", "FETCH_HEAD").splitlines()}
     git("rm", "--quiet", "-r", "--force", "--ignore-unmatch", "--", *removed)
-    targets = template.get("make_targets", [])
-    merge_file("Makefile", before, base, lambda file: remove_targets(file, targets))
-    merge_file("pyproject.toml", before, base, remove_group)
+    merge_makefile(before, base, template.get("make_targets", []))
     git("checkout", before, "--", *own)
     # What the fork deleted and the template changed stays deleted.
     unmerged = {*git("diff", "--name-only", "--diff-filter=U").splitlines()}
@@ -70,19 +67,13 @@ def remove_targets(makefile: Path, names: list[str]) -> None:
     makefile.write_text(text.rstrip("\n") + "\n")
 
 
-def merge_file(name: str, before: str, base: str, strip: Callable[[Path], None]) -> None:
-    """Merge a file without the parts that `strip` removes. A conflict stays in the file."""
+def merge_makefile(before: str, base: str, removed: list[str]) -> None:
+    """Merge the Makefile without the targets that a fork lacks. A conflict stays in the file."""
     with tempfile.TemporaryDirectory(prefix="update-") as folder:
         files = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
-            file.write_text(git("show", f"{revision}:{name}") + "\n")
-            strip(file)
+            file.write_text(git("show", f"{revision}:Makefile") + "\n")
+            remove_targets(file, removed)
         if subprocess.run(["git", "merge-file", "--quiet", *files]).returncode == 0:
-            (ROOT / name).write_text(files[0].read_text())
-            git("add", name)
-
-
-def remove_group(pyproject: Path) -> None:
-    """Delete the dependency group `template` from pyproject.toml, with the comment above it."""
-    group = re.compile(r"(^#.*\n)*^template = \[\n(^ .*\n)*^\]\n", flags=re.MULTILINE)
-    pyproject.write_text(group.sub("", pyproject.read_text()))
+            (ROOT / "Makefile").write_text(files[0].read_text())
+            git("add", "Makefile")

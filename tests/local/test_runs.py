@@ -13,7 +13,7 @@ if not HAS_POSTGRES:
 from local import pipeline, progress, services
 from local.pipeline import Api
 from local.settings import Failure, Settings
-from local.update import remove_group, remove_targets
+from local.update import remove_targets
 
 LOG = [
     {"event": "dbt begins", "level": "info"},
@@ -148,7 +148,7 @@ def test_standalone_mode_has_the_target_of_the_shell(monkeypatch, tmp_path):
     assert "DBT_TARGET=prod" not in lines
 
 
-def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
+def test_a_target_is_removed_whole(tmp_path):
     makefile = tmp_path / "Makefile"
     makefile.write_text(
         ".PHONY: test test-all bench\n\ntest: a ## b\n\t@x\n\nbench: a ## c\n\t@y\n\t@z\n\n"
@@ -156,7 +156,3 @@ def test_a_target_and_a_dependency_group_are_removed_whole(tmp_path):
     )
     remove_targets(makefile, ["bench", "test-all"])
     assert makefile.read_text() == ".PHONY: test\n\ntest: a ## b\n\t@x\n"
-    pyproject = tmp_path / "pyproject.toml"
-    pyproject.write_text('dev = [\n    "a",\n]\n# Why.\ntemplate = [\n    "b",\n]\n\n[tool.uv]\n')
-    remove_group(pyproject)
-    assert pyproject.read_text() == 'dev = [\n    "a",\n]\n\n[tool.uv]\n'
