@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from local.dbt import profiles_yml
+import yaml
+
 from local.settings import BIN, ROOT, Failure, Settings
 
 SETTINGS = Settings.from_environment(os.environ)
@@ -66,7 +67,10 @@ def write(folder: Path, name: str) -> None:
         (folder / "dbt_project.yml").write_text(content)
         # The macros that dbt needs on this warehouse.
         shutil.copytree(SAMPLE / "macros", folder / "macros")
-    (folder / "profiles.yml").write_text(profiles_yml(name, prod=name))
+    profile = yaml.safe_load((ROOT / "local" / "profiles.yml").read_text())["local"]
+    outputs = {"prod": {**profile["outputs"]["prod"], "schema": name}}
+    content = json.dumps({name: {"target": "prod", "outputs": outputs}})
+    (folder / "profiles.yml").write_text(content)
 
 
 def _write_models(folder: Path, prefix: str, count: int) -> None:

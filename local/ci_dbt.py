@@ -12,7 +12,7 @@ from pathlib import Path
 from psycopg.sql import SQL, Identifier
 
 from local import postgres
-from local.dbt import chosen_project, command_env, has_installed_packages, profiles_dir
+from local.dbt import chosen_project, command_env, has_installed_packages
 from local.progress import console
 from local.settings import Failure, Settings
 
@@ -38,14 +38,13 @@ def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: 
     comment.write_text(f"{TITLE}\n\nFailed before `dbt build`: see the log of the job.\n")
     prod = copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
-    os.environ.update(command_env(settings), PR=pr)
-    profiles = profiles_dir(settings, folder)
+    os.environ.update(command_env(settings, folder), PR=pr)
     if not has_installed_packages(folder):
-        dbt(folder, profiles, "deps")
+        dbt(folder, "deps")
     options = ("--target", "ci", "--target-path", str(home / "target"))
     options += ("--state", str(home / "state"))
 
-    listed = dbt(folder, profiles, "ls", *options, *CHANGED, "--output", "json", log_level="none")
+    listed = dbt(folder, "ls", *options, *CHANGED, "--output", "json", log_level="none")
     changed = {json.loads(line)["unique_id"] for line in listed.result}
     manifest = json.loads((home / "target" / "manifest.json").read_text())
     if (name := prod["metadata"]["project_name"]) != manifest["metadata"]["project_name"]:
@@ -74,11 +73,11 @@ def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: 
     # dbt needs this macro to clone a table; without it, it would create a view.
     can_clone = any(name.endswith(".postgres__can_clone_table") for name in manifest["macros"])
     if can_clone and not full_refresh and kinds & {*CLONED_KINDS}:
-        done = dbt(folder, profiles, "clone", *options, *CLONED, log_level="error")
+        done = dbt(folder, "clone", *options, *CLONED, log_level="error")
         # The clone of a model that prod has not built yet fails. That model is built in full.
         cloned = {r.node.unique_id for r in done.result if r.status == "success"}
     options += ("--full-refresh",) if full_refresh else ()
-    done = dbt(folder, profiles, "build", *options, *CHANGED, "--defer", "--favor-state")
+    done = dbt(folder, "build", *options, *CHANGED, "--defer", "--favor-state")
     rows += [(relation(prod["nodes"][k]), "read from prod") for k in deferred(manifest, nodes)]
     failed, built, passed = sort_results(done.result, cloned)
     # Failed nodes come first.
@@ -115,12 +114,12 @@ def copy_manifest(source: str, folder: Path) -> dict:
     return manifest
 
 
-def dbt(project: Path, profiles: Path, command: str, *words: str, log_level: str = "info"):
+def dbt(project: Path, command: str, *words: str, log_level: str = "info"):
     """Run dbt in this process, which imports it once; return its result."""
     from dbt.cli.main import dbtRunner
 
-    where = ("--project-dir", str(project), "--profiles-dir", str(profiles))
-    done = dbtRunner().invoke(["--log-level", log_level, command, *where, *words])
+    start = ("--log-level", log_level, command, "--project-dir", str(project))
+    done = dbtRunner().invoke([*start, *words])
     if done.exception:
         message = " ".join(str(done.exception).split())
         raise Failure(f"dbt {command} failed in {project}: {message}")

@@ -1,4 +1,4 @@
-"""The commands of dbt: `make dbt`, `make docs`, and their project, profile and environment."""
+"""The commands of dbt: `make dbt`, `make docs`, and their project and environment."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 
 from local import postgres
 from local.progress import console
-from local.settings import BIN, Failure, Settings
+from local.settings import BIN, ROOT, Failure, Settings
 
 
 def dbt(settings: Settings, project: str, words: list[str]) -> None:
@@ -18,13 +18,12 @@ def dbt(settings: Settings, project: str, words: list[str]) -> None:
     if not words:
         raise Failure('ARGS= is missing: make dbt ARGS="build --select my_model"')
     folder = chosen_project(settings, project)
-    env = {"DBT_PROFILES_DIR": str(profiles_dir(settings, folder)), **command_env(settings)}
-    run_dbt(folder, env, *words)
+    run_dbt(folder, command_env(settings, folder), *words)
 
 
 def docs(settings: Settings) -> None:
     """Write the docs of all dbt projects with the names of prod, each in one page to publish."""
-    words = ["docs", "generate", "--static"]
+    words = ["docs", "generate", "--static", "--target", "prod"]
     if not settings.environment.get("WAREHOUSE_URL") and not postgres.port_in_use(settings):
         # There are no columns and sizes if there is no warehouse.
         words += ["--empty-catalog", "--no-populate-cache"]
@@ -34,10 +33,8 @@ def docs(settings: Settings) -> None:
         name, page = project.name, site / project.name / "index.html"
         page.parent.mkdir(parents=True)
         with tempfile.TemporaryDirectory(prefix="docs-") as folder:
-            profile = profiles_yml(profile_name(project), prod=name.replace("-", "_"))
-            Path(folder, "profiles.yml").write_text(profile)
-            paths = {"DBT_TARGET_PATH": folder, "DBT_PROFILES_DIR": folder}
-            run_dbt(project, command_env(settings) | paths, *words)
+            env = command_env(settings, project) | local_profile(project)
+            run_dbt(project, env | {"DBT_TARGET_PATH": folder}, *words)
             shutil.move(Path(folder, "static_index.html"), page)
         links += f'<li><a href="{name}/">{name}</a></li>'
     (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")
@@ -61,38 +58,6 @@ def project_yml(project: Path) -> dict:
     return content
 
 
-def profile_name(project: Path) -> str:
-    content = project_yml(project)
-    return content.get("profile") or content["name"]
-
-
-def profiles_yml(profile: str, **schemas: str) -> str:
-    """Return a profiles.yml that reads Settings.dbt_env, with a schema for each target."""
-    output = {
-        "type": "postgres",
-        "host": "{{ env_var('WAREHOUSE_HOST') }}",
-        "port": "{{ env_var('WAREHOUSE_PORT') | as_number }}",
-        "user": "{{ env_var('WAREHOUSE_USER') }}",
-        "password": "{{ env_var('WAREHOUSE_PASSWORD') }}",
-        "dbname": "{{ env_var('WAREHOUSE_DB') }}",
-        "threads": 4,
-    }
-    outputs = {target: {**output, "schema": schema} for target, schema in schemas.items()}
-    return yaml.safe_dump({profile: {"target": next(iter(schemas)), "outputs": outputs}})
-
-
-def profiles_dir(settings: Settings, project: Path) -> Path:
-    """Return the folder of DBT_PROFILES_DIR, or of a new profiles.yml with targets dev and ci."""
-    if own := settings.environment.get("DBT_PROFILES_DIR"):
-        return project / own
-    folder = settings.home / "profiles" / project.name
-    folder.mkdir(parents=True, exist_ok=True)
-    dev = f"dbt_{{{{ env_var('USER', 'dev') }}}}_{project.name}"
-    ci = f"ci_{{{{ env_var('PR') }}}}_{project.name}"
-    (folder / "profiles.yml").write_text(profiles_yml(profile_name(project), dev=dev, ci=ci))
-    return folder
-
-
 def has_installed_packages(project: Path) -> bool:
     """Return whether the packages that a project names are there, if it names any."""
     folder = project / project_yml(project).get("packages-install-path", "dbt_packages")
@@ -110,9 +75,16 @@ def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
             raise Failure(f"dbt {command[0]} failed in {project}: see above.")
 
 
-def command_env(settings: Settings) -> dict[str, str]:
-    """Return the environment of dbt for `make dbt`, `make docs` and `make ci-dbt`."""
+def local_profile(project: Path) -> dict[str, str]:
+    """Return the variables with which dbt uses local/profiles.yml for a project."""
+    folder = str(ROOT / "local")
+    return {"DBT_PROFILES_DIR": folder, "DBT_PROFILE": "local", "WAREHOUSE_PROJECT": project.name}
+
+
+def command_env(settings: Settings, project: Path) -> dict[str, str]:
+    """Return the environment of dbt commands in a project, also for `make ci-dbt`."""
     today = datetime.now(UTC).date()
+    own = settings.environment.get("DBT_PROFILES_DIR")
     return {
         # Microbatch models build the last month. Without an interval the first build goes back to
         # `begin`.
@@ -122,4 +94,5 @@ def command_env(settings: Settings) -> dict[str, str]:
         "PYTHON_DOTENV_DISABLED": "1",
         **settings.environment,
         **settings.dbt_env(),
+        **({"DBT_PROFILES_DIR": str(project / own)} if own else local_profile(project)),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from local import postgres
-from local.dbt import chosen_project, profile_name, profiles_yml
+from local.dbt import chosen_project, command_env
 from local.progress import console, step
 from local.settings import BIN, ROOT, Failure, Settings, shared_env
 
@@ -203,17 +203,14 @@ def _build(
 ) -> None:
     """Build the project on an empty Postgres, without the nodes that depend on a missing source."""
     folder = workdir.parent / "build"
-    folder.mkdir()
-    (folder / "profiles.yml").write_text(profiles_yml(profile_name(workdir), prod="check_project"))
     port = str(postgres.pgserver.find_suitable_port())
-    environment = settings.environment | {"WAREHOUSE_URL": ""}
+    environment = settings.environment | {"WAREHOUSE_URL": "", "DBT_PROFILES_DIR": ""}
     server = replace(settings, home=folder, warehouse_port=port, environment=environment)
-    env = environment | shared_env() | server.dbt_env()
+    env = command_env(server, workdir) | shared_env()
     env |= {name: name.lower() for name in findings.variables}
     # dbt builds one batch of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
-    env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROFILES_DIR": str(folder)}
-    env |= {"DBT_PROJECT_DIR": str(workdir)}
+    env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROJECT_DIR": str(workdir)}
 
     def dbt(*words: str) -> str:
         command = [BIN / "dbt", "--quiet", *words]

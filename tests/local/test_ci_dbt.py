@@ -15,7 +15,6 @@ from tests.fixtures import write
 if not HAS_POSTGRES:
     pytest.skip("needs the embedded Postgres, which the image lacks", allow_module_level=True)
 
-from local.dbt import profiles_yml
 from local.projects import POSTGRES_MACROS
 
 pytestmark = pytest.mark.slow
@@ -108,12 +107,13 @@ def prod(warehouse, postgres, tmp_path_factory) -> Path:
     warehouse.execute("insert into raw.orders values (1, 1, 250), (2, 2, 400)")
     # A deployment has the project in another folder, and another profile.
     folder = write(tmp_path_factory.mktemp("prod") / "shop", FILES)
-    (folder / "profiles.yml").write_text(profiles_yml("shop", prod="shop"))
+    profile = (ROOT / "local" / "profiles.yml").read_text().replace("local:", "shop:", 1)
+    (folder / "profiles.yml").write_text(profile)
     for words in (["deps"], ["build", "--no-partial-parse"]):
         done = subprocess.run(
             [Path(sys.executable).with_name("dbt"), *words],
             cwd=folder,
-            env={**os.environ, **postgres, "DBT_TARGET": "prod"},
+            env={**os.environ, **postgres, "DBT_TARGET": "prod", "WAREHOUSE_PROJECT": "shop"},
             capture_output=True,
             text=True,
         )
