@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -96,26 +97,14 @@ class Settings:
 
     def dbt_env(self) -> dict[str, str]:
         """Return the variables of the warehouse that a profiles.yml reads."""
-        warehouse = self.warehouse()
-        return {
-            "WAREHOUSE_HOST": warehouse["host"],
-            "WAREHOUSE_PORT": warehouse["port"],
-            "WAREHOUSE_USER": warehouse["user"],
-            "WAREHOUSE_PASSWORD": warehouse["password"],
-            "WAREHOUSE_DB": warehouse["dbname"],
-        }
+        login = self.warehouse()
+        login["db"] = login.pop("dbname")
+        return {f"WAREHOUSE_{part.upper()}": value for part, value in login.items()}
 
     def machine_env(self) -> dict[str, str]:
         """Return Airflow's settings for this machine, also for `astro dev start --standalone`."""
-        warehouse = self.warehouse()
-        connection = {
-            "conn_type": "postgres",
-            "host": warehouse["host"],
-            "port": int(warehouse["port"]),
-            "login": warehouse["user"],
-            "password": warehouse["password"],
-            "schema": warehouse["dbname"],
-        }
+        login = {part: quote(value, safe="") for part, value in self.warehouse().items()}
+        url = "postgres://{user}:{password}@{host}:{port}/{dbname}".format(**login)
         docs = {
             path.parent.name: {
                 "dir": str(self.home / "docs" / path.parent.name),
@@ -125,7 +114,7 @@ class Settings:
             for path in self.dbt_projects.glob("*/dbt_project.yml")
         }
         return {
-            "AIRFLOW_CONN_WAREHOUSE": json.dumps(connection),
+            "AIRFLOW_CONN_WAREHOUSE": url,
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__COSMOS__CACHE_DIR": str(self.home / "cosmos"),
             "DBT_ARTIFACTS": f"file://{self.home}/artifacts",

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+from airflow.sdk import Connection
 
 from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, free_port, local
 from tests.fixtures import connect, wait_until
@@ -43,7 +44,8 @@ class Server:
 
     def values(self) -> dict:
         """Return the connection to this server, with the names of the REST API."""
-        given = json.loads(SETTINGS.machine_env()["AIRFLOW_CONN_WAREHOUSE"])
+        uri = SETTINGS.machine_env()["AIRFLOW_CONN_WAREHOUSE"]
+        given = json.loads(Connection.from_uri(uri, conn_id="warehouse").as_json())
         return {**given, "port": int(self.env["WAREHOUSE_PORT"])}
 
 

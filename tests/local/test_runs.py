@@ -108,7 +108,8 @@ def test_one_variable_names_another_warehouse():
         "WAREHOUSE_PASSWORD": "a@b",  # pragma: allowlist secret
         "WAREHOUSE_DB": "analytics",
     }
-    assert '"host": "db.example.com"' in settings.machine_env()["AIRFLOW_CONN_WAREHOUSE"]
+    connection = "postgres://ada:a%40b@db.example.com:5432/analytics"  # pragma: allowlist secret
+    assert settings.machine_env()["AIRFLOW_CONN_WAREHOUSE"] == connection
     # Airflow's own database stays in the embedded Postgres.
     assert "@127.0.0.1:" in settings.airflow_env()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
 
