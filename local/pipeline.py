@@ -10,10 +10,7 @@ import httpx
 from local.progress import console, live
 from local.settings import Failure
 
-PARSE_SECONDS = 120
 FOLLOW_UP_SECONDS = 60
-# How long to wait for a missing DAG if there is an import error, which can be of another DAG file.
-IMPORT_ERROR_SECONDS = 30
 READ_TRIES = 5
 # Airflow returns at most this number of entries, whatever limit is asked for.
 PAGE = 100
@@ -71,28 +68,18 @@ def run(api: Api, dag_id: str, conf: dict | None = None, then: Collection[str] =
         follow(api, follower, run_started_by(api, follower, dag_id, run_id))
 
 
-def wait_for_dags(api: Api, *dag_ids: str) -> None:
+def wait_for_dags(api: Api, *dag_ids: str, seconds: float = 120) -> None:
     """Wait until the dag-processor has imported the DAGs."""
-    started_at = datetime.now(UTC)
+    deadline = monotonic() + seconds
     with live("waiting for the dag-processor") as show:
         while missing := [dag_id for dag_id in dag_ids if not api.is_imported(dag_id)]:
-            found = api("GET", "/importErrors")["import_errors"]
-            # An older error can be of a file that has been mended since.
-            errors = [e for e in found if datetime.fromisoformat(e["timestamp"]) > started_at]
-            seconds = (datetime.now(UTC) - started_at).total_seconds()
-            if errors and seconds > IMPORT_ERROR_SECONDS:
-                raise Failure("\n".join(map(import_error_text, errors)))
-            if seconds > PARSE_SECONDS:
-                raise Failure(f"No DAG file defines {missing[0]}: see local.toml and `make logs`.")
+            if monotonic() > deadline:
+                raise Failure(
+                    f"No DAG file defines {missing[0]}, or the file cannot be imported: see "
+                    f"local.toml, and the import errors on {api.url}"
+                )
             show(f"waiting for {', '.join(missing)}")
             sleep(0.5)
-
-
-def import_error_text(error: dict) -> str:
-    """Return the file of an import error and the message of its exception, without the calls."""
-    lines = error["stack_trace"].rpartition("\n  File ")[2].splitlines()
-    first = next((n for n, line in enumerate(lines) if n and not line.startswith(" ")), 0)
-    return "\n".join([f"{error['filename']} cannot be imported:", *lines[first:]])
 
 
 def unpause(api: Api, dag_id: str) -> None:

@@ -27,8 +27,8 @@ def start(settings: Settings) -> None:
         airflow.stop(settings)
         postgres.require_free(settings.port, "Airflow", "PORT")
     start_warehouse(settings)
+    is_imported = prepare_projects(settings)
     if not running:
-        prepare_projects(settings)
         try:
             airflow.start(settings, settings.airflow_env())
         except BaseException:
@@ -36,7 +36,8 @@ def start(settings: Settings) -> None:
             raise
     api = pipeline.Api(running or settings.port)
     dag_id, then = settings.local_toml["dag"], settings.local_toml["then"]
-    pipeline.wait_for_dags(api, dag_id, *then)
+    # If there is an import error, which is printed already, the DAGs may never appear.
+    pipeline.wait_for_dags(api, dag_id, *then, seconds=120 if is_imported else 30)
     pipeline.run(api, dag_id, then=then)
     show(settings, airflow.target(settings))
     console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.")
@@ -65,10 +66,10 @@ def start_warehouse(settings: Settings) -> None:
         raise Failure(f"Postgres already runs on port {port}: `make stop` stops it.")
 
 
-def prepare_projects(settings: Settings) -> None:
+def prepare_projects(settings: Settings) -> bool:
     """Parse the dbt projects, as the build of the image does, so that no DAG file waits for dbt.
 
-    A project that dbt cannot parse only stops its own DAGs.
+    Print import errors; return whether there are none. Each one only stops the DAGs of its file.
     """
     # The Dockerfile sets this variable too: there is no database yet.
     env = {**settings.airflow_env(), "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False"}
@@ -77,6 +78,7 @@ def prepare_projects(settings: Settings) -> None:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         console.print(done.stderr.strip(), style="red")
+    return not done.returncode
 
 
 def standalone(settings: Settings) -> None:

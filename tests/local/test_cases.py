@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.fixtures import commit, git, write
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
-from local import pipeline, postgres
+from local import postgres
 from local.findings import Findings, check
 from local.projects import add
 from local.settings import Failure, Settings
@@ -191,31 +190,6 @@ def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
     added = git(clone, "diff", "HEAD", "--", ".pre-commit-config.yaml")
     lines = [line[1:].strip() for line in added.splitlines() if re.match(r"\+ ", line)]
     assert lines == ["dbt/(shop|packages)/.*|"]
-
-
-class BrokenAirflow:
-    """An API whose dag-processor cannot import the DAG."""
-
-    trace = (
-        'Traceback:\n  File "a.py", line 1, in x\n    y()\nDbtError: dbt parse failed\n  In x.sql\n'
-    )
-
-    def is_imported(self, dag_id: str) -> bool:
-        return False
-
-    def __call__(self, method: str, path: str) -> dict:
-        old = {"filename": "old.py", "stack_trace": "", "timestamp": "2026-01-01T00:00:00Z"}
-        new = {"filename": "shop.py", "stack_trace": self.trace}
-        return {"import_errors": [old, {**new, "timestamp": datetime.now(UTC).isoformat()}]}
-
-
-def test_an_import_error_of_a_running_airflow_has_dbts_message(monkeypatch):
-    monkeypatch.setattr(pipeline, "IMPORT_ERROR_SECONDS", 0)
-    with pytest.raises(Failure) as failure:
-        pipeline.wait_for_dags(BrokenAirflow(), "shop")
-    assert str(failure.value) == (
-        "shop.py cannot be imported:\nDbtError: dbt parse failed\n  In x.sql"
-    )
 
 
 @pytest.mark.parametrize("is_loaded", [False, True])

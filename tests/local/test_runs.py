@@ -79,6 +79,25 @@ def test_a_failed_run_prints_the_message_of_dbt(capsys):
     assert "dbt_build_done" not in printed
 
 
+class NoDags(EndedRun):
+    def is_imported(self, dag_id: str) -> bool:
+        return False
+
+
+def test_a_dag_that_never_appears_is_an_error_with_where_to_look():
+    message = "^No DAG file defines daily, or .* see local.toml, .* import errors on http://here$"
+    with pytest.raises(Failure, match=message):
+        pipeline.wait_for_dags(NoDags("success", []), "daily", "other", seconds=0)
+
+
+def test_a_broken_dag_file_is_printed_before_airflow_starts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text("# airflow dag\nraise ValueError('no such project')\n")
+    env = {**SETTINGS.airflow_env(), "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path)}
+    monkeypatch.setattr(Settings, "airflow_env", lambda settings: env)
+    assert not services.prepare_projects(SETTINGS)
+    assert "broken.py cannot be imported:\nValueError: no such project\n" in capsys.readouterr().out
+
+
 def test_a_long_step_prints_lines_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
     with progress.step("Waiting") as show:
