@@ -117,7 +117,7 @@ def _own_files(project: DbtProject) -> Iterator[Path]:
     """Yield the files of a project, without those of its local packages."""
     # os.walk follows no link except the one where it begins.
     links = [path for path in map(Path, _links(project).values()) if path.is_symlink()]
-    yield from _walk(project, [project.path, *links, *_outside_paths(project.path).values()])
+    yield from _walk(project, [project.path, *links, *_outside_folders(project.path).values()])
 
 
 def _walk(project: DbtProject, roots: Iterable[Path]) -> Iterator[Path]:
@@ -171,7 +171,11 @@ def _links(project: DbtProject) -> dict[str, str]:
     """Return the files and folders that are linked into the working directory, by name."""
     written = {"dbt_project.yml", *PACKAGE_FILES, LOCK_FILE}
     names = {*os.listdir(project.path)} - _generated_names(project) - written
-    return {name: str(project.path / name) for name in sorted(names)}
+    outside = _outside_folders(project.path).items()
+    return {
+        **{name: str(project.path / name) for name in sorted(names)},
+        **{_link_name(path): str(folder) for path, folder in outside if folder.exists()},
+    }
 
 
 def _generated_names(project: DbtProject) -> set[str]:
@@ -201,30 +205,38 @@ def _target_folder(path: Path) -> str:
     return Path(str(_project_yml(path).get("target-path", "target"))).parts[0]
 
 
-def _outside_paths(path: Path) -> dict[str, Path]:
-    """Return the folders outside of a project, by the relative paths in its dbt_project.yml."""
+def _outside_folders(path: Path) -> dict[str, Path]:
+    """Return the folders outside of a project, by the paths in its dbt_project.yml."""
     paths = [
-        value
+        str(value)
         for key, values in _project_yml(path).items()
         if key.endswith("-paths") and isinstance(values, list)
         for value in values
     ]
-    return {value: (path / value).resolve() for value in paths if str(value).startswith("..")}
+    folders = {value: Path(os.path.normpath(path / value)) for value in paths}
+    return {k: folder for k, folder in folders.items() if not folder.is_relative_to(path)}
+
+
+def _link_name(outside_path: str) -> str:
+    # Two paths can end with the same name, and the project can have a folder of that name.
+    return f"{Path(outside_path).name}_{sha256(outside_path.encode()).hexdigest()[:8]}"
 
 
 def _write_project_file(project: DbtProject) -> None:
-    """Copy dbt_project.yml, with absolute paths where they lead out of the project.
+    """Copy dbt_project.yml, with the name of a link for each folder outside of the project.
 
-    If dbt would install packages inside of a folder of the project, they get another folder.
+    dbt appends a model's path to the folder for compiled SQL. With a path that leads out of the
+    project it would write compiled SQL over the model. If dbt would install packages inside of a
+    folder of the project, they get another folder.
     """
     text = (project.path / "dbt_project.yml").read_text()
-    outside, content = _outside_paths(project.path), _project_yml(project.path)
+    outside, content = _outside_folders(project.path), _project_yml(project.path)
     is_nested = len(_packages_folder(project.path).parts) > 1
     if is_nested and not _has_shipped_packages(project):
         content["packages-install-path"] = "dbt_build_packages"
     for key, values in content.items():
         if key.endswith("-paths") and isinstance(values, list):
-            content[key] = [str(outside.get(value, value)) for value in values]
+            content[key] = [_link_name(v) if v in outside else v for v in map(str, values)]
     if content != _project_yml(project.path):
         text = yaml.safe_dump(content, sort_keys=False)
     (project.workdir / "dbt_project.yml").write_text(text)

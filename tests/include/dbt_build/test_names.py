@@ -228,6 +228,29 @@ def test_a_project_needs_no_folder_of_models(small, tmp_path, kind):
     )
 
 
+@pytest.mark.parametrize("folder", ["../shared", "models/../../shared", "{path}/shared"])
+def test_dbt_writes_nothing_into_a_folder_outside_of_the_project(small, tmp_path, folder):
+    model, test = "select {{ 1 }} as id", "models: [{name: shared, columns: [{name: id, %s}]}]"
+    path = small(
+        {
+            "dbt_project.yml": f"""
+                name: small
+                version: 1.0.0
+                profile: any
+                model-paths: [{folder.format(path=tmp_path)}]
+            """,
+            "../shared/shared.sql": model,
+            "../shared/shared.yml": test % "data_tests: [not_null]",
+        }
+    )
+    assert "model shared" in names_with_task(render(path))
+    # It writes compiled SQL, as `dbt build` does, and needs no connection.
+    run_dbt(dbt_project(path), "compile", "--no-populate-cache")
+    shared = tmp_path / "shared"
+    assert {file.name for file in shared.rglob("*")} == {"shared.sql", "shared.yml"}
+    assert (shared / "shared.sql").read_text() == model
+
+
 SOURCES = {
     "models/sources.yml": """
         sources:
