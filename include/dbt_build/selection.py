@@ -16,6 +16,8 @@ from include.dbt_build.project import DbtProject
 # Selects the nodes in the file that `write_state` writes, in the schema of dbt since 1.8.
 SELECT_STATE = "result:error"
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
+# The files of a state that `state:`, `result:` and `source_status:` read.
+STATE_FILES = ("manifest.json", "run_results.json", "sources.json")
 # Options of `dbt build` that decide which nodes it runs.
 SELECTING_OPTIONS = (
     *("-s", "--select", "--exclude", "--selector"),
@@ -116,9 +118,10 @@ def _digest(project: DbtProject, selection: Selection) -> str:
     # `--state <folder>` is two words, and `--state=<folder>` is one.
     words = [word.removeprefix("--state=") for word in selection.options]
     for folder in (*words, *variables.values()):
-        if (state := Path(folder, "manifest.json")).exists():
-            # The layers of an image keep whole seconds only.
-            inputs.append([int(state.stat().st_mtime), state.stat().st_size])
+        for name in STATE_FILES:
+            if (file := Path(folder, name)).exists():
+                # The layers of an image keep whole seconds only.
+                inputs.append([name, int(file.stat().st_mtime), file.stat().st_size])
     return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

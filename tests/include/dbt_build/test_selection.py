@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cosmos.constants import TestBehavior, TestIndirectSelection
 
-from include.dbt_build.selection import split_options
+from include.dbt_build.selection import split_options, write_state
 from tests.include.dbt_build.conftest import (
     dbt_project,
     edges,
@@ -362,6 +362,16 @@ def test_a_changed_state_changes_the_selection(small, tmp_path, monkeypatch, giv
     assert names_with_task(render(path, **arguments)) == {"model a"}
     without(".b")
     assert names_with_task(render(path, **arguments)) == {"model b"}
+
+
+def test_changed_results_in_a_state_change_the_selection(small, tmp_path):
+    path, state = small({}, a="select 1 as id", b="select 1 as id"), tmp_path / "state"
+    flags = {"dbt_cmd_flags": ["--state", str(state)]}
+    for seconds, name in enumerate("ab"):
+        write_state(state, [f"model.small.{name}"])
+        os.utime(state / "run_results.json", (seconds, seconds))
+        dag = render(path, select=["result:error"], operator_args=flags)
+        assert names_with_task(dag) == {f"model {name}"}
 
 
 @pytest.mark.parametrize(
