@@ -120,6 +120,8 @@ def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
         )
     )
     output = contents[profile.profile_name]["outputs"][profile.target_name]
+    # Cosmos leaves out arguments such as `role`, which a project can print.
+    output |= profile.profile_mapping.profile_args
     output |= {name: PLACEHOLDER + name for name in _fields_of_connection(project)}
     with TemporaryDirectory() as folder:
         Path(folder, "profiles.yml").write_text(yaml.safe_dump(contents))
@@ -170,13 +172,16 @@ def variables_in(text: str) -> list[str]:
 def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
     """Return whether dbt could parse a project differently in each run.
 
-    This is so if a file does more with a value of the connection than print it, or if a model's
-    config(), or a tag above it, uses the time of the run, its ID or a flag.
+    This is so if dbt parses with the values of the connection, which can change, if a file does
+    more with such a value than print it, or if a model's config(), or a tag above it, uses the time
+    of the run, its ID or a flag.
 
     Args:
         project: the project.
         files: its files, without those of local packages.
     """
+    if project.profile.profile_mapping and not project.uses_mock_profile:
+        return True
     # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.
     is_schema_known = _fields_of_connection(project).isdisjoint(("schema", "dataset"))
     safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET

@@ -8,7 +8,10 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig
 from cosmos.constants import InvocationMode
 from cosmos.dbt.project import environ
-from cosmos.profiles import SnowflakeUserPasswordProfileMapping
+from cosmos.profiles import (
+    PostgresUserPasswordProfileMapping,
+    SnowflakeUserPasswordProfileMapping,
+)
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.parsing import (
@@ -150,6 +153,15 @@ def test_the_schema_can_be_a_value_of_the_connection(second, given):
     assert depends_on_run(project, second.rglob("*")) == (not given)
 
 
+def test_an_argument_of_the_profile_has_its_value_in_a_parse(second):
+    role = "models: [{name: role, config: {meta: {role: '{{ target.role }}'}}}]"
+    write(second, {"models/role.yml": role, "models/role.sql": "select 1 as id"})
+    mapping = PostgresUserPasswordProfileMapping("warehouse", {"schema": "s", "role": "reader"})
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    prepare(project)
+    assert load_manifest(project).nodes["model.second.role"].meta == {"role": "reader"}
+
+
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):
     file = write(tmp_path, {"profiles.yml": PROFILES}) / "profiles.yml"
     project = dbt_project(unchanged, profile=ProfileConfig("any", "dev", file))
@@ -166,6 +178,8 @@ def test_a_parse_can_use_the_connection(unchanged, connection):
     assert connection_values(project) == {}
     manifest = load_manifest(project, {})
     assert {node.database for node in manifest.nodes.values()} == {'dab"s'}
+    # The connection can have changed since the parse.
+    assert not is_parse_valid(project, os.environ)
     dag = render(unchanged, enable_mock_profile=False)
     assert len(names_with_task(dag)) == 6
 
