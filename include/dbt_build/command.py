@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -145,13 +145,15 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Run `dbt source freshness` for some sources.
 
         In a run for a past interval, such as a backfill, no source is checked, because the present
-        age of a source says nothing about that interval. If the interval is empty, a run is for the
-        past after a day.
+        age of a source says nothing about that interval. A run is for the past if it started later
+        than one interval after its end, or than one day if the interval is empty. The interval of a
+        manual run can have ended long before its logical date.
         """
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
         # The interval of a cron schedule such as @daily is empty.
-        if end and datetime.now(UTC) - end > ((end - start) or timedelta(days=1)):
+        length = end and ((end - start) or timedelta(days=1))
+        if end and run.start_date - max(end, run.logical_date or end) > length:
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # This command does not have the options of `dbt build`, such as an event time range.

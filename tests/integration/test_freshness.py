@@ -1,5 +1,7 @@
 """The task of a stale source fails, and only what reads the source is not built."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from tests.conftest import HAS_POSTGRES
@@ -78,6 +80,16 @@ def test_a_failed_hook_of_the_check_fails_the_build_task_and_no_source(states, a
     assert states.states()["dbt_build"] == "failed"
     assert states.states()[CHECK] == "upstream_failed"
     assert "division by zero" in states.log("dbt_build", 2)
+
+
+def test_a_manual_run_checks_sources_however_long_ago_its_interval_ended(states, age):
+    age("1 day 2 hours")
+    now, past = datetime.now(UTC).isoformat(), "2026-01-01T00:00:00Z"
+    body = {"logical_date": now, "data_interval_start": past, "data_interval_end": past}
+    path = f"/dags/{states.dag_id}/dagRuns"
+    states.run_id = states.api("POST", path, json=body)["dag_run_id"]
+    assert states.end() == "failed"
+    assert states.not_successful() == STOPPED
 
 
 # With a cron schedule such as @daily the interval is empty.
