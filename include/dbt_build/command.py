@@ -18,6 +18,7 @@ from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
+from include.dbt_build.manifest import all_nodes
 from include.dbt_build.parsing import connection_values, invoke_dbt, load_manifest
 from include.dbt_build.project import WRITE_JSON, DbtProject
 from include.dbt_build.results import BuildResults, kind_and_name
@@ -261,6 +262,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Read dbt's artifacts before Cosmos removes the folder of the run."""
         if self.base_cmd == ["build"]:
             self.results.read_run_results(project_dir)
+            manifest = Path(project_dir, "target", "manifest.json")
+            if (self.vars or {}) != self.project.variables and manifest.exists():
+                self.results.parsed = all_nodes(json.loads(manifest.read_text())).keys()
         else:
             self.results.read_sources(project_dir)
         artifacts.keep(project_dir, self.profile_config, context["ti"])

@@ -129,7 +129,7 @@ class ResultReporter:
 
     def _outcome(self, task_id: str) -> Outcome | None:
         # The run may select none of a task's nodes.
-        return self.results.outcome(self.nodes[task_id]) if self.nodes[task_id] else None
+        return self.results.outcome(self.nodes[task_id]) if self.nodes[task_id] else "left_out"
 
     def _pending(self) -> list[str]:
         return [task_id for task_id in self.tasks if task_id not in self.outcomes]
@@ -159,13 +159,14 @@ class ResultReporter:
                 self._store({task_id: self.outcomes[task_id] for task_id in stored})
 
     def _last_outcome(self, task_id: str) -> Outcome:
-        if self._outcome(task_id) == "success":
+        outcome = self._outcome(task_id)
+        if outcome == "success":
             return "success"
         # The tasks are in the order of the DAG, so all tasks upstream have their outcomes.
         for name in self.tasks[task_id].upstream_node_tasks:
             if name in self.blocked or self.outcomes.get(name) in ("fail", "error"):
                 self.blocked.add(task_id)
-        if not self.nodes[task_id]:
+        if outcome == "left_out":
             return "left_out"
         if task_id in self.blocked:
             return "skipped"

@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,6 +68,8 @@ class BuildResults:
         # The message of an error outside of the nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
+        # The nodes that dbt has parsed, if the variables of the run can disable nodes.
+        self.parsed: Set[str] | None = None
         # Whether dbt is interrupted. It then reports an error for each statement that it cancels,
         # but these nodes have not failed.
         self.is_interrupted = False
@@ -200,7 +202,11 @@ class BuildResults:
 
     def outcome(self, nodes: Iterable[str]) -> Outcome | None:
         """Return the common outcome of some nodes, or None while one of them is pending."""
-        statuses = {self.nodes[node].status if node in self.nodes else None for node in nodes}
+        nodes = {*nodes}
+        enabled = nodes if self.parsed is None else nodes & self.parsed
+        if nodes and not enabled:
+            return "left_out"
+        statuses = {self.nodes[node].status if node in self.nodes else None for node in enabled}
         if None in statuses:
             return None
         if failed := statuses - NOT_FAILED:

@@ -93,6 +93,13 @@ def test_several_nodes_have_a_common_outcome(statuses, outcome):
     assert results.outcome(nodes) == outcome
 
 
+def test_a_node_that_the_variables_of_the_run_disable_is_left_out():
+    results = received(start(), finish("success"))
+    results.parsed = {NODE}
+    assert results.outcome(["model.p.b"]) == "left_out"
+    assert results.outcome([NODE, "unit_test.p.b"]) == "success"
+
+
 @pytest.mark.parametrize(
     ("status", "is_problem"),
     [("warn", True), ("fail", True), ("runtime error", True), ("pass", False), ("skipped", False)],
