@@ -53,6 +53,11 @@ class BuildGroup:
         """Return empty results for a command that builds nodes of the group."""
         return BuildResults(self.slim["repeated_batches"])
 
+    def selected_nodes(self, ti) -> set[str] | None:
+        """Return the nodes that a run selects, or None if it builds all nodes of the DAG."""
+        selected = ti.xcom_pull(task_ids=self.build_id, key=SELECTED_NODES)
+        return None if selected is None else {*selected}
+
     def with_ephemeral(self, nodes: Collection[str]) -> set[str]:
         """Return some nodes, and the ephemeral models that their unit tests need.
 
@@ -181,7 +186,7 @@ class DbtNodeOperator(BaseOperator):
                 because it would build them although the build task may have failed in a hook.
             AirflowException: the build task has not ended. A retry can read its result.
         """
-        nodes = self.nodes_in(self._selected_nodes(ti))
+        nodes = self.nodes_in(self.group.selected_nodes(ti))
         built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
         names = ", ".join(nodes)
         if not {*nodes} <= {*built}:
@@ -192,11 +197,6 @@ class DbtNodeOperator(BaseOperator):
         message = f"dbt built {names}: see the log of the build task."
         outcome = "success" if nodes else "left_out"
         return StoredResult(outcome=outcome, message=message, sql="", built=[])
-
-    def _selected_nodes(self, ti) -> set[str] | None:
-        """Return the nodes that the run selects, or None if it builds all nodes of the DAG."""
-        selected = ti.xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
-        return None if selected is None else {*selected}
 
     def _require_no_old_rows(self, ti) -> None:
         """Refuse a retry after which nodes downstream would have rows of the failed try.
@@ -217,7 +217,7 @@ class DbtNodeOperator(BaseOperator):
             return
         downstream = nodes_downstream_of(self.group.slim, relations) - {*stored["nodes"]}
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
-        states, selected = task_states(ti), self._selected_nodes(ti)
+        states, selected = task_states(ti), self.group.selected_nodes(ti)
         for name in self.group.node_task_ids:
             # A task that waits for this one reads its stored result later.
             is_built = "success" in (states.get(name), results.get(name, {}).get("outcome"))
@@ -233,7 +233,7 @@ class DbtNodeOperator(BaseOperator):
         command.results = self.group.new_results()
         command.render_template_fields(context, self.get_template_env())
         command.apply_run_options(context)
-        selected = self._selected_nodes(context["ti"])
+        selected = self.group.selected_nodes(context["ti"])
         if selected is None and command.run_options.is_partial:
             raise AirflowFailException(
                 "The build task has not stored which nodes the run selects: clear the build task."
@@ -291,7 +291,7 @@ class DbtBuildTeardown(BaseOperator):
     """
 
     def __init__(self, *, group: BuildGroup, **kwargs):
-        super().__init__(**{**kwargs, "retries": 0})
+        super().__init__(**kwargs)
         self.group = group
 
     def set_downstream(self, task_or_task_list, edge_modifier=None) -> None:
@@ -316,8 +316,10 @@ class DbtBuildTeardown(BaseOperator):
 
     def execute(self, context) -> None:
         ti = context["ti"]
-        states = task_states(ti)
-        selected = ti.xcom_pull(task_ids=self.group.build_id, key=SELECTED_NODES)
+        states, selected = task_states(ti), self.group.selected_nodes(ti)
+        if selected is not None:
+            # Airflow has deleted this XCom, and a clear keeps the selection of the run.
+            ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
         not_done = [

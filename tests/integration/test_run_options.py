@@ -101,6 +101,9 @@ def test_a_clear_of_failed_tasks_only_stays_within_the_selection(states):
     log = "".join(states.log("dbt.a.test", attempt) for attempt in (1, 2))
     assert "breaks_with_a" in log
     assert "unique_a_id" not in log
+    # The selection of the run is kept, because `state:` could select other nodes by now.
+    assert "The run builds" in states.log(BUILD)
+    assert "The run builds" not in states.log(BUILD, 2)
 
 
 @pytest.mark.parametrize(
