@@ -29,6 +29,11 @@ from include.dbt_build.selection import (
 )
 
 OPERATOR_ARGS = inspect.signature(BaseOperator.__init__).parameters.keys()
+COMMAND_ARGS = {
+    name
+    for operator_class in DbtBuildLocalOperator.__mro__
+    for name in inspect.signature(operator_class.__init__).parameters
+}
 ONE_COMMAND = "one dbt command runs for all nodes"
 REFUSED_HOOKS = dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process")
 # Arguments of an operator that the classes set themselves, or that one build cannot honour, each
@@ -66,6 +71,8 @@ REFUSED_RENDER_ARGS = {
 }
 # Arguments of an operator that the parse or the selection uses, and that no task gets.
 PARSE_ARGS = ("indirect_selection", "install_deps")
+# Arguments of Cosmos's operator that default_args can have.
+DEFAULT_ARGS = COMMAND_ARGS - OPERATOR_ARGS - REFUSED_OPERATOR_ARGS.keys() - {*PARSE_ARGS}
 SET_BY_ARGUMENT = "an argument of Cosmos or the engine sets this option"
 # Options of dbt that flags must not have, each with the reason.
 REFUSED_OPTIONS = {
@@ -295,15 +302,10 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
 
 
 def _check_operator_args(operator_args: dict) -> None:
-    accepted = {
-        name
-        for operator_class in DbtBuildLocalOperator.__mro__
-        for name in inspect.signature(operator_class.__init__).parameters
-    }
     for name in operator_args:
         if name in REFUSED_OPERATOR_ARGS:
             raise UnsupportedArgumentError(f"operator_args[{name!r}]", REFUSED_OPERATOR_ARGS[name])
-        if name not in accepted:
+        if name not in COMMAND_ARGS:
             raise UnsupportedArgumentError(
                 f"operator_args[{name!r}]", "`dbt build` has no such argument"
             )

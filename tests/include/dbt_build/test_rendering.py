@@ -47,6 +47,8 @@ def test_each_group_has_a_build_task_as_setup_and_a_teardown(dag, name):
     build, done = inside.pop(f"{name}.dbt_build"), inside.pop(f"{name}.dbt_build_done")
     assert (build.is_setup, done.is_teardown) == (True, True)
     assert done.on_failure_fail_dagrun
+    # Its process can be killed too.
+    assert done.retries == build.retries
     roots = {k for k, task in inside.items() if not task.upstream_task_ids & inside.keys()}
     leaves = {k for k, task in inside.items() if not task.downstream_task_ids & inside.keys()}
     assert build.downstream_task_ids == roots | {done.task_id}
@@ -374,6 +376,15 @@ def test_arguments_of_every_operator_reach_all_tasks(projects):
     for task in dag.tasks:
         assert (task.queue, task.pool) == ("large", "warehouse"), task.task_id
         assert task.params["day"] == 1
+
+
+def test_default_args_for_dbt_reach_the_commands_of_node_tasks(unchanged):
+    dag = render(unchanged, default_args={"fail_fast": True, "vars": {"x": 1}, "queue": "large"})
+    (group,) = {id(task.group): task.group for task in node_tasks(dag).values()}.values()
+    assert group.command_args["fail_fast"] is dag.get_task("dbt_build").fail_fast is True
+    # dbt parses with the variables of the project_config.
+    assert group.command_args["vars"] == dag.get_task("dbt_build").vars
+    assert "queue" not in group.command_args
 
 
 def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
