@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 REASONS = {
     signal.SIGALRM: "the execution_timeout of the task has passed",
-    signal.SIGTERM: "Airflow ended the task, because its run was ended or the task was cleared",
+    signal.SIGTERM: "Airflow ended the task, because its run was ended, the task was cleared, or "
+    "its worker was stopped",
     signal.SIGUSR1: "another task took the lock of the schema while the connection was lost",
 }
 
