@@ -170,7 +170,7 @@ def fast_dbt():
 @pytest.fixture(scope="session")
 def projects() -> Path:
     """A copy of all projects in dbt/ and tests/projects/, which tests can break."""
-    ignored = shutil.ignore_patterns("target", "logs", "dbt_packages")
+    ignored = shutil.ignore_patterns("target", "logs")
     # A fork has no tests/projects/.
     for folder in filter(Path.is_dir, (ROOT / "dbt", ROOT / "tests" / "projects")):
         shutil.copytree(folder, PROJECTS, ignore=ignored, dirs_exist_ok=True)
