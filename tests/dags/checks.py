@@ -8,7 +8,6 @@ from pathlib import Path
 from airflow.sdk import DAG
 
 from include.dbt_build.build import DbtBuildOperator
-from include.dbt_build.operators import DbtBuildTeardown
 
 
 def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
@@ -28,10 +27,21 @@ def problems(dag: DAG, connections: set[str]) -> Iterator[str]:
     for task in dag.tasks:
         if task.owner in ("", "airflow"):
             yield f"{dag.dag_id}.{task.task_id}: no owner"
-        if task.retries < 1 and not isinstance(task, DbtBuildTeardown):
+        if task.retries < 1:
             yield f"{dag.dag_id}.{task.task_id}: no retries"
         for conn_id in connection_ids(task) - connections:
             yield f"{dag.dag_id}.{task.task_id}: airflow_settings.yaml has no connection {conn_id}"
+
+
+def without_dag(folder: Path, dags: Iterable[DAG]) -> Iterator[str]:
+    """Yield a line for each file in which Airflow finds no DAG."""
+    found = {Path(dag.fileloc) for dag in dags}
+    for file in sorted(folder.rglob("*.py")):
+        if file not in found and file.name != "__init__.py":
+            yield (
+                f"{file.relative_to(folder)}: Airflow finds no DAG in it. It skips a file that "
+                "lacks the words airflow and dag, and reports no error"
+            )
 
 
 def misnamed(files: Iterable[Path]) -> Iterator[str]:

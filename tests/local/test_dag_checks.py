@@ -12,7 +12,7 @@ from include.dbt_build import DbtDag
 from include.dbt_build.alerts import alert
 from include.warehouse import warehouse_profile
 from tests.conftest import PROJECTS
-from tests.dags.checks import built_twice, problems
+from tests.dags.checks import built_twice, problems, without_dag
 
 
 def good_dag(**changes) -> DAG:
@@ -97,3 +97,15 @@ def test_a_table_that_two_dags_build_is_named(projects, changes, twice):
 def test_a_broken_file_is_an_import_error(tmp_path, source):
     (tmp_path / "broken.py").write_text(source)
     assert len(DagBag(tmp_path, bundle_path=tmp_path).import_errors) == 1
+
+
+def test_a_file_that_airflow_skips_is_named(tmp_path):
+    team = tmp_path / "team"
+    team.mkdir()
+    (team / "__init__.py").touch()
+    (team / "fine.py").write_text("from airflow.sdk import DAG\n\ndag = DAG('fine')\n")
+    (team / "silent.py").write_text("from include import make\n\nmake()\n")
+    bag = DagBag(tmp_path, bundle_path=tmp_path)
+    assert bag.import_errors == {}
+    (line,) = without_dag(tmp_path, bag.dags.values())
+    assert line.startswith("team/silent.py: ")
