@@ -172,16 +172,20 @@ class States:
         path = f"{self.path}/taskInstances/{task_id}"
         self.api("PATCH", path, json={"new_state": state})
 
-    def log(self, task_id: str, attempt: int = 1) -> str:
-        """Return what a try of a task logged, with the message of its exception."""
+    def log_lines(self, task_id: str, attempt: int = 1) -> list[dict]:
+        """Return the lines that a try of a task logged, as Airflow writes them."""
         folder = Path(
             self.home, "airflow", "logs", f"dag_id={self.dag_id}", f"run_id={self.run_id}"
         )
         file = folder / f"task_id={task_id}" / f"attempt={attempt}.log"
-        events = []
         # A task that has only just started has none, and a line may not be complete yet.
         lines = file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
-        for line in map(json.loads, lines):
+        return [json.loads(line) for line in lines]
+
+    def log(self, task_id: str, attempt: int = 1) -> str:
+        """Return what a try of a task logged, with the message of its exception."""
+        events = []
+        for line in self.log_lines(task_id, attempt):
             events.append(line["event"])
             events += [error["exc_value"] for error in line.get("error_detail", [])]
         return "\n".join(events)

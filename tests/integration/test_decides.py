@@ -179,10 +179,27 @@ def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):
     states.broken("independent_1")
     assert states.run(dbt_vars={"more": True}) == "failed"
     assert "no task: model.decides.enabled" in states.log("dbt_build")
+    # No retry builds the successful nodes again.
+    assert states.tasks()["dbt_build"]["try_number"] == 1
 
 
-def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of):
-    states = run_of("decides_fail_fast")
+# The disabled node reads the first of these nodes.
+@pytest.mark.parametrize("node", ["independent_1", "independent_2"])
+def test_a_node_that_the_run_disables_is_skipped_although_another_node_fails_once(run_of, node):
+    states = run_of("decides_disabled")
+    states.broken(node)
+    states.trigger(dbt_vars={"more": False})
+    states.wait_for_state(f"{node}_run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    assert states.not_successful() == {"enabled_run": "skipped"}
+    # The retry builds the node that failed, and nothing else.
+    assert states.built() == {node: 1}
+
+
+@pytest.mark.parametrize("dag_id", ["decides_fail_fast", "decides_fail_fast_flag"])
+def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of, dag_id):
+    states = run_of(dag_id)
     states.broken("independent_1")
     # These models take longer than the failing one, so that dbt stops before they are built.
     for node in ("independent_2", "independent_3"):
@@ -226,7 +243,7 @@ def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     states.broken()
     assert states.end() == "success"
     assert states.built() == {"uses_twice": 1}
-    assert "function" in states.log("uses_twice_run", 2)
+    assert "OK created function decides.twice" in states.log("uses_twice_run", 2)
 
 
 def test_a_function_that_no_model_uses_is_not_missing_in_a_successful_run(run_of):
@@ -261,6 +278,8 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
     states.clear("dbt_build")
     assert states.end() == "success"
     assert states.not_successful() == {}
+    assert states.built() == {"appends": 1}
+    assert "OK hook: decides.on-run-end" in states.log("dbt_build", 2)
 
 
 @pytest.mark.parametrize("broken", ["check", "end_hook"])

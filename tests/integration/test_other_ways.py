@@ -54,6 +54,19 @@ def test_with_a_broken_plugin_each_task_starts_and_takes_its_stored_result(
         assert "Airflow shows the results later" in states.log("dbt.dbt_build")
         assert set(states.built().values()) == {1}
 
+        # If a node fails, no other task builds the nodes that dbt skipped.
+        states.broken("d")
+        assert states.run() == "failed"
+        assert states.not_successful() == {
+            "dbt.d.run": "failed",
+            "dbt.d.test": "upstream_failed",
+            "dbt.e_run": "upstream_failed",
+            "dbt.dbt_build_done": "failed",
+            "after": "upstream_failed",
+        }
+        names = states.tasks().keys() - {"dbt.dbt_build"}
+        assert [name for name in names if "Running with dbt" in states.log(name)] == []
+
 
 @pytest.fixture(scope="module")
 def older_dbt() -> Path:

@@ -18,10 +18,10 @@ ARGS = {
 }
 
 
-def dbt_args(*select: str, **operator_args) -> dict:
+def dbt_args(*select: str, project: str = "decides", **operator_args) -> dict:
     return {
-        "project_config": ProjectConfig(DBT_PROJECTS / "decides"),
-        "profile_config": warehouse_profile("decides"),
+        "project_config": ProjectConfig(DBT_PROJECTS / project),
+        "profile_config": warehouse_profile(project),
         "render_config": RenderConfig(select=[*select], emit_datasets=False),
         "operator_args": operator_args,
     }
@@ -42,6 +42,10 @@ decides_continue_called = DbtDag(
 decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
+# The flag is in the dbt_project.yml of this project.
+decides_fail_fast_flag = DbtDag(
+    dag_id="decides_fail_fast_flag", **ARGS, **dbt_args("independent*", project="fails_fast")
+)
 # The selection is a node, a name that no node has, and a pattern of tags.
 decides_twice = DbtDag(
     dag_id="decides_twice", **ARGS, **dbt_args("independent_1", "missing", "tag:wip*")
@@ -57,6 +61,9 @@ decides_enabled = DbtDag(
     **dbt_args("independent_1", "independent_2", "enabled"),
     run_options=True,
 )
+ENABLED = dbt_args("independent_1", "independent_2", "enabled")
+ENABLED["project_config"] = ProjectConfig(DBT_PROJECTS / "decides", dbt_vars={"more": True})
+decides_disabled = DbtDag(dag_id="decides_disabled", **ARGS, **ENABLED, run_options=True)
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "against")
 # A task builds a model and runs its tests.

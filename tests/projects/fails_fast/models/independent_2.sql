@@ -1,0 +1,1 @@
+select {{ unless_broken('independent_2') }} as id

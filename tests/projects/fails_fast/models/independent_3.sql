@@ -1,0 +1,1 @@
+select {{ unless_broken('independent_3') }} as id
