@@ -111,6 +111,9 @@ def test_without_a_project_a_small_one_is_made(clone):
     assert (clone / ".github" / "workflows" / "check.yml").exists()
     assert git(clone, "grep", "-il", "-e", "flight", "-e", "nyc", "HEAD", "--", "README.md")
     commit(clone, "Adopt")
+    files = git(clone, "ls-files").splitlines()
+    assert len(files) <= 120
+    assert len({name.partition("/")[0] for name in files}) <= 30
     found = subprocess.run(
         ["git", "grep", "-il", "-e", "flight", "-e", "nyc"], cwd=clone, capture_output=True
     )
@@ -164,10 +167,12 @@ def test_a_project_that_dbt_cannot_parse_is_reported(clone, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "dbt_project.yml").write_text('{name: older, require-dbt-version: "<1.5.0"}')
-    done = run(clone, "adopt", "--name=acme", f"--source={theirs}", "--ci=github")
+    done = run(clone, "adopt", "--name=acme", f"--source={theirs}", "--ci=gitlab")
     assert done.returncode == 0, done.stderr
     assert "dbt cannot parse the project:" in done.stdout
     assert "version of dbt is not supported" in done.stdout
+    assert (clone / ".gitlab-ci.yml").exists()
+    assert not (clone / ".github" / "workflows").exists()
 
 
 def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import HAS_POSTGRES, ROOT, SETTINGS, free_port
 from tests.fixtures import commit, git, write
@@ -66,7 +67,10 @@ def test_files_that_the_project_ignores_are_committed_or_not_needed(
 ):
     ignored = "profiles.yml\npackage-lock.yml\nmacros/\n"
     model = "select 1 as id"
-    bring_in({".gitignore": ignored, "models/a.sql": model, "models/logs/b.sql": model})
+    # dbt writes package-lock.yml for the package.
+    package = {"packages.yml": "packages: [{local: tools}]", "tools/dbt_project.yml": "{name: t}"}
+    models = {"models/a.sql": model, "models/logs/b.sql": model}
+    bring_in({".gitignore": ignored, **models, **package})
     commit(clone, "Add a project")
     assert git(clone, "ls-files", "dbt/shop/models/logs")
     assert "postgres__create_schema.sql" in git(clone, "ls-files", "dbt/shop/macros")
@@ -190,6 +194,18 @@ def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
     added = git(clone, "diff", "HEAD", "--", ".pre-commit-config.yaml")
     lines = [line[1:].strip() for line in added.splitlines() if re.match(r"\+ ", line)]
     assert lines == ["dbt/(shop|packages)/.*|"]
+    skipped = yaml.safe_load((clone / ".pre-commit-config.yaml").read_text())["exclude"]
+    brought = git(clone, "ls-files", "dbt/packages", "dbt/shop").splitlines()
+    assert len(brought) > 30
+    assert [name for name in brought if not re.search(skipped, name)] == []
+    assert not re.search(skipped, "dags/shop.py")
+
+
+def test_a_project_of_many_models_is_only_parsed(bring_in, monkeypatch):
+    monkeypatch.setattr("local.findings.MANY_MODELS", 1)
+    models = {f"models/{name}.sql": "select 1 as id" for name in "ab"}
+    found = bring_in(models, builds=True)
+    assert found.only_parsed.startswith("all 2 models")
 
 
 @pytest.mark.parametrize("is_loaded", [False, True])

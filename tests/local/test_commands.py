@@ -275,3 +275,11 @@ def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):
     finally:
         os.close(screen)
         local("stop", env=own)
+
+
+def test_test_all_reports_first_what_is_missing_and_how_to_install_it(tmp_path):
+    code, lines = run(sys.executable, "-m", "tests.requirements", PATH=str(tmp_path))
+    assert code == 1
+    (line,) = lines
+    assert line.startswith("error: the tests in a browser, with Celery and with PgBouncer need ")
+    assert "apt-get install chromium fonts-liberation redis-server pgbouncer" in line

@@ -13,6 +13,8 @@ if not HAS_POSTGRES:
 
 FILES = {
     "dbt_project.yml": "{name: second, profile: second}",
+    # `make docs` does not use the profile of the project.
+    "profiles.yml": "second: {target: prod, outputs: {prod: {type: snowflake}}}",
     "models/base.sql": "select 1 as id",
     "models/all_of_it.sql": "select * from {{ ref('base') }}",
 }
