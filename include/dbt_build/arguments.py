@@ -301,6 +301,21 @@ def _check_render(config: RenderConfig, execution: ExecutionConfig) -> None:
             raise UnsupportedArgumentError(f"RenderConfig({name}={value})", reason)
 
 
+def check_default_args(default_args: dict) -> dict:
+    """Return the arguments of dbt commands among default_args.
+
+    Raises:
+        UnsupportedArgumentError: one of them cannot be honoured.
+    """
+    given = {name: default_args[name] for name in default_args.keys() & DEFAULT_ARGS}
+    for name in default_args.keys() & REFUSED_HOOKS.keys():
+        raise UnsupportedArgumentError(name, REFUSED_HOOKS[name])
+    if "dbt_cmd_flags" in given:
+        raise UnsupportedArgumentError("dbt_cmd_flags in default_args", "set it in operator_args")
+    _check_operator_args(given)
+    return given
+
+
 def _check_operator_args(operator_args: dict) -> None:
     for name in operator_args:
         if name in REFUSED_OPERATOR_ARGS:

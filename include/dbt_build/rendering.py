@@ -11,10 +11,9 @@ from cosmos.airflow.graph import calculate_detached_node_name
 from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 
 from include.dbt_build.arguments import (
-    DEFAULT_ARGS,
-    REFUSED_HOOKS,
     Arguments,
     UnsupportedArgumentError,
+    check_default_args,
     check_node,
 )
 from include.dbt_build.build import DbtBuildOperator
@@ -143,11 +142,8 @@ class Rendering:
                 "and selector of its RenderConfig."
             )
         _refuse_rules(tasks.values())
-        default_args = {**dag.default_args, **task_group.default_args}
-        for name in default_args.keys() & REFUSED_HOOKS.keys():
-            raise UnsupportedArgumentError(name, REFUSED_HOOKS[name])
         # Airflow gives default_args to the build task only, and a node task can run dbt too.
-        given = {name: default_args[name] for name in default_args.keys() & DEFAULT_ARGS}
+        given = check_default_args({**dag.default_args, **task_group.default_args})
         self.group.command_args = {**given, **self.group.command_args}
         if self.run_options:
             self._add_run_options(dag, tasks)

@@ -385,6 +385,9 @@ def test_default_args_for_dbt_reach_the_commands_of_node_tasks(unchanged):
     # dbt parses with the variables of the project_config.
     assert group.command_args["vars"] == dag.get_task("dbt_build").vars
     assert "queue" not in group.command_args
+    for refused in ({"dbt_cmd_flags": ["--empty"]}, {"dbt_cmd_global_flags": ["--target", "x"]}):
+        with pytest.raises(UnsupportedArgumentError, match=next(iter(refused))):
+            render(unchanged, default_args=refused)
 
 
 def test_a_node_can_have_arguments_and_an_owner_of_its_own(small):
