@@ -144,10 +144,11 @@ class Arguments:
     def project(self) -> DbtProject:
         project, execution = self.project_config, self.execution_config
         render = self.render_config
+        given = (project.dbt_project_path, execution.project_path, render.project_path)
         paths = {
-            Path(path).absolute()
-            for path in (project.dbt_project_path, execution.project_path, render.project_path)
-            if path
+            # A path with `..` can lead through links.
+            path.resolve() if ".." in path.parts else path.absolute()
+            for path in map(Path, filter(None, given))
         }
         if len(paths) > 1:
             raise UnsupportedArgumentError("dbt_project_path", "two different folders are given")

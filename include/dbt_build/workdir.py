@@ -174,7 +174,7 @@ def _links(project: DbtProject) -> dict[str, str]:
     outside = _outside_folders(project.path).items()
     return {
         **{name: str(project.path / name) for name in sorted(names)},
-        **{_link_name(path): str(folder) for path, folder in outside if folder.exists()},
+        **{_link_name(path): str(folder) for path, folder in outside},
     }
 
 
@@ -206,15 +206,19 @@ def _target_folder(path: Path) -> str:
 
 
 def _outside_folders(path: Path) -> dict[str, Path]:
-    """Return the folders outside of a project, by the paths in its dbt_project.yml."""
+    """Return the folders outside of a project, and absolute ones, by their path in its settings."""
     paths = [
         str(value)
         for key, values in _project_yml(path).items()
         if key.endswith("-paths") and isinstance(values, list)
         for value in values
     ]
-    folders = {value: Path(os.path.normpath(path / value)) for value in paths}
-    return {k: folder for k, folder in folders.items() if not folder.is_relative_to(path)}
+    return {
+        value: (path / value).resolve()
+        for value in paths
+        if (os.path.isabs(value) or os.path.normpath(value).startswith(".."))
+        and (path / value).is_dir()
+    }
 
 
 def _link_name(outside_path: str) -> str:
@@ -225,9 +229,9 @@ def _link_name(outside_path: str) -> str:
 def _write_project_file(project: DbtProject) -> None:
     """Copy dbt_project.yml, with the name of a link for each folder outside of the project.
 
-    dbt appends a model's path to the folder for compiled SQL. With a path that leads out of the
-    project it would write compiled SQL over the model. If dbt would install packages inside of a
-    folder of the project, they get another folder.
+    dbt appends a model's path to the folder for compiled SQL, so with an absolute path it would
+    write compiled SQL over the model. If dbt would install packages inside of a folder of the
+    project, they get another folder.
     """
     text = (project.path / "dbt_project.yml").read_text()
     outside, content = _outside_folders(project.path), _project_yml(project.path)

@@ -241,7 +241,8 @@ def test_dbt_writes_nothing_into_a_folder_outside_of_the_project(small, tmp_path
             """,
             "../shared/shared.sql": model,
             "../shared/shared.yml": test % "data_tests: [not_null]",
-        }
+        },
+        own="select 1 as id",
     )
     assert "model shared" in names_with_task(render(path))
     # It writes compiled SQL, as `dbt build` does, and needs no connection.
@@ -249,6 +250,17 @@ def test_dbt_writes_nothing_into_a_folder_outside_of_the_project(small, tmp_path
     shared = tmp_path / "shared"
     assert {file.name for file in shared.rglob("*")} == {"shared.sql", "shared.yml"}
     assert (shared / "shared.sql").read_text() == model
+
+
+def test_the_path_of_a_project_can_lead_through_other_folders_and_links(small, tmp_path):
+    settings = "{name: small, version: 1.0.0, profile: any, model-paths: [models, ../shared]}"
+    files = {"dbt_project.yml": settings, "../shared/shared.sql": "select 1 as id"}
+    path = small(files, own="select 1 as id")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(path)
+    for other in (path / "models" / "..", tmp_path / "elsewhere" / "link"):
+        assert names_with_task(render(other)) == {"model own", "model shared"}
+        assert names_with_task(render(other, select=["path:models"])) == {"model own"}
 
 
 SOURCES = {
