@@ -185,16 +185,17 @@ class DbtBuildOperator(DbtCommandOperator):
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
         ti = context["ti"]
+        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
         # A retry keeps the selection of the first try: `state:` may select other nodes by then.
-        stored = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
-        if stored is not None:
-            return {*stored}
+        if stored is not None and stored["first_try"] == first_try(ti):
+            return {*stored["nodes"]}
         try:
             listed = self.list_nodes(context, select, exclude)
         except AirflowException as error:
             # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
-        selected = listed & self._nodes_to_run(context)
+        # After a clear the run builds what it selected before too.
+        selected = (listed | {*(stored or {}).get("nodes", ())}) & self._nodes_to_run(context)
         self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
         # If the DAG has several groups, another group may have the selected nodes.
@@ -208,7 +209,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 self.group.slim, task.nodes
             ):
                 selected |= {*task.nodes}
-        set_xcom(ti, self.group.teardown_id, SELECTED_NODES, sorted(selected))
+        set_nodes(context, self.group.teardown_id, SELECTED_NODES, selected)
         return selected
 
     def _built_nodes(

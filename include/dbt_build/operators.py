@@ -318,8 +318,9 @@ class DbtBuildTeardown(BaseOperator):
         ti = context["ti"]
         states, selected = task_states(ti), self.group.selected_nodes(ti)
         if selected is not None:
-            # Airflow has deleted this XCom, and a clear keeps the selection of the run.
-            ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
+            # Airflow has deleted this XCom, and the build task reads it after a clear.
+            stored = TryNodes(first_try=0, clear_number=0, nodes=sorted(selected))
+            ti.xcom_push(key=SELECTED_NODES, value=stored)
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
         not_done = [

@@ -12,9 +12,9 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
-# XCom of the build task and of the teardown: the unique IDs of the nodes and sources that the run
-# selects, if it selects a part of the DAG. Airflow deletes the XComs of a task that starts, so a
-# retry of the build task reads the XCom of the teardown. Node tasks read that of the build task.
+# XCom of the build task: a list of the nodes and sources that the run selects, if it selects a part
+# of the DAG, for the node tasks. Airflow deletes the XComs of a task that starts, so the build task
+# reads the XCom of the teardown: TryNodes with the same nodes.
 SELECTED_NODES = "dbt_selected_nodes"
 # XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet. The XCom
 # of the build task is a list of the same nodes: if somebody marks the build task as successful,

@@ -6,6 +6,7 @@ import pytest
 
 from include.dbt_build import build
 from include.dbt_build.protocol import BUILT_NODES, UNENDED_TRY, TryNodes
+from include.dbt_build.run_options import RunOptions
 from tests.include.dbt_build.conftest import render
 
 LEAF = "model.small.b"
@@ -44,3 +45,21 @@ def test_a_retry_and_not_a_clear_keeps_what_the_killed_try_built(
     }
     pending = [task for task in task._node_tasks() if task.task_id not in states]
     assert task._built_nodes(context, states, pending) == built
+
+
+@pytest.mark.parametrize(("first_try", "selected"), [(1, {LEAF}), (2, {LEAF, "model.small.a"})])
+def test_a_clear_keeps_the_nodes_that_the_run_selected_before(
+    small, monkeypatch, first_try, selected
+):
+    path = small({}, a="select 1 as id", b="select * from {{ ref('a') }}")
+    task = render(path, run_options=True).get_task("dbt_build")
+    task.run_options = RunOptions(select="state:modified")
+    monkeypatch.setattr(build, "set_nodes", lambda *_: None)
+    # The state has changed since the first try.
+    monkeypatch.setattr(task, "list_nodes", lambda *_: {"model.small.a"})
+    ti = SimpleNamespace(
+        task=task,
+        max_tries=first_try - 1 + task.retries,
+        xcom_pull=lambda task_ids, key: TryNodes(first_try=1, clear_number=0, nodes=[LEAF]),
+    )
+    assert task._selection_of_run({"ti": ti}) == selected
