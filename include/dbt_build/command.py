@@ -146,9 +146,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Run `dbt source freshness` for some sources.
 
         In a run for a past interval, such as a backfill, no source is checked, because the present
-        age of a source says nothing about that interval. A run is for the past if it started later
-        than one interval after its end, or than one day if the interval is empty. The interval of a
-        manual run can have ended long before its logical date.
+        age of a source says nothing about that interval. A run is for the past if it started more
+        than one interval after its interval ended, or more than a day if the interval is empty. For
+        a manual run, the logical date counts if it is later.
         """
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
@@ -263,8 +263,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if self.base_cmd == ["build"]:
             self.results.read_run_results(project_dir)
             manifest = Path(project_dir, "target", "manifest.json")
-            if (self.vars or {}) != self.project.variables and manifest.exists():
-                self.results.parsed = all_nodes(json.loads(manifest.read_text())).keys()
+            # dbt has parsed in this run, and may have disabled nodes that have a task.
+            if self.manifest is None and manifest.exists():
+                self.results.parsed = {*all_nodes(json.loads(manifest.read_text()))}
         else:
             self.results.read_sources(project_dir)
         artifacts.keep(project_dir, self.profile_config, context["ti"])

@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,8 +68,8 @@ class BuildResults:
         # The message of an error outside of the nodes.
         self.dbt_error: str | None = None
         self.target: Path | None = None
-        # The nodes that dbt has parsed, if the variables of the run can disable nodes.
-        self.parsed: Set[str] | None = None
+        # The enabled nodes, if dbt has parsed the project in this run.
+        self.parsed: set[str] | None = None
         # Whether dbt is interrupted. It then reports an error for each statement that it cancels,
         # but these nodes have not failed.
         self.is_interrupted = False
