@@ -120,8 +120,6 @@ def parse_profile(project: DbtProject) -> Iterator[tuple[Path, dict[str, str]]]:
         )
     )
     output = contents[profile.profile_name]["outputs"][profile.target_name]
-    # Cosmos leaves out arguments such as `role`, which a project can print.
-    output |= profile.profile_mapping.profile_args
     output |= {name: PLACEHOLDER + name for name in _fields_of_connection(project)}
     with TemporaryDirectory() as folder:
         Path(folder, "profiles.yml").write_text(yaml.safe_dump(contents))

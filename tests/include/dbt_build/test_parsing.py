@@ -8,10 +8,7 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig
 from cosmos.constants import InvocationMode
 from cosmos.dbt.project import environ
-from cosmos.profiles import (
-    PostgresUserPasswordProfileMapping,
-    SnowflakeUserPasswordProfileMapping,
-)
+from cosmos.profiles import SnowflakeUserPasswordProfileMapping
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.parsing import (
@@ -151,15 +148,6 @@ def test_the_schema_can_be_a_value_of_the_connection(second, given):
     mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
     assert depends_on_run(project, second.rglob("*")) == (not given)
-
-
-def test_an_argument_of_the_profile_has_its_value_in_a_parse(second):
-    role = "models: [{name: role, config: {meta: {role: '{{ target.role }}'}}}]"
-    write(second, {"models/role.yml": role, "models/role.sql": "select 1 as id"})
-    mapping = PostgresUserPasswordProfileMapping("warehouse", {"schema": "s", "role": "reader"})
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    prepare(project)
-    assert load_manifest(project).nodes["model.second.role"].meta == {"role": "reader"}
 
 
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):
