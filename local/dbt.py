@@ -34,7 +34,8 @@ def docs(settings: Settings) -> None:
         page.parent.mkdir(parents=True)
         with tempfile.TemporaryDirectory(prefix="docs-") as folder:
             env = command_env(settings, project) | local_profile(project)
-            run_dbt(project, env | {"DBT_TARGET_PATH": folder}, *words)
+            env |= {"DBT_TARGET_PATH": folder, "WAREHOUSE_PROD_SCHEMA": name.replace("-", "_")}
+            run_dbt(project, env, *words)
             shutil.move(Path(folder, "static_index.html"), page)
         links += f'<li><a href="{name}/">{name}</a></li>'
     (site / "index.html").write_text(f"<!doctype html><title>dbt docs</title><ul>{links}</ul>\n")

@@ -211,6 +211,7 @@ def _build(
     # dbt builds one batch of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROJECT_DIR": str(workdir)}
+    env |= {"WAREHOUSE_PROD_SCHEMA": "check_project"}
 
     def dbt(*words: str) -> str:
         command = [BIN / "dbt", "--quiet", *words]

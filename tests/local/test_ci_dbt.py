@@ -113,7 +113,7 @@ def prod(warehouse, postgres, tmp_path_factory) -> Path:
         done = subprocess.run(
             [Path(sys.executable).with_name("dbt"), *words],
             cwd=folder,
-            env={**os.environ, **postgres, "DBT_TARGET": "prod", "WAREHOUSE_PROJECT": "shop"},
+            env={**os.environ, **postgres, "DBT_TARGET": "prod", "WAREHOUSE_PROD_SCHEMA": "shop"},
             capture_output=True,
             text=True,
         )
