@@ -153,8 +153,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         run = context["dag_run"]
         start, end = run.data_interval_start, run.data_interval_end
         # The interval of a cron schedule such as @daily is empty.
-        length = end and ((end - start) or timedelta(days=1))
-        if end and run.start_date - max(end, run.logical_date or end) > length:
+        if end and run.start_date - max(end, run.logical_date or end) > (
+            (end - start) or timedelta(days=1)
+        ):
             self.results.add_succeeded(sources, f"Not checked, because the run is for {start}.")
             return
         # This command does not have the options of `dbt build`, such as an event time range.
