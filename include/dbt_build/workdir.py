@@ -12,6 +12,7 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -194,7 +195,14 @@ def _yaml(file: Path) -> dict:
 
 
 def _project_yml(path: Path) -> dict:
-    return _yaml(path / "dbt_project.yml")
+    file = path / "dbt_project.yml"
+    return {**_unchanged_yaml(file, file.stat().st_mtime_ns, file.stat().st_size)}
+
+
+@lru_cache
+def _unchanged_yaml(file: Path, *_) -> dict:
+    """Return the content of a file that is read several times, until its time or size changes."""
+    return _yaml(file)
 
 
 def _packages_folder(path: Path) -> Path:
