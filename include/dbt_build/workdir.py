@@ -20,6 +20,7 @@ import yaml
 from cosmos.dbt.project import get_dbt_packages_subpath
 
 from include.dbt_build.parsing import (
+    PACKAGE_FILES,
     depends_on_run,
     environment_variables_of,
     run_dbt,
@@ -29,7 +30,6 @@ from include.dbt_build.project import DbtProject
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
-PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
 # After this time no process reads the slim manifest of an earlier parse.
 SLIM_MANIFEST_SECONDS = 24 * 60 * 60
@@ -273,9 +273,7 @@ def _install_packages(project: DbtProject) -> None:
     if _has_shipped_packages(project) or not project.installs_packages:
         installed.unlink(missing_ok=True)
         return
-    # The value of a secret, which can differ in each deployment, does not decide about a package.
-    names = variables_in("".join(texts.values()))
-    variables = [name for name in names if not name.startswith("DBT_ENV_SECRET")]
+    variables = sorted(variables_in("".join(texts.values()), secrets=False))
     wanted = {**texts, "environment": _fingerprint(variables, project.parse_environment)}
     if not (installed.exists() and json.loads(installed.read_text()) == wanted):
         # If `dbt deps` fails, the next parse calls it again.

@@ -8,7 +8,11 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig
 from cosmos.constants import InvocationMode
 from cosmos.dbt.project import environ
-from cosmos.profiles import SnowflakeUserPasswordProfileMapping
+from cosmos.profiles import (
+    DuckDBUserPasswordProfileMapping,
+    PostgresUserPasswordProfileMapping,
+    SnowflakeUserPasswordProfileMapping,
+)
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.parsing import (
@@ -93,6 +97,7 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
         ("{{ config(meta={'a': {}}, enabled=(target.dbname == 'prod')) }} select 1 as id", True),
         ("{% if target.dbname == 'prod' %} select 1 as id {% endif %}", True),
         ("select '{{ target.dbname | upper }}' as id", True),
+        ("select '{{ target.port }}' as id", True),
         ("select '{{ target['host'] }}' as id", True),
         ("select '{{ target.get('host') }}' as id", True),
         ("{% if target.name == 'prod' %} select 1 as id {% endif %}", False),
@@ -148,6 +153,37 @@ def test_the_schema_can_be_a_value_of_the_connection(second, given):
     mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
     assert depends_on_run(project, second.rglob("*")) == (not given)
+
+
+@pytest.mark.parametrize("given", [{}, {"path": "warehouse.duckdb"}])
+def test_the_database_of_duckdb_is_made_from_the_path_of_the_connection(second, given):
+    mapping = DuckDBUserPasswordProfileMapping("warehouse", given)
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    assert depends_on_run(project, []) == (not given)
+
+
+@pytest.mark.parametrize(("field", "depends"), [("port", True), ("schema", False)])
+def test_an_argument_of_the_profile_that_a_parse_does_not_know_can_be_printed(
+    second, field, depends
+):
+    write(second, {"models/base.sql": f"select '{{{{ target.{field} }}}}' as id"})
+    given = {"port": 6543, "schema": "analytics"}
+    mapping = PostgresUserPasswordProfileMapping("warehouse", given)
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    assert depends_on_run(project, second.rglob("*")) == depends
+
+
+def test_an_argument_of_the_profile_can_read_a_variable(second, monkeypatch):
+    given = {"schema": "{{ env_var('DBT_SCHEMA', 'analytics') }}"}
+    mapping = PostgresUserPasswordProfileMapping("warehouse", given)
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    prepare(project)
+    assert is_parse_valid(project, os.environ)
+    monkeypatch.setenv("DBT_SCHEMA", "prod")
+    assert not is_parse_valid(project, os.environ)
+    prepare(project)
+    schemas = {node.schema for node in load_manifest(project).nodes.values()}
+    assert schemas == {"prod", "prod_dbt_test__audit"}
 
 
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):
