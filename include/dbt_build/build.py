@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import NOTHING_TO_RUN, all_nodes, nodes_downstream_of
+from include.dbt_build.manifest import NOTHING_TO_RUN, enabled_nodes, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import (
     BUILT_NODES,
@@ -117,8 +117,8 @@ class DbtBuildOperator(DbtCommandOperator):
             ):
                 self.build(context, nodes)
             self.call_on_warning(context)
-            failed = self.results.failed() - nodes_of(pending)
-            failed |= self._skipped_without_task()
+            failed = self.results.failed() - self._enabled_nodes(pending, selected)
+            failed |= self._skipped_without_task(selected)
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
@@ -159,19 +159,29 @@ class DbtBuildOperator(DbtCommandOperator):
         if (self.vars or {}) != self.project.variables:
             listed = self.list_nodes(context, self.select, self.exclude, self.selector)
             file = self.project.manifest or self.project.target / "manifest.json"
-            enabled = listed - all_nodes(json.loads(file.read_text())).keys()
+            enabled = listed - enabled_nodes(json.loads(file.read_text()))
             to_run |= {node for node in enabled if not node.startswith(NOTHING_TO_RUN)}
         return to_run
 
-    def _skipped_without_task(self) -> set[str]:
+    def _enabled_nodes(
+        self, tasks: Iterable[DbtNodeOperator], selected: set[str] | None
+    ) -> set[str]:
+        """Return the nodes of some tasks that the run selects and enables.
+
+        A function counts only together with a node that uses it.
+        """
+        return {node for task in tasks for node in self.results.enabled(task.nodes_in(selected))}
+
+    def _skipped_without_task(self, selected: set[str] | None) -> set[str]:
         """Return what dbt skipped and no node task can build later.
 
-        These are functions that no model uses, and nodes that the run's variables enable.
+        These are functions that no node of the run uses, and nodes that the run's variables enable.
         """
         to_run = {*self.group.slim["nodes_to_run"]}
+        with_task = self._enabled_nodes(self._node_tasks(), selected)
         return {
             node
-            for node in self.results.skipped() - nodes_of(self._node_tasks())
+            for node in self.results.skipped() - with_task
             if node.startswith("function.")
             or not (node in to_run or node.startswith(("operation.", *NOTHING_TO_RUN)))
         }
@@ -269,7 +279,9 @@ class DbtBuildOperator(DbtCommandOperator):
         checks = [task for task in pending if task.checks_freshness and task.nodes_in(selected)]
         if checks:
             self.check_freshness(context, [*nodes_of(checks)])
-        stale = [task for task in checks if self.results.outcome(task.nodes) != "success"]
+        # A source that this run disables is left out.
+        fresh = ("success", "left_out")
+        stale = [task for task in checks if self.results.outcome(task.nodes) not in fresh]
         return nodes_downstream_of(self.group.slim, nodes_of(stale))
 
     def _pending_nodes(
@@ -280,15 +292,15 @@ class DbtBuildOperator(DbtCommandOperator):
         Raises:
             AirflowFailException: only hooks have not run, and there is no test to run them with.
         """
-        with_task = nodes_of(self._node_tasks())
         to_run = {node for node in to_run if not node.startswith("source.")}
-        pending_nodes = nodes_of(pending) & to_run
+        with_task = nodes_of(self._node_tasks(), to_run)
+        pending_nodes = nodes_of(pending, to_run)
         missing = (pending_nodes | (to_run - with_task)) - built
         if missing or not pending_nodes:
             return self.group.with_ephemeral(missing)
         # An earlier try built all nodes, but ended before hooks and callbacks. dbt runs hooks only
         # together with a node, and a test is a node that changes nothing.
-        if tests := {node for node in with_task & to_run if node.startswith("test.")}:
+        if tests := {node for node in with_task if node.startswith("test.")}:
             return (tests & pending_nodes) or {min(tests)}
         if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
@@ -320,6 +332,6 @@ def _is_skipped(ti, name: str, states: dict[str, str | None]) -> bool:
     return "skipped" in ([states[name]] if name in states else task_states(ti, name).values())
 
 
-def nodes_of(tasks: Iterable[DbtNodeOperator]) -> set[str]:
-    """Return the unique IDs of the nodes of some tasks."""
-    return {node for task in tasks for node in task.nodes}
+def nodes_of(tasks: Iterable[DbtNodeOperator], selected: set[str] | None = None) -> set[str]:
+    """Return the unique IDs of the nodes of some tasks, all or those that are selected."""
+    return {node for task in tasks for node in task.nodes_in(selected)}

@@ -18,7 +18,7 @@ from cosmos.operators.local import DbtBuildLocalOperator
 
 from include.dbt_build import artifacts
 from include.dbt_build.lineage import emit_lineage, is_lineage_active
-from include.dbt_build.manifest import all_nodes
+from include.dbt_build.manifest import enabled_nodes
 from include.dbt_build.parsing import connection_values, invoke_dbt, load_manifest
 from include.dbt_build.project import WRITE_JSON, DbtProject
 from include.dbt_build.results import BuildResults, kind_and_name
@@ -101,6 +101,8 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         Raises:
             AirflowException: dbt failed outside of its nodes.
         """
+        # An earlier command, such as the check of sources, may have parsed differently.
+        self.results.parsed = None
         flags = self.add_cmd_flags()
         if nodes is None:
             flags += self.selecting_options
@@ -261,12 +263,12 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def _read_results(self, project_dir: str, context, **_) -> None:
         """Read dbt's artifacts before Cosmos removes the folder of the run."""
+        manifest = Path(project_dir, "target", "manifest.json")
+        # dbt has parsed in this run, and may have disabled nodes that have a task.
+        if self.manifest is None and manifest.exists():
+            self.results.parsed = enabled_nodes(json.loads(manifest.read_text()))
         if self.base_cmd == ["build"]:
             self.results.read_run_results(project_dir)
-            manifest = Path(project_dir, "target", "manifest.json")
-            # dbt has parsed in this run, and may have disabled nodes that have a task.
-            if self.manifest is None and manifest.exists():
-                self.results.parsed = {*all_nodes(json.loads(manifest.read_text()))}
         else:
             self.results.read_sources(project_dir)
         artifacts.keep(project_dir, self.profile_config, context["ti"])

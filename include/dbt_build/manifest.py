@@ -81,6 +81,15 @@ def all_nodes(manifest: dict) -> dict[str, dict]:
     return {k: node for part in PARTS for k, node in manifest.get(part, {}).items()}
 
 
+def enabled_nodes(manifest: dict) -> set[str]:
+    """Return the unique IDs of the sources and nodes that are enabled.
+
+    The tests of a disabled node stay in the manifest, with `enabled: false`.
+    """
+    nodes = all_nodes(manifest).items()
+    return {k for k, node in nodes if (node.get("config") or {}).get("enabled") is not False}
+
+
 def slim_manifest(
     manifest: dict, selected: Iterable[str], test_behavior: TestBehavior, *, detach_tests: bool
 ) -> SlimManifest:

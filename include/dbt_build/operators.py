@@ -24,7 +24,7 @@ from include.dbt_build.protocol import (
     TryNodes,
 )
 from include.dbt_build.reporting import first_try, set_xcom, task_states
-from include.dbt_build.results import BuildResults
+from include.dbt_build.results import BuildResults, without_lone_functions
 
 
 @dataclass
@@ -88,8 +88,11 @@ class DbtNodeOperator(BaseOperator):
         self.upstream_node_tasks: tuple[str, ...] = ()
 
     def nodes_in(self, selected: Set[str] | None) -> tuple[str, ...]:
-        """Return the nodes of this task that a run selects, or all if `selected` is None."""
-        return tuple(node for node in self.nodes if selected is None or node in selected)
+        """Return the nodes of this task that a run selects, or all if `selected` is None.
+
+        If a run selects only functions of the task, the result is empty.
+        """
+        return without_lone_functions(n for n in self.nodes if selected is None or n in selected)
 
     def is_done(self, states: Mapping[str, str | None], selected: Set[str] | None) -> bool:
         """Return whether the build task has nothing to do for this task.
@@ -255,8 +258,12 @@ class DbtNodeOperator(BaseOperator):
                 raise
         # A hook that failed is among the failed nodes.
         nodes += sorted(command.results.failed() - {*nodes})
+        outcome = command.results.outcome(nodes) or "not_run"
+        # The run disables the node, but not a function that the node uses.
+        if outcome == "left_out" and command.results.failed():
+            outcome = "error"
         return StoredResult(
-            outcome=command.results.outcome(nodes) or "not_run",
+            outcome=outcome,
             message=command.results.message(nodes),
             sql=command.results.sql(nodes),
             built=[node for node in nodes if node in command.results.built()],

@@ -175,8 +175,8 @@ class BuildResults:
                 self._read_age(self.nodes[result["unique_id"]], result)
 
     def add_unread(self, sources: Iterable[str]) -> None:
-        """Set sources to failed if dbt has ended and could not read their age."""
-        for source in sources:
+        """Set enabled sources to failed if dbt has ended and could not read their age."""
+        for source in sources if self.parsed is None else self.parsed.intersection(sources):
             node = self.nodes[source]
             if not node.status:
                 node.message = node.message or (
@@ -200,10 +200,15 @@ class BuildResults:
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
 
+    def enabled(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        """Return the nodes of a task that the run enables, or none if these are only functions."""
+        parsed = self.parsed
+        return without_lone_functions(n for n in nodes if parsed is None or n in parsed)
+
     def outcome(self, nodes: Iterable[str]) -> Outcome | None:
-        """Return the common outcome of some nodes, or None while one of them is pending."""
-        nodes = {*nodes}
-        enabled = nodes if self.parsed is None else nodes & self.parsed
+        """Return the common outcome of a task's nodes, or None while one of them is pending."""
+        nodes = [*nodes]
+        enabled = self.enabled(nodes)
         if nodes and not enabled:
             return "left_out"
         statuses = {self.nodes[node].status if node in self.nodes else None for node in enabled}
@@ -287,6 +292,15 @@ class BuildResults:
             message = redact(self.dbt_error)
             found.append(Problem(node=None, status="error", message=message, failures=None))
         return found
+
+
+def without_lone_functions(nodes: Iterable[str]) -> tuple[str, ...]:
+    """Return some nodes of a task, or none if all of them are functions.
+
+    A function is built with each node that uses it, so it does not decide alone about a task.
+    """
+    nodes = tuple(nodes)
+    return () if all(node.startswith("function.") for node in nodes) else nodes
 
 
 def _fails_fast() -> bool:

@@ -172,6 +172,7 @@ def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_o
     psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
     assert states.end() == "success"
     assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}
+    assert "PASS not_null_enabled_id" in states.log("dbt_build", 2)
 
 
 def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):
@@ -185,14 +186,16 @@ def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):
 
 # The disabled node reads the first of these nodes.
 @pytest.mark.parametrize("node", ["independent_1", "independent_2"])
-def test_a_node_that_the_run_disables_is_skipped_although_another_node_fails_once(run_of, node):
+def test_nodes_that_the_run_disables_are_skipped_although_another_node_fails_once(run_of, node):
     states = run_of("decides_disabled")
     states.broken(node)
     states.trigger(dbt_vars={"more": False})
     states.wait_for_state(f"{node}_run", "up_for_retry")
     states.broken()
     assert states.end() == "success"
-    assert states.not_successful() == {"enabled_run": "skipped"}
+    disabled = ("enabled.run", "enabled.test", "warns.run", "warns.test")
+    skipped = dict.fromkeys((*disabled, "settings_pg_settings_freshness"), "skipped")
+    assert states.not_successful() == skipped
     assert states.built()[node] == 1
 
 
@@ -243,6 +246,18 @@ def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     assert states.end() == "success"
     assert states.built() == {"uses_twice": 1}
     assert "OK created function decides.twice" in states.log("uses_twice_run", 2)
+
+
+def test_a_run_that_selects_a_function_alone_skips_the_model_that_uses_it(run_of):
+    states = run_of("decides_function")
+    states.broken("twice")
+    assert states.run(dbt_select="twice") == "failed"
+    assert "no task: function.decides.twice" in states.log("dbt_build")
+    states.broken()
+    states.clear(only_failed=True)
+    assert states.end() == "success"
+    assert states.not_successful() == {"chain_a_run": "skipped", "uses_twice_run": "skipped"}
+    assert "OK created function decides.twice" in states.log("dbt_build", 3)
 
 
 def test_a_function_that_no_model_uses_is_not_missing_in_a_successful_run(run_of):

@@ -98,6 +98,9 @@ def test_a_node_that_the_variables_of_the_run_disable_is_left_out():
     results.parsed = {NODE}
     assert results.outcome(["model.p.b"]) == "left_out"
     assert results.outcome([NODE, "unit_test.p.b"]) == "success"
+    # A function that is built for another model does not stand for this one.
+    results.parsed = {NODE, "function.p.twice"}
+    assert results.outcome(["function.p.twice", "model.p.b"]) == "left_out"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ decides_fail_fast_flag = DbtDag(
 decides_twice = DbtDag(
     dag_id="decides_twice", **ARGS, **dbt_args("independent_1", "missing", "tag:wip*")
 )
-decides_function = DbtDag(dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"))
+decides_function = DbtDag(
+    dag_id="decides_function", **ARGS, **dbt_args("+uses_twice"), run_options=True
+)
 decides_unused = DbtDag(
     dag_id="decides_unused", **ARGS, **dbt_args("chain_a", "largest", "appends")
 )
@@ -61,9 +63,11 @@ decides_enabled = DbtDag(
     **dbt_args("independent_1", "independent_2", "enabled"),
     run_options=True,
 )
-ENABLED = dbt_args("independent_1", "independent_2", "enabled")
+ENABLED = dbt_args("independent_1", "independent_2", "enabled", "warns")
 ENABLED["project_config"] = ProjectConfig(DBT_PROJECTS / "decides", dbt_vars={"more": True})
-decides_disabled = DbtDag(dag_id="decides_disabled", **ARGS, **ENABLED, run_options=True)
+decides_disabled = DbtDag(
+    dag_id="decides_disabled", **ARGS, **ENABLED, run_options=True, source_freshness=True
+)
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "against")
 # A task builds a model and runs its tests.
