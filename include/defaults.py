@@ -15,7 +15,7 @@ DAG_DEFAULTS = {
         # dbt cancels the statements of a task that takes longer, and Airflow retries the task.
         "execution_timeout": timedelta(hours=2),
     },
-    # The time is counted from the start of the run, or from its last clear.
+    # The time is counted from the start of the run, or from a clear after the run has ended.
     "dagrun_timeout": timedelta(hours=6),
     "on_failure_callback": alert,
     "on_success_callback": alert,

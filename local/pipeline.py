@@ -50,7 +50,7 @@ class Api:
         return found
 
     def is_imported(self, dag_id: str) -> bool:
-        """Return whether Airflow knows a DAG, and the current version of its file."""
+        """Return whether Airflow has imported the current version of a DAG's file."""
         answer = self._client.get(f"/dags/{dag_id}")
         return not (answer.is_error or answer.json().get("has_import_errors"))
 

@@ -115,8 +115,11 @@ class States:
         return Counter(n for (n,) in self.warehouse.execute("select node from raw_states.built"))
 
     def trigger(self, **conf) -> str:
+        return self.post_run(logical_date=None, conf=conf)
+
+    def post_run(self, **body) -> str:
+        """Start a run with the values that Airflow's REST API takes."""
         path = f"/dags/{self.dag_id}/dagRuns"
-        body = {"logical_date": None, "conf": conf}
         self.run_id = self.api("POST", path, json=body)["dag_run_id"]
         return self.run_id
 

@@ -85,9 +85,7 @@ def test_a_failed_hook_of_the_check_fails_the_build_task_and_no_source(states, a
 def test_a_manual_run_checks_sources_however_long_ago_its_interval_ended(states, age):
     age("1 day 2 hours")
     now, past = datetime.now(UTC).isoformat(), "2026-01-01T00:00:00Z"
-    body = {"logical_date": now, "data_interval_start": past, "data_interval_end": past}
-    path = f"/dags/{states.dag_id}/dagRuns"
-    states.run_id = states.api("POST", path, json=body)["dag_run_id"]
+    states.post_run(logical_date=now, data_interval_start=past, data_interval_end=past)
     assert states.end() == "failed"
     assert states.not_successful() == STOPPED
 
@@ -97,9 +95,7 @@ def test_a_manual_run_checks_sources_however_long_ago_its_interval_ended(states,
 def test_a_run_for_a_past_interval_checks_no_source(states, age, first, last):
     age("1 day")
     start, end = f"{first}T00:00:00Z", f"{last}T00:00:00Z"
-    body = {"logical_date": start, "data_interval_start": start, "data_interval_end": end}
-    path = f"/dags/{states.dag_id}/dagRuns"
-    states.run_id = states.api("POST", path, json=body)["dag_run_id"]
+    states.post_run(logical_date=start, data_interval_start=start, data_interval_end=end)
     assert states.end() == "success"
     assert states.not_successful() == {}
     assert f"Not checked, because the run is for {first}" in states.log(CHECK)
