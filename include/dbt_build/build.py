@@ -11,15 +11,8 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import NOTHING_TO_RUN, enabled_nodes, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
-from include.dbt_build.protocol import (
-    BUILT_NODES,
-    DONE_BEFORE,
-    INCOMPLETE,
-    SELECTED_NODES,
-    UNENDED_TRY,
-    TryNodes,
-)
-from include.dbt_build.reporting import ResultReporter, first_try, set_nodes, set_xcom, task_states
+from include.dbt_build.protocol import BUILD_STATE, BuildState
+from include.dbt_build.reporting import ResultReporter, first_try, store_state, task_states
 from include.dbt_build.results import NO_RETRY
 
 # How long the build task waits for the final states of node tasks.
@@ -80,33 +73,47 @@ class DbtBuildOperator(DbtCommandOperator):
 
         Raises:
             AirflowException: a hook failed, or a node without a task failed or was skipped.
+            AirflowFailException: an earlier try has built some batches of a microbatch model, and a
+                retry would leave batches out.
         """
-        ti = context["ti"]
-        if (selected := self._selection_of_run(context)) is not None:
-            ti.xcom_push(key=SELECTED_NODES, value=sorted(selected))
-        all_tasks = self._node_tasks()
+        ti, teardown_id = context["ti"], self.group.teardown_id
+        before: BuildState | None = ti.xcom_pull(task_ids=teardown_id, key=BUILD_STATE)
+        selected = self._selection_of_run(context, before)
         states = self._settled_states(ti)
-        pending = [task for task in all_tasks if not task.is_done(states, selected)]
-        self._refuse_incomplete(ti, pending)
-        built = self._built_nodes(context, states, pending)
-        # If no node is built yet, or all tasks were cleared, dbt gets the selection of the DAG.
-        builds_all = len(pending) == len(all_tasks) and not built
-        done = [task for task in all_tasks if states.get(task.task_id) == "success"]
-        self.built_by_earlier_tries = self._built_by_earlier_tries(context, done)
+        pending = [task for task in self._node_tasks() if not task.is_done(states, selected)]
+        done = nodes_of(
+            task for task in self._node_tasks() if states.get(task.task_id) == "success"
+        )
+        state = BuildState(
+            first_try=first_try(ti),
+            clear_number=context["dag_run"].clear_number,
+            run_start_of_unended_try=str(context["dag_run"].start_date),
+            selected=None if selected is None else sorted(selected),
+            built=[],
+            incomplete=[],
+            done_before=sorted(done),
+        )
+        if before is not None:
+            state = self._extend_state(state, before, states, pending)
+        incomplete = nodes_of(pending).intersection(state["incomplete"])
+        if incomplete:
+            # This try ends before dbt starts, so only the earlier try can have been interrupted.
+            state["run_start_of_unended_try"] = before["run_start_of_unended_try"]
+        store_state(ti, teardown_id, state)
+        if incomplete:
+            raise AirflowFailException(
+                f"An earlier try built some batches of {', '.join(sorted(incomplete))}. {NO_RETRY} "
+                "Clear this task to build the newest batches only."
+            )
+        # The asset events of these nodes were lost with a failed try.
+        self.built_by_earlier_tries = done - {*state["done_before"]}
+        built = {*state["built"]}
         self.results.add_succeeded(
             built, "An earlier try of the build task built this node: see the log of that try."
         )
-        with ResultReporter(
-            context, pending, self.results, self.group.teardown_id, selected
-        ) as reporter:
+        with ResultReporter(ti, pending, self.results, teardown_id, state) as reporter:
             downstream_of_stale = self._check_sources(context, pending, selected)
-            # None stands for the selection of the DAG.
-            nodes = None
-            if downstream_of_stale or not builds_all or selected is not None:
-                self.log.info("%s of %s tasks are pending", len(pending), len(all_tasks))
-                to_run = self._nodes_to_run(context) if selected is None else selected
-                self.results.add_skipped((to_run & downstream_of_stale) - built)
-                nodes = self._pending_nodes(pending, built, to_run - downstream_of_stale)
+            nodes = self._nodes_to_build(context, pending, built, selected, downstream_of_stale)
             has_nodes = nodes is None or len(nodes) > 0
             if has_nodes and self.group.tests_last:
                 self._build_tests_last(context, nodes)
@@ -117,8 +124,9 @@ class DbtBuildOperator(DbtCommandOperator):
             ):
                 self.build(context, nodes)
             self.call_on_warning(context)
-            failed = self.results.failed() - self._enabled_nodes(pending, selected)
-            failed |= self._skipped_without_task(selected)
+            enabled = self._enabled_selection(selected)
+            failed = self.results.failed() - nodes_of(pending, enabled)
+            failed |= self._skipped_without_task(enabled)
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
@@ -138,21 +146,6 @@ class DbtBuildOperator(DbtCommandOperator):
                 return states
             sleep(1)
 
-    def _refuse_incomplete(self, ti, pending: list[DbtNodeOperator]) -> None:
-        """Refuse a retry that would leave batches out.
-
-        Raises:
-            AirflowFailException: an earlier try has built some batches of a microbatch model.
-        """
-        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=INCOMPLETE)
-        if stored is None or stored["first_try"] != first_try(ti):
-            return
-        if found := sorted(nodes_of(pending).intersection(stored["nodes"])):
-            raise AirflowFailException(
-                f"An earlier try built some batches of {', '.join(found)}. {NO_RETRY} Clear this "
-                "task to build the newest batches only."
-            )
-
     def _nodes_to_run(self, context) -> set[str]:
         """Return the nodes of the DAG's selection, with those that the run's variables enable."""
         to_run = {*self.group.slim["nodes_to_run"]}
@@ -163,30 +156,27 @@ class DbtBuildOperator(DbtCommandOperator):
             to_run |= {node for node in enabled if not node.startswith(NOTHING_TO_RUN)}
         return to_run
 
-    def _enabled_nodes(
-        self, tasks: Iterable[DbtNodeOperator], selected: set[str] | None
-    ) -> set[str]:
-        """Return the nodes of some tasks that the run selects and enables.
+    def _enabled_selection(self, selected: set[str] | None) -> set[str] | None:
+        """Return the nodes that the run selects and dbt has enabled, or None for all nodes."""
+        parsed = self.results.parsed
+        if selected is None or parsed is None:
+            return parsed if selected is None else selected
+        return selected & parsed
 
-        A function counts only together with a node that uses it.
-        """
-        return {node for task in tasks for node in self.results.enabled(task.nodes_in(selected))}
-
-    def _skipped_without_task(self, selected: set[str] | None) -> set[str]:
+    def _skipped_without_task(self, enabled: set[str] | None) -> set[str]:
         """Return what dbt skipped and no node task can build later.
 
         These are functions that no node of the run uses, and nodes that the run's variables enable.
         """
         to_run = {*self.group.slim["nodes_to_run"]}
-        with_task = self._enabled_nodes(self._node_tasks(), selected)
         return {
             node
-            for node in self.results.skipped() - with_task
+            for node in self.results.skipped() - nodes_of(self._node_tasks(), enabled)
             if node.startswith("function.")
             or not (node in to_run or node.startswith(("operation.", *NOTHING_TO_RUN)))
         }
 
-    def _selection_of_run(self, context) -> set[str] | None:
+    def _selection_of_run(self, context, before: BuildState | None) -> set[str] | None:
         """Return the nodes that this run selects, or None if it builds all nodes of the DAG.
 
         Sources that a selected node reads are selected too, so that their age is checked.
@@ -194,18 +184,19 @@ class DbtBuildOperator(DbtCommandOperator):
         if not self.run_options.is_partial:
             return None
         select, exclude = self.run_options.select, self.run_options.exclude
-        ti = context["ti"]
-        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=SELECTED_NODES)
-        # A retry keeps the selection of the first try: `state:` may select other nodes by then.
-        if stored is not None and stored["first_try"] == first_try(ti):
-            return {*stored["nodes"]}
+        selected_before: set[str] = set()
+        if before is not None and before["selected"] is not None:
+            selected_before = {*before["selected"]}
+            # A retry keeps the selection of the first try: `state:` may select other nodes by then.
+            if before["first_try"] == first_try(context["ti"]):
+                return selected_before
         try:
             listed = self.list_nodes(context, select, exclude)
         except AirflowException as error:
             # dbt would refuse the selection in a retry too.
             raise AirflowFailException(str(error)) from None
         # After a clear the run builds what it selected before too.
-        selected = (listed | {*(stored or {}).get("nodes", ())}) & self._nodes_to_run(context)
+        selected = (listed | selected_before) & self._nodes_to_run(context)
         self.log.info("The run builds %s nodes: %s", len(selected), ", ".join(sorted(selected)))
         builds = [task for task in self.dag.tasks if isinstance(task, DbtBuildOperator)]
         # If the DAG has several groups, another group may have the selected nodes.
@@ -219,33 +210,33 @@ class DbtBuildOperator(DbtCommandOperator):
                 self.group.slim, task.nodes
             ):
                 selected |= {*task.nodes}
-        set_nodes(context, self.group.teardown_id, SELECTED_NODES, selected)
         return selected
 
-    def _built_nodes(
-        self, context, states: dict[str, str | None], pending: list[DbtNodeOperator]
-    ) -> set[str]:
-        """Return the nodes that an earlier try built and that this try does not build again.
+    def _extend_state(
+        self,
+        state: BuildState,
+        before: BuildState,
+        states: dict[str, str | None],
+        pending: list[DbtNodeOperator],
+    ) -> BuildState:
+        """Return the state of a new try, extended by the state that an earlier try has stored.
 
-        After a clear of all tasks the result is empty. After any other clear it has the nodes
-        without a task. If the clear interrupted dbt, it also has the nodes of the leaves that dbt
-        had finished: the tasks of these are pending, because leaves wait for dbt's end.
+        The new try does not build the nodes in `built`. After a clear of all tasks this list is
+        empty. After any other clear it has the nodes without a task. If the clear interrupted dbt,
+        it also has the nodes of the leaves that dbt had finished: the tasks of these nodes are
+        pending, because leaves wait for dbt's end.
         """
-        ti, run_start = context["ti"], str(context["dag_run"].start_date)
-        # Airflow gives a run another start if a clear continues it after its end.
-        was_interrupted = run_start == ti.xcom_pull(
-            task_ids=self.group.teardown_id, key=UNENDED_TRY
-        )
-        set_xcom(ti, self.group.teardown_id, UNENDED_TRY, run_start)
-        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=BUILT_NODES)
-        if stored is None:
-            return set()
-        clear_number = context["dag_run"].clear_number
-        if (stored["first_try"], stored["clear_number"]) == (first_try(ti), clear_number):
-            return {*stored["nodes"]}
+        if before["first_try"] == state["first_try"]:
+            state = {**state, **{key: before[key] for key in ("incomplete", "done_before")}}
+            if before["clear_number"] == state["clear_number"]:
+                return {**state, "built": before["built"]}
         # The nodes were built before a clear. This can be a retry nevertheless, if the first try
         # after the clear ended before it came here, or if another task was cleared.
         all_ids, pending_ids = {*self.group.node_task_ids}, {task.task_id for task in pending}
+        if pending_ids == all_ids:
+            return state
+        # Airflow gives a run another start if a clear continues it after its end.
+        was_interrupted = before["run_start_of_unended_try"] == state["run_start_of_unended_try"]
         kept = {
             task.task_id
             for task in pending
@@ -255,19 +246,7 @@ class DbtBuildOperator(DbtCommandOperator):
             and not pending_ids & task.get_flat_relative_ids(upstream=True)
         }
         again = nodes_of(map(self.dag.get_task, all_ids - kept))
-        built = set() if pending_ids == all_ids else {*stored["nodes"]} - again
-        set_nodes(context, self.group.teardown_id, BUILT_NODES, built)
-        return built
-
-    def _built_by_earlier_tries(self, context, done: list[DbtNodeOperator]) -> set[str]:
-        """Return the nodes of successful tasks whose asset events were lost with a failed try."""
-        nodes = nodes_of(done)
-        ti = context["ti"]
-        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
-        if stored is None or stored["first_try"] != first_try(ti):
-            set_nodes(context, self.group.teardown_id, DONE_BEFORE, nodes)
-            return set()
-        return nodes - {*stored["nodes"]}
+        return {**state, "built": sorted({*before["built"]} - again)}
 
     def _node_tasks(self) -> list[DbtNodeOperator]:
         return [self.dag.get_task(task_id) for task_id in self.group.node_task_ids]
@@ -283,6 +262,23 @@ class DbtBuildOperator(DbtCommandOperator):
         fresh = ("success", "left_out")
         stale = [task for task in checks if self.results.outcome(task.nodes) not in fresh]
         return nodes_downstream_of(self.group.slim, nodes_of(stale))
+
+    def _nodes_to_build(
+        self,
+        context,
+        pending: list[DbtNodeOperator],
+        built: set[str],
+        selected: set[str] | None,
+        downstream_of_stale: set[str],
+    ) -> set[str] | None:
+        """Return the nodes that this try builds, or None if it builds the selection of the DAG."""
+        is_whole = len(pending) == len(self.group.node_task_ids) and not built
+        if is_whole and selected is None and not downstream_of_stale:
+            return None
+        self.log.info("%s of %s tasks are pending", len(pending), len(self.group.node_task_ids))
+        to_run = self._nodes_to_run(context) if selected is None else selected
+        self.results.add_skipped((to_run & downstream_of_stale) - built)
+        return self._pending_nodes(pending, built, to_run - downstream_of_stale)
 
     def _pending_nodes(
         self, pending: list[DbtNodeOperator], built: set[str], to_run: set[str]

@@ -15,13 +15,11 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
 from include.dbt_build.protocol import (
-    BUILT_NODES,
-    DONE_BEFORE,
+    BUILD_STATE,
     NODE_RESULTS,
     PROBLEMS,
-    SELECTED_NODES,
+    BuildState,
     StoredResult,
-    TryNodes,
 )
 from include.dbt_build.reporting import first_try, set_xcom, task_states
 from include.dbt_build.results import BuildResults, without_lone_functions
@@ -53,9 +51,13 @@ class BuildGroup:
         """Return empty results for a command that builds nodes of the group."""
         return BuildResults(self.slim["repeated_batches"])
 
+    def state(self, ti) -> BuildState | None:
+        """Return the state of the newest try of the build task, or None if it stored none."""
+        return ti.xcom_pull(task_ids=self.build_id, key=BUILD_STATE)
+
     def selected_nodes(self, ti) -> set[str] | None:
         """Return the nodes that a run selects, or None if it builds all nodes of the DAG."""
-        selected = ti.xcom_pull(task_ids=self.build_id, key=SELECTED_NODES)
+        selected = (self.state(ti) or {}).get("selected")
         return None if selected is None else {*selected}
 
     def with_ephemeral(self, nodes: Collection[str]) -> set[str]:
@@ -161,8 +163,8 @@ class DbtNodeOperator(BaseOperator):
     def _stored_result(self, ti) -> StoredResult | None:
         """Return the result that the build task stored, unless an earlier try has read it.
 
-        A retry reads the result of a successful node again, because the process of the earlier try
-        may have been killed. It reads the result of a skipped node again too, because dbt may have
+        A retry reads a successful or final result again, because the process of the earlier try may
+        have been killed. It reads the result of a skipped node again too, because dbt may have
         built some of its nodes, such as a model whose test dbt skipped.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
@@ -174,7 +176,7 @@ class DbtNodeOperator(BaseOperator):
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
         is_mine = reader == ti.try_number or (
-            is_retry and result["outcome"] in ("success", "skipped")
+            is_retry and (result["outcome"] in ("success", "skipped") or _is_final(result))
         )
         return result if is_mine else None
 
@@ -190,7 +192,7 @@ class DbtNodeOperator(BaseOperator):
             AirflowException: the build task has not ended. A retry can read its result.
         """
         nodes = self.nodes_in(self.group.selected_nodes(ti))
-        built = ti.xcom_pull(task_ids=self.group.build_id, key=BUILT_NODES) or []
+        built = (self.group.state(ti) or {}).get("built", ())
         names = ", ".join(nodes)
         if not {*nodes} <= {*built}:
             is_over = task_states(ti).get(self.group.build_id) == "success"
@@ -214,11 +216,10 @@ class DbtNodeOperator(BaseOperator):
         if not relations:
             return
         reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
-        # Airflow deletes this XCom when the teardown starts. A later try is no retry, but a clear.
-        stored: TryNodes | None = ti.xcom_pull(task_ids=self.group.teardown_id, key=DONE_BEFORE)
-        if reader is None or stored is None or not first_try(ti) <= reader < ti.try_number:
+        state = self.group.state(ti)
+        if reader is None or state is None or not first_try(ti) <= reader < ti.try_number:
             return
-        downstream = nodes_downstream_of(self.group.slim, relations) - {*stored["nodes"]}
+        downstream = nodes_downstream_of(self.group.slim, relations) - {*state["done_before"]}
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         states, selected = task_states(ti), self.group.selected_nodes(ti)
         for name in self.group.node_task_ids:
@@ -279,8 +280,13 @@ class DbtNodeOperator(BaseOperator):
         self.log.error("%s", message)
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
-        is_final = result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
-        raise (AirflowFailException if is_final else AirflowException)(message.partition("\n")[0])
+        error = AirflowFailException if _is_final(result) else AirflowException
+        raise error(message.partition("\n")[0])
+
+
+def _is_final(result: StoredResult) -> bool:
+    """Return whether no retry may build the failed nodes again."""
+    return result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
 
 
 def _has_relation(built: Iterable[str]) -> bool:
@@ -325,9 +331,12 @@ class DbtBuildTeardown(BaseOperator):
         ti = context["ti"]
         states, selected = task_states(ti), self.group.selected_nodes(ti)
         if selected is not None:
-            # Airflow has deleted this XCom, and the build task reads it after a clear.
-            stored = TryNodes(first_try=0, clear_number=0, nodes=sorted(selected))
-            ti.xcom_push(key=SELECTED_NODES, value=stored)
+            # Airflow has deleted the state, and the build task reads the selection after a clear.
+            state = BuildState(
+                **{"first_try": 0, "clear_number": 0, "run_start_of_unended_try": None},
+                **{"selected": sorted(selected), "built": [], "incomplete": [], "done_before": []},
+            )
+            ti.xcom_push(key=BUILD_STATE, value=state)
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]
         not_done = [

@@ -12,22 +12,9 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 # XCom of a build task: {task ID: StoredResult} for the node tasks that start a process.
 NODE_RESULTS = "dbt_node_results"
-# XCom of the build task: a list of the nodes and sources that the run selects, if it selects a part
-# of the DAG, for the node tasks. Airflow deletes the XComs of a task that starts, so the build task
-# reads the XCom of the teardown: TryNodes with the same nodes.
-SELECTED_NODES = "dbt_selected_nodes"
-# XCom of the teardown: TryNodes that dbt has built and whose tasks are not successful yet. The XCom
-# of the build task is a list of the same nodes: if somebody marks the build task as successful,
-# Airflow clears the teardown, and Airflow 3.4 then deletes the XCom of the teardown.
-BUILT_NODES = "dbt_built_nodes"
-# XCom of the teardown: when the run started. A try of the build task sets it, and removes it at its
-# end, unless Airflow interrupts the try, as it does when a task is cleared while dbt works.
-UNENDED_TRY = "dbt_unended_try"
-# XCom of the teardown: TryNodes of microbatch models that lack batches. No retry would build these.
-INCOMPLETE = "dbt_incomplete"
-# XCom of the teardown: TryNodes whose tasks were already successful when the first try of the build
-# task began, or the first one after a clear. The asset events of these nodes were emitted before.
-DONE_BEFORE = "dbt_done_before"
+# XCom of the build task, for the node tasks: BuildState. The teardown has a copy for the next try
+# of the build task, because Airflow deletes the XComs of a task that starts.
+BUILD_STATE = "dbt_build_state"
 # XCom of every task that ran dbt: a list of Problem, read by the alerts.
 PROBLEMS = "dbt_problems"
 
@@ -53,17 +40,26 @@ class StoredResult(TypedDict):
     built: list[str]
 
 
-class TryNodes(TypedDict):
-    """The unique IDs of nodes, and the first try of the build task to which they belong.
+class BuildState(TypedDict):
+    """What the next try of a build task has to know. All nodes are unique IDs."""
 
-    A clear leads to another first try, which can end before it stores anything. If an executor
-    reports a task that was cleared while it was running as failed, as KubernetesExecutor does, only
-    the number of clears in the run is another one.
-    """
-
+    # The number of the first try since the run began or since the build task was cleared.
     first_try: int
+    # The number of clears in the run. An executor such as KubernetesExecutor reports a task that is
+    # cleared while it runs as failed. Such a clear changes only this number.
     clear_number: int
-    nodes: list[str]
+    # The start date of the run while a try works, and None after the try. The date stays if Airflow
+    # interrupts the try, as it does when a task is cleared while dbt works.
+    run_start_of_unended_try: str | None
+    # The nodes and sources that the run selects, or None if it builds all nodes of the DAG.
+    selected: list[str] | None
+    # The nodes that dbt has built and whose tasks were not yet successful in Airflow.
+    built: list[str]
+    # The microbatch models that lack batches which no retry would build.
+    incomplete: list[str]
+    # The nodes of the tasks that were successful before the first try. An earlier build has emitted
+    # the asset events of these nodes.
+    done_before: list[str]
 
 
 class Problem(TypedDict):

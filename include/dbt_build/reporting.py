@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event
@@ -14,16 +14,14 @@ from airflow.sdk.execution_time.xcom import XCom
 
 from include.dbt_build.channel import BuildEndedError, PluginClient, ReportError, TaskLogs
 from include.dbt_build.protocol import (
-    BUILT_NODES,
-    INCOMPLETE,
+    BUILD_STATE,
     NODE_RESULTS,
     PROBLEMS,
-    UNENDED_TRY,
+    BuildState,
     Outcome,
     Report,
     StoredResult,
     Times,
-    TryNodes,
 )
 from include.dbt_build.results import BuildResults
 
@@ -49,24 +47,24 @@ class ResultReporter:
     reached or the task has callbacks. Such a task starts a process, reads its result and ends.
 
     Args:
-        context: Airflow's context of the build task.
+        ti: the task instance of the build task.
         tasks: the node tasks that are not successful yet, in the order of the DAG.
         results: filled by dbt.
         teardown_id: the task ID of the build's teardown.
-        selected: the nodes that the run selects, or None for all.
+        state: the state with which this try begins.
     """
 
     def __init__(
         self,
-        context,
+        ti,
         tasks: Iterable[DbtNodeOperator],
         results: BuildResults,
         teardown_id: str,
-        selected: Set[str] | None,
+        state: BuildState,
     ):
-        self.context, self.results, self.teardown_id = context, results, teardown_id
-        self.ti = ti = context["ti"]
+        self.ti, self.results, self.teardown_id, self.state = ti, results, teardown_id, state
         self.tasks = {task.task_id: task for task in tasks}
+        selected = None if state["selected"] is None else {*state["selected"]}
         # The nodes of each task that the run selects.
         self.nodes = {task_id: task.nodes_in(selected) for task_id, task in self.tasks.items()}
         # The outcome of each task. A leaf has none before dbt's end.
@@ -77,8 +75,6 @@ class ResultReporter:
         self.unsent: dict[str, Outcome] = {}
         self.has_ended_well = False
         self._stored: dict[str, StoredResult] = {}
-        self._built: set[str] = set()
-        self._incomplete: set[str] = set()
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
         # The seconds from a failed report to the next one, and when the next report may be sent.
         self._retry_seconds, self._next_report = POLL_SECONDS, 0.0
@@ -102,12 +98,12 @@ class ResultReporter:
                 self._collect()
                 if monotonic() > self._next_report:
                     self._send_unsent()
-                self._store_built()
+                self._store_state()
             except Exception as error:
                 log.warning("The results could not be passed to Airflow yet: %s", error)
         if self.results.is_interrupted:
             # Airflow has ended the build task, so the plugin accepts no reports from it.
-            self._store_built()
+            self._store_state()
         else:
             self._end()
 
@@ -136,13 +132,13 @@ class ResultReporter:
 
     def _end(self) -> None:
         """Report what is only known when dbt has ended."""
-        set_xcom(self.ti, self.teardown_id, UNENDED_TRY, None)
+        self._store_state(run_start_of_unended_try=None)
         self._collect()
         if self.has_ended_well:
             for task_id in self._pending():
                 self.outcomes[task_id] = self.unsent[task_id] = self._last_outcome(task_id)
         self._send_unsent(has_ended=self.has_ended_well)
-        self._store_built()
+        self._store_state()
         if self.has_ended_well:
             confirmed = self.outcomes.keys() - self.unsent.keys()
             # Airflow shows these tasks as upstream_failed. The outcome `skipped` is stored, so that
@@ -243,12 +239,8 @@ class ResultReporter:
         # A build task that is killed stores nothing at its end.
         self.ti.xcom_push(key=PROBLEMS, value=self.results.problems())
 
-    def _store_built(self) -> None:
-        """Store what no retry of the build task may build: built nodes, and incomplete models."""
-        incomplete = self.results.incomplete()
-        if incomplete != self._incomplete:
-            set_nodes(self.context, self.teardown_id, INCOMPLETE, incomplete)
-            self._incomplete = incomplete
+    def _store_state(self, **changes) -> None:
+        """Store the state of this try if it has changed."""
         successful = {
             node
             for task_id in self.outcomes.keys() - self.unsent.keys()
@@ -256,12 +248,16 @@ class ResultReporter:
             if self.outcomes[task_id] == "success"
             for node in self.nodes[task_id]
         }
-        built = self._built | (self.results.succeeded() - successful)
-        if built != self._built:
-            set_nodes(self.context, self.teardown_id, BUILT_NODES, built)
-            self.ti.xcom_push(key=BUILT_NODES, value=sorted(built))
-            # Set last, so that the next call stores the nodes again if this call fails.
-            self._built = built
+        succeeded = self.results.succeeded()
+        built = {*self.state["built"]} | (succeeded - successful)
+        # A poll between two batches finds a model incomplete that is complete later.
+        incomplete = ({*self.state["incomplete"]} | self.results.incomplete()) - succeeded
+        nodes = {"built": sorted(built), "incomplete": sorted(incomplete)}
+        state = BuildState(**{**self.state, **nodes, **changes})
+        if state != self.state:
+            store_state(self.ti, self.teardown_id, state)
+            # Set last, so that the next call stores the state again if this call fails.
+            self.state = state
 
 
 def task_states(ti, task_id: str | None = None) -> dict[str, str | None]:
@@ -278,15 +274,10 @@ def set_xcom(ti, task_id: str, key: str, value) -> None:
     XCom.set(key=key, value=value, dag_id=ti.dag_id, task_id=task_id, run_id=ti.run_id)
 
 
-def set_nodes(context, teardown_id: str, key: str, nodes: Iterable[str]) -> None:
-    """Set an XCom of the teardown to nodes, for the build task's retries until a clear."""
-    ti = context["ti"]
-    value = TryNodes(
-        first_try=first_try(ti),
-        clear_number=context["dag_run"].clear_number,
-        nodes=sorted(nodes),
-    )
-    set_xcom(ti, teardown_id, key, value)
+def store_state(ti, teardown_id: str, state: BuildState) -> None:
+    """Store the state of a build for its node tasks and for the next try of the build task."""
+    set_xcom(ti, teardown_id, BUILD_STATE, state)
+    ti.xcom_push(key=BUILD_STATE, value=state)
 
 
 def first_try(ti) -> int:

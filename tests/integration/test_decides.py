@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from include.dbt_build.protocol import BUILT_NODES, INCOMPLETE
+from include.dbt_build.protocol import BUILD_STATE
 from tests.conftest import HAS_POSTGRES
 from tests.fixtures import wait_until
 
@@ -147,7 +147,7 @@ def test_no_retry_of_a_killed_build_leaves_out_the_missing_batches_of_a_model(ru
     states.warehouse.execute("drop table if exists decides.batches")
     states.broken("2024", fails=False, seconds=30)
     states.trigger()
-    wait_until(lambda: states.xcom("dbt_build_done", INCOMPLETE))
+    wait_until(lambda: (states.xcom("dbt_build", BUILD_STATE) or {}).get("incomplete"))
     psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
     assert states.end() == "failed"
     assert "An earlier try built some batches" in states.log("dbt_build", 2)
@@ -168,7 +168,7 @@ def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_o
     if built == "nothing":
         wait_until(lambda: "START sql table model decides.independent_1" in states.log("dbt_build"))
     else:
-        wait_until(lambda: states.xcom("dbt_build", BUILT_NODES))
+        wait_until(lambda: (states.xcom("dbt_build", BUILD_STATE) or {}).get("built"))
     psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
     assert states.end() == "success"
     assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}

@@ -7,7 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from include.dbt_build.protocol import BUILT_NODES
+from include.dbt_build.protocol import BUILD_STATE
 from tests.conftest import HAS_POSTGRES, HOME, SETTINGS, local
 from tests.fixtures import connect, is_alive, wait_until
 
@@ -42,8 +42,8 @@ def has_reported_all_but_g(states) -> bool:
     found = states.states()
     if {found[task] for task in ("dbt.d.run", "dbt.f_run")} != {"success"}:
         return False
-    stored = states.xcom(DONE, BUILT_NODES) or {"nodes": []}
-    return {"model.states.e", "model.states.by_day"} <= {*stored["nodes"]}
+    state = states.xcom(DONE, BUILD_STATE) or {"built": []}
+    return {"model.states.e", "model.states.by_day"} <= {*state["built"]}
 
 
 def assert_success_with_each_model_built_once(states) -> None:

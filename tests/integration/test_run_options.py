@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from include.dbt_build.protocol import SELECTED_NODES
+from include.dbt_build.protocol import BUILD_STATE
 from tests.conftest import HAS_POSTGRES, HOME
 
 if HAS_POSTGRES:
@@ -97,7 +97,7 @@ def test_a_clear_of_failed_tasks_only_stays_within_the_selection(states):
     states.broken("a")
     assert states.run(dbt_select="a", dbt_exclude="test_name:unique") == "failed"
     # `state:` can select other nodes after a clear, and these are built nevertheless.
-    assert "model.states.a" in states.xcom(DONE, SELECTED_NODES)["nodes"]
+    assert "model.states.a" in states.xcom(DONE, BUILD_STATE)["selected"]
     states.broken()
     states.clear("dbt.a.run", only_failed=True)
     assert states.end() == "success"

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from include.dbt_build.protocol import BUILT_NODES, Report, Times, sign, signing_key
+from include.dbt_build.protocol import BUILD_STATE, Report, Times, sign, signing_key
 from tests.conftest import HAS_POSTGRES, SETTINGS
 from tests.fixtures import wait_until
 
@@ -422,9 +422,9 @@ def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
 
     def shown_or_stored() -> set[str]:
         # Airflow does not show the leaves before dbt's end, so the engine stores them.
-        built = states.xcom(DONE, BUILT_NODES) or {"nodes": []}
+        state = states.xcom(DONE, BUILD_STATE) or {"built": []}
         # A unit test has the name of its model in its unique ID.
-        models = [node for node in built["nodes"] if node.startswith("model.")]
+        models = [node for node in state["built"] if node.startswith("model.")]
         stored = {node.split(".")[2] for node in models}
         tasks = [name for name, state in states.states().items() if state == "success"]
         return stored | {name[4:-4] for name in tasks if name.endswith("run")}

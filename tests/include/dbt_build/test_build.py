@@ -4,13 +4,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.dbt_build import build
-from include.dbt_build.protocol import BUILT_NODES, UNENDED_TRY, TryNodes
+from include.dbt_build.protocol import BuildState
 from include.dbt_build.run_options import RunOptions
 from tests.include.dbt_build.conftest import render
 
 LEAF = "model.small.b"
 RUN_START = "2026-01-01"
+STATE = BuildState(
+    first_try=1,
+    clear_number=0,
+    run_start_of_unended_try=RUN_START,
+    selected=[LEAF],
+    built=[LEAF],
+    incomplete=[],
+    done_before=[],
+)
 
 
 @pytest.mark.parametrize(
@@ -25,26 +33,13 @@ RUN_START = "2026-01-01"
     ],
 )
 def test_a_retry_and_not_a_clear_keeps_what_the_killed_try_built(
-    small, monkeypatch, first_try, clear_number, states, built
+    small, first_try, clear_number, states, built
 ):
     dag = render(small({}, a="select 1 as id", b="select * from {{ ref('a') }}"))
     task = dag.get_task("dbt_build")
-    stored = {
-        BUILT_NODES: TryNodes(first_try=1, clear_number=0, nodes=[LEAF]),
-        UNENDED_TRY: RUN_START,
-    }
-    for name in ("set_xcom", "set_nodes"):
-        monkeypatch.setattr(build, name, lambda *_: None)
-    context = {
-        "ti": SimpleNamespace(
-            task=task,
-            max_tries=first_try - 1 + task.retries,
-            xcom_pull=lambda task_ids, key: stored[key],
-        ),
-        "dag_run": SimpleNamespace(start_date=RUN_START, clear_number=clear_number),
-    }
+    new = {**STATE, "first_try": first_try, "clear_number": clear_number, "built": []}
     pending = [task for task in task._node_tasks() if task.task_id not in states]
-    assert task._built_nodes(context, states, pending) == built
+    assert {*task._extend_state(new, STATE, states, pending)["built"]} == built
 
 
 @pytest.mark.parametrize(("first_try", "selected"), [(1, {LEAF}), (2, {LEAF, "model.small.a"})])
@@ -54,12 +49,7 @@ def test_a_clear_keeps_the_nodes_that_the_run_selected_before(
     path = small({}, a="select 1 as id", b="select * from {{ ref('a') }}")
     task = render(path, run_options=True).get_task("dbt_build")
     task.run_options = RunOptions(select="state:modified")
-    monkeypatch.setattr(build, "set_nodes", lambda *_: None)
     # The state has changed since the first try.
     monkeypatch.setattr(task, "list_nodes", lambda *_: {"model.small.a"})
-    ti = SimpleNamespace(
-        task=task,
-        max_tries=first_try - 1 + task.retries,
-        xcom_pull=lambda task_ids, key: TryNodes(first_try=1, clear_number=0, nodes=[LEAF]),
-    )
-    assert task._selection_of_run({"ti": ti}) == selected
+    ti = SimpleNamespace(task=task, max_tries=first_try - 1 + task.retries)
+    assert task._selection_of_run({"ti": ti}, STATE) == selected

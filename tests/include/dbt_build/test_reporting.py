@@ -5,9 +5,19 @@ from types import SimpleNamespace
 import pytest
 
 from include.dbt_build import reporting
-from include.dbt_build.protocol import BUILT_NODES, NODE_RESULTS
+from include.dbt_build.protocol import BUILD_STATE, NODE_RESULTS, BuildState
 from include.dbt_build.reporting import ResultReporter
 from include.dbt_build.results import BuildResults, NodeResult
+
+STATE = BuildState(
+    first_try=1,
+    clear_number=0,
+    run_start_of_unended_try=None,
+    selected=None,
+    built=[],
+    incomplete=[],
+    done_before=[],
+)
 
 
 class Airflow:
@@ -35,29 +45,39 @@ def ti(monkeypatch) -> Airflow:
     monkeypatch.setattr(reporting, "TaskLogs", lambda ti: None)
     monkeypatch.setattr(
         reporting,
-        "set_nodes",
-        lambda context, teardown_id, key, nodes: context["ti"].xcom_push(
-            f"{key} of {teardown_id}", {*nodes}
-        ),
+        "set_xcom",
+        lambda ti, task_id, key, value: ti.xcom_push(f"{key} of {task_id}", value),
     )
     return Airflow()
 
 
 def test_what_could_not_be_stored_is_stored_later(ti):
     results = BuildResults()
-    reporter = ResultReporter({"ti": ti}, [task("a"), task("b")], results, "done", None)
+    reporter = ResultReporter(ti, [task("a"), task("b")], results, "done", STATE)
     results.nodes["model.p.a"] = NodeResult("success")
     results.nodes["model.p.b"] = NodeResult("error", message="division by zero")
     ti.is_up = False
-    for store in (reporter._collect, reporter._store_built):
+    for store in (reporter._collect, reporter._store_state):
         with pytest.raises(ConnectionError):
             store()
     # The task of b would not find its result.
     assert reporter.unsent == {"a": "success"}
     ti.is_up = True
     reporter._collect()
-    reporter._store_built()
+    reporter._store_state()
     assert reporter.unsent == {"a": "success", "b": "error"}
     assert ti.xcoms[NODE_RESULTS]["b"]["message"] == "division by zero"
-    assert ti.xcoms[BUILT_NODES] == ["model.p.a"]
-    assert ti.xcoms[f"{BUILT_NODES} of done"] == {"model.p.a"}
+    assert ti.xcoms[BUILD_STATE]["built"] == ["model.p.a"]
+    assert ti.xcoms[f"{BUILD_STATE} of done"] == ti.xcoms[BUILD_STATE]
+
+
+def test_a_model_whose_batches_are_complete_is_no_longer_incomplete(ti):
+    results = BuildResults({"model.p.a": 1})
+    reporter = ResultReporter(ti, [task("a")], results, "done", STATE)
+    node = results.nodes["model.p.a"] = NodeResult(batches=3, built_batches={1})
+    reporter._store_state()
+    assert ti.xcoms[BUILD_STATE]["incomplete"] == ["model.p.a"]
+    node.status, node.built_batches = "success", {1, 2, 3}
+    reporter._store_state()
+    assert ti.xcoms[BUILD_STATE]["incomplete"] == []
+    assert ti.xcoms[BUILD_STATE]["built"] == ["model.p.a"]

@@ -1,0 +1,33 @@
+"""Which stored result a try of a node task reads."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from include.dbt_build.protocol import NODE_RESULTS, StoredResult
+from tests.include.dbt_build.conftest import render
+
+
+@pytest.mark.parametrize(
+    ("outcome", "built", "is_read"),
+    [
+        pytest.param("success", [], True, id="success"),
+        pytest.param("error", [], False, id="error"),
+        pytest.param("fail", [], True, id="failed test"),
+        pytest.param("error", ["model.small.a"], True, id="error of a test, after its model"),
+    ],
+)
+def test_the_retry_of_a_killed_task_runs_dbt_only_if_it_may_build_the_nodes(
+    small, outcome, built, is_read
+):
+    task = render(small({}, a="select 1 as id")).get_task("a_run")
+    result = StoredResult(outcome=outcome, message="", sql="", built=built)
+    # The first try was killed after it had read the result.
+    xcoms = {NODE_RESULTS: {"a_run": result}, task.reader_key: 1}
+    ti = SimpleNamespace(
+        task=task,
+        try_number=2,
+        max_tries=task.retries,
+        xcom_pull=lambda task_ids, key: xcoms[key],
+    )
+    assert task._stored_result(ti) == (result if is_read else None)
