@@ -94,7 +94,7 @@ def test_a_page_is_short(page):
 
 
 def test_the_readme_is_short_with_everything_in_it():
-    text = GENERATED_PART.sub("", (ROOT / "README.md").read_text())
+    text = (ROOT / "README.md").read_text()
     assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= MAX_WORDS["README.md"]
 
 
