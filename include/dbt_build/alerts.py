@@ -41,8 +41,17 @@ NAMED = (
     "relation|column|reference|constraint|schema|table|view|function|type|role|user|database|index"
     "|sequence|extension|language|parameter|name|at|near"
 )
-# The beginning of a line, as far as its quoted texts are such names.
-NO_VALUE = re.compile(rf'(?:\b(?:{NAMED}) "[^"]*"|[^"])*')
+# Texts in the first line of a database's error that can be values, and their replacements. The
+# order matters, because a value can contain quotes.
+VALUES = (
+    # A value after a colon can continue in the next line, so its last quote can be missing.
+    (r': ".*', ': "...'),
+    # The first quoted text that is not a name, and everything up to the last quote.
+    (rf'^((?:\b(?:{NAMED}) "[^"]*"|[^"])*+)"(?:.*"|.*)', r'\1"..."'),
+    # Databases other than Postgres use single quotes, or no quotes as in `Bad int64 value: 5`.
+    (r"'.*'", "'...'"),
+    (r"value: .*", "value: ..."),
+)
 
 log = logging.getLogger(__name__)
 
@@ -236,19 +245,16 @@ def without_rows(message: str) -> str:
     """Return a message of dbt without the values of rows that a database puts into its errors.
 
     Postgres puts them into lines after the first one, such as DETAIL, and into the quoted texts of
-    the first line, as in `invalid input syntax for type integer: "..."`. Other databases use single
-    quotes, or no quotes as in `Bad int64 value: ...`.
+    the first line, as in `invalid input syntax for type integer: "..."`.
     """
+    message = re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]
     # The first line is dbt's own, and the second one begins the message of the database.
-    if found := re.search(r"(Database|Runtime) Error.*\n", message):
-        first = message[found.end() :].partition("\n")[0]
-        # A value after a colon can have quotes, and can continue in the next line.
-        first = re.sub(': ".*', ': "...', first)
-        start = NO_VALUE.match(first).end()
-        first = first[:start] + re.sub('".*"|".*', '"..."', first[start:])
-        first = re.sub("value: .*", "value: ...", re.sub("'.*'", "'...'", first))
-        message = message[: found.end()] + first
-    return re.split(r"\n\s*(?:DETAIL|CONTEXT): ", message)[0]
+    if not (found := re.search(r"(?:Database|Runtime) Error.*\n(.*)", message)):
+        return message
+    line = found[1]
+    for pattern, replacement in VALUES:
+        line = re.sub(pattern, replacement, line)
+    return message[: found.start(1)] + line
 
 
 def _day(start: datetime | None, end: datetime | None, after: datetime, zone) -> str:

@@ -53,6 +53,15 @@ from tests.include.dbt_build.conftest import arguments, profile
             "Database Error in model e\n  Bad int64 value: 555-0199",
             "Database Error in model e\n  Bad int64 value: ...",
         ),
+        # Double or single quotes, or words such as `value:`, can be a part of a value.
+        (
+            "Database Error in model e\n  can't cast 'a private value: 5' to date",
+            "Database Error in model e\n  can'...' to date",
+        ),
+        (
+            'Database Error in model e\n  value "a "private" word" is out of range',
+            'Database Error in model e\n  value "..." is out of range',
+        ),
         ('Database Error in model e\n  null value in column "a" of relation "b" violates', None),
         ('Database Error in model e\n  syntax error at or near "from_"', None),
         # The end of the output of an external dbt.
