@@ -17,12 +17,11 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
-from airflow.sdk import Variable
+from airflow.sdk import BaseOperator, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -64,6 +63,16 @@ class RunSummary:
     warned: list[str] = field(default_factory=list)
     not_run: int = 0
 
+    def lines(self) -> list[str]:
+        lines = []
+        for word, entries in (("FAILED", self.failed), ("WARNED", self.warned)):
+            lines += [f"\n{word} {entry}" for entry in entries[:NAMED_NODES]]
+            if len(entries) > NAMED_NODES:
+                lines.append(f"\n{word}: {len(entries) - NAMED_NODES} more")
+        if self.not_run:
+            lines.append(f"\n{self.not_run} tasks did not run, because tasks upstream failed.")
+        return lines
+
 
 def alert(context) -> None:
     """Send a message about the end of a run, unless it succeeded like the run before.
@@ -73,10 +82,9 @@ def alert(context) -> None:
     if (services := _services()) is None:
         return
     dag, run_id, reason = context["dag"], context["run_id"], context["reason"]
-    url = _url(dag.dag_id, run_id)
     # The context has neither of these keys if no single task decided the state of the run.
     ti, run = context.get("ti"), context.get("dag_run")
-    summary = _summary(dag, ti, url) if ti else RunSummary()
+    summary = _summary(dag, ti) if ti else RunSummary()
     is_partial = bool(run) and RunOptions.of_run(run.conf or {}).is_partial
     # This Variable has the ID of the last failed run until a run of all nodes succeeds.
     variable = f"alerts_failed_run_of_{dag.dag_id}"
@@ -89,19 +97,13 @@ def alert(context) -> None:
     else:
         return
 
-    lines = [f"Run {run_id}", url]
-    if reason not in ("success", "task_failure"):
-        lines.append(f"Airflow's reason: {reason}")
-    for word, entries in (("FAILED", summary.failed), ("WARNED", summary.warned)):
-        lines += [f"\n{word} {entry}" for entry in entries[:NAMED_NODES]]
-        if len(entries) > NAMED_NODES:
-            lines.append(f"\n{word}: {len(entries) - NAMED_NODES} more")
-    if summary.not_run:
-        lines.append(f"\n{summary.not_run} tasks did not run, because tasks upstream failed.")
     if run:
         interval = run.data_interval_start, run.data_interval_end, run.run_after
         title = f"({_day(*interval, dag.timezone)}) {title}"
-    if _send(services, f"{dag.dag_id} {title}", lines, kind):
+    lines = summary.lines()
+    if reason not in ("success", "task_failure"):
+        lines.insert(0, f"Airflow's reason: {reason}")
+    if _send(services, dag.dag_id, run_id, title, lines, kind):
         if reason != "success":
             Variable.set(variable, run_id)
         elif kind == "success":
@@ -123,12 +125,8 @@ def _send_late(context: dict) -> None:
     interval = run["data_interval_start"], run["data_interval_end"], run["run_after"]
     day = _day(*(edge and datetime.fromisoformat(edge) for edge in interval), UTC)
     by = f"{datetime.fromisoformat(str(deadline)):%Y-%m-%d %H:%M %Z}"
-    lines = [
-        f"Run {run['dag_run_id']}",
-        _url(run["dag_id"], run["dag_run_id"]),
-        f"\nIt has not succeeded by {by}: its state is {run['state']}.",
-    ]
-    _send(services, f"{run['dag_id']} ({day}) is late", lines, "warning")
+    line = f"\nIt has not succeeded by {by}: its state is {run['state']}."
+    _send(services, run["dag_id"], run["dag_run_id"], f"({day}) is late", [line], "warning")
 
 
 def _services():
@@ -151,94 +149,80 @@ def _services():
     return services
 
 
-def _send(services, title: str, lines: list[str], kind: str) -> bool:
+def _send(services, dag_id: str, run_id: str, title: str, lines: list[str], kind: str) -> bool:
+    title = f"{dag_id} {title}"
+    body = "\n".join([f"Run {run_id}", _url(dag_id, run_id), *lines])
     # The hook's own notify does not return whether the message was accepted.
-    sent = bool(services.notify("\n".join(lines), title=title, notify_type=kind))
+    sent = bool(services.notify(body, title=title, notify_type=kind))
     if not sent:
         log.error('The message "%s" was not sent: check the connection %s.', title, CONN_ID)
     return sent
 
 
-def _summary(dag, ti, url: str) -> RunSummary:
+def _summary(dag, ti) -> RunSummary:
     """Return the nodes that failed or warned, and the tasks that failed without such a node."""
     from include.dbt_build.build import DbtBuildOperator
-    from include.dbt_build.operators import DbtBuildTeardown, DbtNodeOperator
     from include.dbt_build.reporting import task_states
 
-    states = task_states(ti)
+    states, url = task_states(ti), _url(dag.dag_id, ti.run_id)
     builds = [task for task in dag.tasks if isinstance(task, DbtBuildOperator)]
-    # Two groups can have the same nodes, such as for two schemas.
-    task_of = {
-        (task.group.build_id, node): task
-        for task in dag.tasks
-        if isinstance(task, DbtNodeOperator)
-        for node in task.nodes
-    }
-    problems = _problems(ti, builds, task_of, states)
-    owners = {n: owner for build in builds for n, owner in build.group.slim["owners"].items()}
-    summary = RunSummary()
-    # Failed tasks that no problem names. The teardown only repeats that node tasks failed.
-    unnamed = {
-        name
-        for name, state in states.items()
-        if state == "failed" and not isinstance(dag.task_dict.get(name), DbtBuildTeardown)
-    }
-    for (build_id, node), (task, problem) in problems.items():
-        task = task_of.get((build_id, node), task)
-        owner = owners.get(node) or task.owner
-        link = f"{url}/tasks/{task.task_id}"
-        kind, name = kind_and_name(node) if problem["node"] else ("task", node)
-        entry = _entry(kind, name, owner, link, problem["message"], problem["failures"])
-        if problem["status"] == "warn":
-            summary.warned.append(entry)
-        elif states.get(task.task_id) != "success":
-            summary.failed.append(entry)
-            unnamed.discard(task.task_id)
+    summary = RunSummary(not_run=[*states.values()].count("upstream_failed"))
+    unnamed = {name for name, state in states.items() if state == "failed"}
+    # A teardown fails only because node tasks failed.
+    unnamed -= {build.group.teardown_id for build in builds}
+    for build in builds:
+        for task, problem in _problems(ti, build, states):
+            owner = build.group.slim["owners"].get(problem["node"]) or task.owner
+            entry = _entry(task.task_id, owner, url, problem)
+            if problem["status"] == "warn":
+                summary.warned.append(entry)
+            elif states.get(task.task_id) != "success":
+                summary.failed.append(entry)
+                unnamed.discard(task.task_id)
+    unknown = Problem(node=None, status="error", message="", failures=None)
     for name in sorted(unnamed):
         # The states name a mapped task instance by its task ID and map index.
         owner = dag.get_task(name).owner if dag.has_task(name) else dag.owner
-        summary.failed.append(_entry("task", name, owner, f"{url}/tasks/{name}"))
-    summary.not_run = sum(state == "upstream_failed" for state in states.values())
+        summary.failed.append(_entry(name, owner, url, unknown))
     return summary
 
 
-def _problems(ti, builds, task_of: dict, states: dict) -> dict[tuple[str, str], tuple]:
-    """Return the newest problem of each node of each build, with the task that stored it."""
-    problems: dict[tuple[str, str], tuple] = {}
-
-    def read(task, nodes: Iterable[str]) -> None:
-        stored: list[Problem] | None = ti.xcom_pull(task_ids=task.task_id, key=PROBLEMS)
-        if stored is not None:
-            build_id = task.group.build_id
-            # The task ran dbt for these nodes after the build task, so their problems are newer.
-            for node in nodes:
-                problems.pop((build_id, node), None)
-            for problem in stored:
-                problems[build_id, problem["node"] or task.task_id] = task, problem
-
-    for task in builds:
-        read(task, ())
-    # Node tasks that can have run dbt after the build task: failed tasks, and tasks downstream of a
-    # problem. The problems of each task cost a request, and a DAG can have thousands of tasks.
-    ran = {name for name, state in states.items() if state == "failed"}
-    for key, (_, problem) in problems.items():
-        if problem["status"] != "warn" and (task := task_of.get(key)):
-            ran |= {task.task_id, *task.get_flat_relative_ids()}
-    node_tasks = {task.task_id: task for task in task_of.values()}
-    for name in sorted(ran & node_tasks.keys()):
-        if states.get(name) in ("success", "failed"):
-            read(node_tasks[name], node_tasks[name].nodes)
-    return problems
+def _problems(ti, build, states: dict) -> list[tuple[BaseOperator, Problem]]:
+    """Return the newest problem of each node of a build, each with the task that shows it."""
+    node_tasks = [build.dag.get_task(name) for name in build.group.node_task_ids]
+    task_of = {node: task for task in node_tasks for node in task.nodes}
+    problems = _stored_problems(ti, build) or {}
+    # Only these node tasks can have run dbt after the build task. The problems of each task cost a
+    # request, and a DAG can have thousands of tasks.
+    reruns = {name for name, state in states.items() if state == "failed"}
+    for node, (_, problem) in problems.items():
+        if problem["status"] != "warn" and (task := task_of.get(node)):
+            reruns |= {task.task_id, *task.get_flat_relative_ids()}
+    for task in node_tasks:
+        if task.task_id in reruns and states.get(task.task_id) in ("success", "failed"):
+            newer = _stored_problems(ti, task)
+            if newer is not None:
+                older = {node: old for node, old in problems.items() if node not in task.nodes}
+                problems = older | newer
+    return [(task_of.get(node, task), problem) for node, (task, problem) in problems.items()]
 
 
-def _entry(kind, name, owner, link, message: str = "", failures: int | None = None) -> str:
+def _stored_problems(ti, task) -> dict[str, tuple[BaseOperator, Problem]] | None:
+    """Return the problems that a task stored, by node, or None if the task did not run dbt."""
+    stored: list[Problem] | None = ti.xcom_pull(task_ids=task.task_id, key=PROBLEMS)
+    if stored is None:
+        return None
+    return {problem["node"] or task.task_id: (task, problem) for problem in stored}
+
+
+def _entry(task_id: str, owner: str, url: str, problem: Problem) -> str:
+    """Return the lines about a node, or about a task if its problem belongs to no node."""
+    node, failures = problem["node"], problem["failures"]
+    kind, name = kind_and_name(node) if node else ("task", task_id)
     rows = f", {failures} failing rows" if failures and kind == "test" else ""
-    lines = [f"{kind} {name}{rows}, owner {owner}"]
-    message = message if WITH_ROWS else without_rows(message)
-    lines += [
-        f"  {line.strip()}" for line in message[:MESSAGE_CHARACTERS].splitlines() if line.strip()
-    ]
-    return "\n".join([*lines, f"  {link}"])
+    message = problem["message"] if WITH_ROWS else without_rows(problem["message"])
+    lines = [line.strip() for line in message[:MESSAGE_CHARACTERS].splitlines() if line.strip()]
+    return "\n  ".join([f"{kind} {name}{rows}, owner {owner}", *lines, f"{url}/tasks/{task_id}"])
 
 
 def without_rows(message: str) -> str:

@@ -231,7 +231,9 @@ def test_a_late_run_and_a_failed_task_without_dbt_send_a_message_each(
     assert f"FAILED task fails, owner tests\n  {link(late, 'fails')}" in failed["message"]
     assert passed["title"].startswith("late (")
     assert passed["title"].endswith(" is late")
-    assert f"Run {late.run_id}\n{link(late)}" in passed["message"]
+    assert passed["message"].startswith(f"Run {late.run_id}\n{link(late)}\n")
+    by = r"It has not succeeded by \d{4}-\d\d-\d\d \d\d:\d\d UTC: its state is \w+\."
+    assert re.fullmatch(by, passed["message"].splitlines()[-1])
 
 
 def test_a_refused_message_is_logged_and_changes_no_state(api, states):
