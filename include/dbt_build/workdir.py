@@ -19,14 +19,9 @@ from pathlib import Path
 import yaml
 from cosmos.dbt.project import get_dbt_packages_subpath
 
-from include.dbt_build.parsing import (
-    PACKAGE_FILES,
-    depends_on_run,
-    environment_variables_of,
-    run_dbt,
-    variables_in,
-)
-from include.dbt_build.project import DbtProject
+from include.dbt_build.jinja import depends_on_run, environment_variables_of, variables_in
+from include.dbt_build.parsing import run_dbt
+from include.dbt_build.project import PACKAGE_FILES, DbtProject
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}

@@ -8,18 +8,12 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig
 from cosmos.constants import InvocationMode
 from cosmos.dbt.project import environ
-from cosmos.profiles import (
-    DuckDBUserPasswordProfileMapping,
-    PostgresUserPasswordProfileMapping,
-    SnowflakeUserPasswordProfileMapping,
-)
 from dbt.cli.main import dbtRunner
 
 from include.dbt_build.parsing import (
     PLACEHOLDER,
     DbtError,
     connection_values,
-    depends_on_run,
     load_manifest,
     parse_profile,
     run_dbt,
@@ -85,105 +79,12 @@ def test_a_run_does_not_parse_again(unchanged, connection, tmp_path):
     assert not {name for name in events if "Pars" in name}
 
 
-@pytest.mark.parametrize(
-    ("jinja", "is_used"),
-    [
-        ("select '{{ target.name }}' as id", False),
-        ("select '{{ target.schema }}', '{{ target.type }}' as id", False),
-        ("select * from {{ target.dbname }}.raw.events", False),
-        ("{% set db = target.dbname %} {{ config(enabled=(db == 'prod')) }} select 1 as id", True),
-        ("{% set t = target %} {{ config(enabled=(t.dbname == 'prod')) }} select 1 as id", True),
-        ("{{ config(meta={'a': 1}, enabled=(target.dbname == 'prod')) }} select 1 as id", True),
-        ("{{ config(meta={'a': {}}, enabled=(target.dbname == 'prod')) }} select 1 as id", True),
-        ("{% if target.dbname == 'prod' %} select 1 as id {% endif %}", True),
-        ("select '{{ target.dbname | upper }}' as id", True),
-        ("select '{{ target.port }}' as id", True),
-        ("select '{{ target['host'] }}' as id", True),
-        ("select '{{ target.get('host') }}' as id", True),
-        ("{% if target.name == 'prod' %} select 1 as id {% endif %}", False),
-        ("{{ config(alias='a_' ~ run_started_at.strftime('%Y')) }} select 1 as id", True),
-        ("{{ config(materialized=('table' if flags.FULL_REFRESH else 'view')) }} select 1", True),
-        ("{{ config(post_hook=\"select '{{ invocation_id }}'\") }} select 1 as id", False),
-        ('{{ config(post_hook="select \'" ~ invocation_id ~ "\'") }} select 1 as id', True),
-        ("{{ config(alias='a_' ~ modules.datetime.date.today().year) }} select 1 as id", True),
-        ("select '{{ run_started_at }}' as id", False),
-        ("{% set y = run_started_at.year %} {{ config(alias='a_' ~ y) }} select 1 as id", True),
-        ("{% if flags.FULL_REFRESH %}{{ config(tags='x') }}{% endif %} select 1 as id", True),
-        ("{{ config(alias='a') }} {% if flags.FULL_REFRESH %} select 1 as id {% endif %}", False),
-    ],
-)
-def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
-    write(second, {"models/base.sql": jinja})
-    project = dbt_project(second)
-    assert depends_on_run(project, second.rglob("*")) == is_used
-    if not is_used:
-        prepare(project)
-        assert is_parse_valid(project, os.environ)
-
-
-def test_a_macro_in_a_folder_outside_of_the_project_can_decide_by_the_connection(second):
-    settings = "{name: second, version: 1.0.0, profile: any, macro-paths: [../shared]}"
-    macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
-    write(second, {"dbt_project.yml": settings, "../shared/is_prod.sql": macro})
-    project = dbt_project(second)
-    prepare(project)
-    assert not is_parse_valid(project, os.environ)
-
-
-def test_a_macro_in_a_linked_folder_can_decide_by_the_connection(second):
-    macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
-    shared = write(second.parent / "shared", {"is_prod.sql": macro})
-    (second / "macros").symlink_to(shared)
-    project = dbt_project(second)
-    prepare(project)
-    assert not is_parse_valid(project, os.environ)
-
-
 def test_a_changed_placeholder_is_not_used(second, connection):
     # The name of a database in another form, as in an upper-case identifier.
     write(second, {"models/base.sql": "{{ config(alias=(database | upper)) }} select 1 as id"})
     project = dbt_project(second)
     prepare(project)
     assert load_manifest(project, connection_values(project)) is None
-
-
-@pytest.mark.parametrize("given", [{}, {"schema": "prod"}])
-def test_the_schema_can_be_a_value_of_the_connection(second, given):
-    write(second, {"models/base.sql": "{{ config(enabled=(target.schema == 'prod')) }} select 1"})
-    mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, second.rglob("*")) == (not given)
-
-
-@pytest.mark.parametrize("given", [{}, {"path": "warehouse.duckdb"}])
-def test_the_database_of_duckdb_is_made_from_the_path_of_the_connection(second, given):
-    mapping = DuckDBUserPasswordProfileMapping("warehouse", given)
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, []) == (not given)
-
-
-@pytest.mark.parametrize(("field", "depends"), [("port", True), ("schema", False)])
-def test_an_argument_of_the_profile_that_a_parse_does_not_know_can_be_printed(
-    second, field, depends
-):
-    write(second, {"models/base.sql": f"select '{{{{ target.{field} }}}}' as id"})
-    given = {"port": 6543, "schema": "analytics"}
-    mapping = PostgresUserPasswordProfileMapping("warehouse", given)
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, second.rglob("*")) == depends
-
-
-def test_an_argument_of_the_profile_can_read_a_variable(second, monkeypatch):
-    given = {"schema": "{{ env_var('DBT_SCHEMA', 'analytics') }}"}
-    mapping = PostgresUserPasswordProfileMapping("warehouse", given)
-    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    prepare(project)
-    assert is_parse_valid(project, os.environ)
-    monkeypatch.setenv("DBT_SCHEMA", "prod")
-    assert not is_parse_valid(project, os.environ)
-    prepare(project)
-    schemas = {node.schema for node in load_manifest(project).nodes.values()}
-    assert schemas == {"prod", "prod_dbt_test__audit"}
 
 
 def test_a_profile_file_is_used_as_it_is(unchanged, tmp_path):

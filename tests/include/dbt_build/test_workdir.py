@@ -12,11 +12,10 @@ from subprocess import run
 
 import pytest
 import yaml
-from cosmos import ProfileConfig
 
 from include.dbt_build import workdir
 from include.dbt_build.parsing import DbtError
-from include.dbt_build.workdir import is_parse_valid, is_up_to_date, prepare
+from include.dbt_build.workdir import is_up_to_date, prepare
 from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import (
     dbt_project,
@@ -392,82 +391,6 @@ def test_a_variable_can_be_a_date(small):
     path = small({}, a="{{ config(enabled=var('day').year == 2026) }} select 1 as id")
     dag = render(path, dbt_vars={"day": date(2026, 1, 1)})
     assert names_with_task(dag) == {"model a"}
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        pytest.param(
-            {"models/a.sql": "{{ config(enabled=env_var('X', '0') == '1') }} select 1 as id"},
-            id="model",
-        ),
-        pytest.param(
-            {
-                "models/a.yml": """
-                    models:
-                      - {name: a, config: {enabled: "{{ env_var('X', '0') == '1' }}"}}
-                """
-            },
-            id="properties",
-        ),
-        pytest.param(
-            {
-                "dbt_project.yml": """
-                    name: small
-                    version: 1.0.0
-                    profile: any
-                    models: {small: {a: {+enabled: "{{ env_var('X', '0') == '1' }}"}}}
-                """
-            },
-            id="settings",
-        ),
-        pytest.param(
-            {
-                "macros/is_on.sql": "{% macro is_on() %}{{ return(env_var('X', '0') == '1') }}"
-                "{% endmacro %}",
-                "models/a.sql": "{{ config(enabled=is_on()) }} select 1 as id",
-            },
-            id="macro",
-        ),
-    ],
-)
-def test_a_project_is_parsed_again_when_a_variable_that_it_reads_changes(small, monkeypatch, files):
-    monkeypatch.delenv("X", raising=False)
-    path = small({"models/a.sql": "select 1 as id", "models/b.sql": "select 1 as id", **files})
-    assert names_with_task(render(path)) == {"model b"}
-    monkeypatch.setenv("X", "1")
-    assert names_with_task(render(path)) == {"model a", "model b"}
-    project = dbt_project(path)
-    assert is_parse_valid(project, {"X": "1"})
-    assert not is_parse_valid(project, {"X": "0"})
-    assert not is_parse_valid(project, {})
-    # A variable that the project does not read changes nothing.
-    assert is_parse_valid(project, {"X": "1", "Y": "1"})
-    monkeypatch.setenv("X", "0")
-    assert names_with_task(render(path)) == {"model b"}
-
-
-def test_a_variable_that_a_profile_file_reads_decides_about_a_parse(small, monkeypatch):
-    monkeypatch.setenv("SCHEMA_OF_X", "one")
-    profiles = """
-        any:
-          target: dev
-          outputs:
-            dev:
-              {type: postgres, host: h, port: 1, user: u, password: p, dbname: d,
-               schema: "{{ env_var('SCHEMA_OF_X') }}"}
-    """
-    path = small({"../profiles/profiles.yml": profiles}, a="select 1 as id")
-    file = path.parent / "profiles" / "profiles.yml"
-    project = dbt_project(path, profile=ProfileConfig("any", "dev", file))
-    prepare(project)
-    assert is_parse_valid(project, {"SCHEMA_OF_X": "one"})
-    # The run would build the nodes in another schema than the profile has.
-    assert not is_parse_valid(project, {"SCHEMA_OF_X": "two"})
-    monkeypatch.setenv("SCHEMA_OF_X", "two")
-    prepare(project)
-    manifest = json.loads((project.target / "manifest.json").read_text())
-    assert manifest["nodes"]["model.small.a"]["schema"] == "two"
 
 
 def test_a_value_of_a_variable_is_not_written_down(small, monkeypatch):

@@ -1,0 +1,103 @@
+"""What the Jinja of a project reads: environment variables, the connection, and the run.
+
+This decides whether a run can use dbt's parse, or has to parse the project again.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from include.dbt_build.parsing import placeholder_fields, recorded_variables
+from include.dbt_build.project import PACKAGE_FILES, DbtProject
+
+# The braces of an expression can be nested, because it can contain dicts.
+JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+# The fields of `target` whose values do not come from the connection.
+SAFE_TARGET = ("name", "target_name", "profile_name", "type", "threads")
+# Jinja that prints a value of the connection, and Jinja that uses such a value in any way.
+PRINTED = re.compile(r"\{\{-?\s*target\.(\w+)\s*-?\}\}")
+CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
+JINJA_FILES = (".sql", ".yml", ".yaml")
+CONFIG = re.compile(r"(?<![\w.])config\(")
+# Values that differ in each run.
+RUN_USED = re.compile(r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b")
+
+
+def environment_variables_of(project: DbtProject) -> set[str]:
+    """Return the names of the environment variables that a project reads when dbt parses it."""
+    # dbt does not record the variables that its configuration files and its profile read.
+    found = {
+        name
+        for file in project.path.glob("*.yml")
+        for name in variables_in(file.read_text(), secrets=file.name not in PACKAGE_FILES)
+    }
+    if project.profile.profiles_yml_filepath:
+        found |= variables_in(Path(project.profile.profiles_yml_filepath).read_text())
+    else:
+        arguments = project.profile.profile_mapping.profile_args.values()
+        found |= variables_in(" ".join(map(str, arguments)))
+    return found | recorded_variables(project)
+
+
+def variables_in(text: str, *, secrets: bool = True) -> set[str]:
+    """Return the names of the environment variables that a text reads.
+
+    Args:
+        text: Jinja.
+        secrets: whether dbt's secrets count. They do not decide about packages, and their values
+            can differ in each deployment.
+    """
+    found = {*re.findall(r"env_var\(\s*['\"](\w+)", text)}
+    return {name for name in found if secrets or not name.startswith("DBT_ENV_SECRET")}
+
+
+def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
+    """Return whether dbt could parse a project differently in each run.
+
+    This is so if dbt parses with the values of the connection, which can change, if a file does
+    more with such a value than print it, or prints one without a placeholder, or if a model's
+    config(), or a tag above it, uses the time of the run, its ID or a flag.
+
+    Args:
+        project: the project.
+        files: its files, without those of local packages.
+    """
+    fields, mapping = placeholder_fields(project), project.profile.profile_mapping
+    # dbt-duckdb makes the name of the database from the path of its file.
+    if mapping and (not project.uses_mock_profile or "path" in fields):
+        return True
+    unknown = _unknown_fields(project, fields)
+    # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.
+    is_schema_known = fields.isdisjoint(("schema", "dataset"))
+    safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
+    connection_used = re.compile(CONNECTION_USED % "|".join(safe))
+    for file in files:
+        tags = JINJA.findall(file.read_text(errors="ignore")) if file.suffix in JINJA_FILES else []
+        last_config = max((n for n, tag in enumerate(tags) if CONFIG.search(tag)), default=-1)
+        if any(
+            (connection_used.search(tag) and _printed_field(tag) in (None, *unknown))
+            # Jinja inside of a hook is rendered when the hook runs.
+            or (n <= last_config and RUN_USED.search(JINJA.sub("", tag[2:-2])))
+            for n, tag in enumerate(tags)
+        ):
+            return True
+    return False
+
+
+def _printed_field(tag: str) -> str | None:
+    """Return the field of the connection that Jinja prints, or None if it does more than that."""
+    printed = PRINTED.fullmatch(tag)
+    return printed and printed[1]
+
+
+def _unknown_fields(project: DbtProject, placeholders: set[str]) -> set[str]:
+    """Return the fields of the profile that have neither their value nor a placeholder in a parse.
+
+    Cosmos's mock profile leaves out optional fields such as `role`.
+    """
+    mapping = project.profile.profile_mapping
+    if mapping is None:
+        return set()
+    given, mock = mapping.profile_args, mapping.mock_profile
+    known = {name for name, value in given.items() if mock.get(name) == value}
+    return {*mapping.airflow_param_mapping, *given} - known - placeholders
