@@ -15,6 +15,7 @@ drop_in     the two classes
 arguments   Cosmos's arguments, honoured or refused
 project     what decides how dbt parses a project
 workdir     the working directory: linked files, packages, dbt's parse
+packages    what `dbt deps` installs, and links to local packages
 jinja       what a project's Jinja reads, so whether a run can use dbt's parse
 parsing     how dbt parses without a connection, and how a run uses the parse
 selection   which nodes dbt selects

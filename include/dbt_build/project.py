@@ -3,11 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+import yaml
 from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
 from cosmos import ProfileConfig, settings
 
@@ -88,6 +89,20 @@ class DbtProject:
     def parse_environment(self) -> dict[str, str]:
         """Return the environment in which dbt parses the project."""
         return {**os.environ, **self.environment, **RUN_VARIABLES}
+
+
+def fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return a hash of each variable's value, because the values may be secret."""
+    return {
+        name: sha256(environment[name].encode()).hexdigest() if name in environment else None
+        for name in names
+    }
+
+
+def read_yaml(file: Path) -> dict:
+    # The errors of the parser name the file only if the parser reads it.
+    with file.open() as text:
+        return yaml.safe_load(text) or {}
 
 
 def check_bundle(project: Path) -> None:

@@ -17,15 +17,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import yaml
-from cosmos.dbt.project import get_dbt_packages_subpath
 
-from include.dbt_build.jinja import depends_on_run, environment_variables_of, variables_in
+from include.dbt_build.jinja import depends_on_run, environment_variables_of
+from include.dbt_build.packages import (
+    LOCK_FILE,
+    has_shipped_packages,
+    install_packages,
+    packages_folder,
+)
 from include.dbt_build.parsing import run_dbt
-from include.dbt_build.project import PACKAGE_FILES, DbtProject
+from include.dbt_build.project import PACKAGE_FILES, DbtProject, fingerprint, read_yaml
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
-LOCK_FILE = "package-lock.yml"
 # After this time no process reads the slim manifest of an earlier parse.
 SLIM_MANIFEST_SECONDS = 24 * 60 * 60
 
@@ -50,7 +54,7 @@ def is_up_to_date(project: DbtProject) -> bool:
     if not project.inputs_file.exists():
         return False
     inputs = json.loads(project.inputs_file.read_text())
-    if _fingerprint(inputs["environment"], project.parse_environment) != inputs["environment"]:
+    if fingerprint(inputs["environment"], project.parse_environment) != inputs["environment"]:
         return False
     if inputs["links"] != _links(project):
         return False
@@ -67,15 +71,7 @@ def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
         # Another process makes the working directory again, because a file has changed.
         return False
     recorded = inputs["environment"]
-    return not inputs["depends_on_run"] and _fingerprint(recorded, environment) == recorded
-
-
-def _fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:
-    """Return a hash of each variable's value, because the values may be secret."""
-    return {
-        name: sha256(environment[name].encode()).hexdigest() if name in environment else None
-        for name in names
-    }
+    return not inputs["depends_on_run"] and fingerprint(recorded, environment) == recorded
 
 
 def _times(project: DbtProject) -> dict[str, float]:
@@ -103,7 +99,7 @@ def _files(project: DbtProject) -> Iterator[Path]:
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
             yield Path(file)
-    packages = project.workdir / _packages_folder(project.workdir)
+    packages = project.workdir / packages_folder(project.workdir)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
     yield from _own_files(project)
     yield from _walk(project, local)
@@ -140,7 +136,7 @@ def _make(project: DbtProject) -> None:
         (project.workdir / name).symlink_to(source)
     _write_project_file(project)
     if project.manifest is None:
-        _install_packages(project)
+        install_packages(project)
     # Read before the parse, so that the next check notices a file that is deleted during the parse.
     times = _digest(_times(project))
     if project.manifest is None:
@@ -154,7 +150,7 @@ def _make(project: DbtProject) -> None:
     inputs = {
         "made_at": started_at,
         "links": links,
-        "environment": _fingerprint(environment_variables_of(project), project.parse_environment),
+        "environment": fingerprint(environment_variables_of(project), project.parse_environment),
         "depends_on_run": depends_on_run(project, _own_files(project)),
         "times": times,
     }
@@ -177,16 +173,10 @@ def _links(project: DbtProject) -> dict[str, str]:
 def _generated_names(project: DbtProject) -> set[str]:
     """Return the names of files and folders that dbt and Python write into a project."""
     names = GENERATED | {_target_folder(project.path)}
-    folder = _packages_folder(project.path)
-    if not _has_shipped_packages(project) and len(folder.parts) == 1:
+    folder = packages_folder(project.path)
+    if not has_shipped_packages(project) and len(folder.parts) == 1:
         names.add(folder.name)
     return names
-
-
-def _yaml(file: Path) -> dict:
-    # The errors of the parser name the file only if the parser reads it.
-    with file.open() as text:
-        return yaml.safe_load(text) or {}
 
 
 def _project_yml(path: Path) -> dict:
@@ -197,11 +187,7 @@ def _project_yml(path: Path) -> dict:
 @lru_cache
 def _unchanged_yaml(file: Path, *_) -> dict:
     """Return the content of a file that is read several times, until its time or size changes."""
-    return _yaml(file)
-
-
-def _packages_folder(path: Path) -> Path:
-    return Path(get_dbt_packages_subpath(path))
+    return read_yaml(file)
 
 
 def _target_folder(path: Path) -> str:
@@ -238,8 +224,8 @@ def _write_project_file(project: DbtProject) -> None:
     """
     text = (project.path / "dbt_project.yml").read_text()
     outside, content = _outside_folders(project.path), _project_yml(project.path)
-    is_nested = len(_packages_folder(project.path).parts) > 1
-    if is_nested and not _has_shipped_packages(project):
+    is_nested = len(packages_folder(project.path).parts) > 1
+    if is_nested and not has_shipped_packages(project):
         content["packages-install-path"] = "dbt_build_packages"
     for key, values in content.items():
         if key.endswith("-paths") and isinstance(values, list):
@@ -247,80 +233,3 @@ def _write_project_file(project: DbtProject) -> None:
     if content != _project_yml(project.path):
         text = yaml.safe_dump(content, sort_keys=False)
     (project.workdir / "dbt_project.yml").write_text(text)
-
-
-def _has_shipped_packages(project: DbtProject) -> bool:
-    """Return whether the packages are part of the project, so that dbt needs no network."""
-    folder = project.path / _packages_folder(project.path)
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _install_packages(project: DbtProject) -> None:
-    """Install the packages that the project names, unless they are installed already."""
-    texts = {}
-    for name in (*PACKAGE_FILES, LOCK_FILE):
-        (project.workdir / name).unlink(missing_ok=True)
-        if (file := project.path / name).is_file():
-            texts[name] = _packages_for_workdir(project, file)
-            (project.workdir / name).write_text(texts[name])
-    packages = project.workdir / _packages_folder(project.workdir)
-    installed = project.cache / "packages.json"
-    if _has_shipped_packages(project) or not project.installs_packages:
-        installed.unlink(missing_ok=True)
-        return
-    variables = sorted(variables_in("".join(texts.values()), secrets=False))
-    wanted = {**texts, "environment": _fingerprint(variables, project.parse_environment)}
-    if not (installed.exists() and json.loads(installed.read_text()) == wanted):
-        # If `dbt deps` fails, the next parse calls it again.
-        installed.unlink(missing_ok=True)
-        shutil.rmtree(packages, ignore_errors=True)
-        if any(name in texts for name in PACKAGE_FILES):
-            run_dbt(project, "deps")
-        installed.write_text(json.dumps(wanted))
-
-
-def _packages_for_workdir(project: DbtProject, file: Path) -> str:
-    """Return the text of a packages.yml whose local paths are valid in the working directory.
-
-    dbt resolves the local packages of a local package against the root project, so their relative
-    paths must stay. A link is made where such a path leads to from the working directory. If the
-    link cannot be made, the path is made absolute.
-    """
-    content = _yaml(file)
-    local = [package for package in content.get("packages") or [] if "local" in package]
-    for package in local:
-        folder = (project.path / package["local"]).resolve()
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{file} names the local package {package['local']}, but there is no folder "
-                f"{folder}: copy the package to this folder, or correct the path."
-            )
-        if not _link(project, str(package["local"]), folder):
-            package["local"] = str(folder)
-        _link_packages_of(project, folder, seen=set())
-    return yaml.safe_dump(content) if local else file.read_text()
-
-
-def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> None:
-    seen.add(package)
-    for name in PACKAGE_FILES:
-        file = package / name
-        for nested in (_yaml(file) if file.is_file() else {}).get("packages") or []:
-            path = str(nested.get("local", ""))
-            source = (project.path / path).resolve()
-            if source.is_dir() and source not in seen and _link(project, path, source):
-                _link_packages_of(project, source, seen)
-
-
-def _link(project: DbtProject, path: str, source: Path) -> bool:
-    """Link a relative path of the working directory to a folder; return whether it leads there."""
-    link = Path(os.path.normpath(project.workdir / path))
-    if not path.startswith(".") or not link.is_relative_to(project.cache):
-        return False
-    if link.is_symlink() and link.resolve() != source:
-        # An earlier parse found the project in another folder.
-        link.unlink()
-    if not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(source)
-    return link.resolve() == source

@@ -10,7 +10,7 @@ import pytest
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-from include.dbt_build import DbtDag
+from include.dbt_build import DbtDag, packages, parsing, workdir
 from include.dbt_build.operators import DbtNodeOperator
 from include.dbt_build.project import DbtProject
 
@@ -53,6 +53,21 @@ def cache(tmp_path, monkeypatch) -> Path:
     """Cosmos's cache, which holds the working directories, in a folder of this test."""
     monkeypatch.setattr("cosmos.settings.cache_dir", tmp_path / "cosmos")
     return tmp_path / "cosmos"
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[str]:
+    """The commands of dbt that the working directory needed."""
+    called = []
+    run_dbt = parsing.run_dbt
+
+    def recorded(project, command, *words):
+        called.append(command)
+        return run_dbt(project, command, *words)
+
+    for module in (packages, workdir):
+        monkeypatch.setattr(module, "run_dbt", recorded)
+    return called
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""The packages of a dbt project: what `dbt deps` installs, and links to local packages."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+from cosmos.dbt.project import get_dbt_packages_subpath
+
+from include.dbt_build.jinja import variables_in
+from include.dbt_build.parsing import run_dbt
+from include.dbt_build.project import PACKAGE_FILES, DbtProject, fingerprint, read_yaml
+
+LOCK_FILE = "package-lock.yml"
+
+
+def install_packages(project: DbtProject) -> None:
+    """Install the packages that the project names, unless they are installed already."""
+    texts = {}
+    for name in (*PACKAGE_FILES, LOCK_FILE):
+        (project.workdir / name).unlink(missing_ok=True)
+        if (file := project.path / name).is_file():
+            texts[name] = _packages_for_workdir(project, file)
+            (project.workdir / name).write_text(texts[name])
+    packages = project.workdir / packages_folder(project.workdir)
+    installed = project.cache / "packages.json"
+    if has_shipped_packages(project) or not project.installs_packages:
+        installed.unlink(missing_ok=True)
+        return
+    variables = sorted(variables_in("".join(texts.values()), secrets=False))
+    wanted = {**texts, "environment": fingerprint(variables, project.parse_environment)}
+    if not (installed.exists() and json.loads(installed.read_text()) == wanted):
+        # If `dbt deps` fails, the next parse calls it again.
+        installed.unlink(missing_ok=True)
+        shutil.rmtree(packages, ignore_errors=True)
+        if any(name in texts for name in PACKAGE_FILES):
+            run_dbt(project, "deps")
+        installed.write_text(json.dumps(wanted))
+
+
+def _packages_for_workdir(project: DbtProject, file: Path) -> str:
+    """Return the text of a packages.yml whose local paths are valid in the working directory.
+
+    dbt resolves the local packages of a local package against the root project, so their relative
+    paths must stay. A link is made where such a path leads to from the working directory. If the
+    link cannot be made, the path is made absolute.
+    """
+    content = read_yaml(file)
+    local = [package for package in content.get("packages") or [] if "local" in package]
+    for package in local:
+        folder = (project.path / package["local"]).resolve()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{file} names the local package {package['local']}, but there is no folder "
+                f"{folder}: copy the package to this folder, or correct the path."
+            )
+        if not _link(project, str(package["local"]), folder):
+            package["local"] = str(folder)
+        _link_packages_of(project, folder, seen=set())
+    return yaml.safe_dump(content) if local else file.read_text()
+
+
+def _link_packages_of(project: DbtProject, package: Path, seen: set[Path]) -> None:
+    seen.add(package)
+    for name in PACKAGE_FILES:
+        file = package / name
+        for nested in (read_yaml(file) if file.is_file() else {}).get("packages") or []:
+            path = str(nested.get("local", ""))
+            source = (project.path / path).resolve()
+            if source.is_dir() and source not in seen and _link(project, path, source):
+                _link_packages_of(project, source, seen)
+
+
+def _link(project: DbtProject, path: str, source: Path) -> bool:
+    """Link a relative path of the working directory to a folder; return whether it leads there."""
+    link = Path(os.path.normpath(project.workdir / path))
+    if not path.startswith(".") or not link.is_relative_to(project.cache):
+        return False
+    if link.is_symlink() and link.resolve() != source:
+        # An earlier parse found the project in another folder.
+        link.unlink()
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source)
+    return link.resolve() == source
+
+
+def has_shipped_packages(project: DbtProject) -> bool:
+    """Return whether the packages are part of the project, so that dbt needs no network."""
+    folder = project.path / packages_folder(project.path)
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def packages_folder(path: Path) -> Path:
+    """Return the folder into which dbt installs packages, relative to the project."""
+    return Path(get_dbt_packages_subpath(path))
