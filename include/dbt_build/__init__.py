@@ -20,6 +20,8 @@ jinja       what a project's Jinja reads, so whether a run can use dbt's parse
 parsing     how dbt parses without a connection, and how a run uses the parse
 selection   which nodes dbt selects
 manifest    the slim manifest that Cosmos renders
+task_names  the names of nodes and tests in task IDs
+owners      who is responsible for each node
 rendering   the tasks and their edges, made by Cosmos and completed here
 run_options the fields of the trigger form
 build       the build task

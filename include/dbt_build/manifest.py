@@ -4,14 +4,15 @@ It holds exactly the nodes that `dbt build` runs, so Cosmos renders it without a
 that lead through nodes without a task are drawn between the nodes with a task.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from graphlib import TopologicalSorter
-from hashlib import sha256
 from typing import TypedDict
 
 from cosmos.constants import TestBehavior
+
+from include.dbt_build.owners import owners_of
+from include.dbt_build.task_names import key_of_test, short_hash, task_names, tested_name
 
 # Resource types that Cosmos renders.
 RENDERED = ("model", "seed", "snapshot")
@@ -21,8 +22,6 @@ PARTS = ("sources", "nodes", "unit_tests", "functions", "saved_queries", "exposu
 NOTHING_TO_RUN = ("exposure.", "saved_query.")
 # The fields of a node's config that Cosmos reads.
 CONFIG = ("materialized", "meta", "tags")
-# Airflow accepts task IDs of 250 characters, which include the names of the task's groups.
-NAME_CHARACTERS = 120
 
 
 class TaskNodes(TypedDict):
@@ -164,13 +163,15 @@ def slim_manifest(
     is_after_each = test_behavior == TestBehavior.AFTER_EACH
     rendered_tests = {k: [node] for k, node in attached_to.items() if is_after_each} | detached
     for test_id, read in rendered_tests.items():
-        slim_nodes[_test_key(nodes[test_id], root)] = _node(nodes[test_id], [key[k] for k in read])
+        slim_nodes[key_of_test(nodes[test_id], root)] = _node(
+            nodes[test_id], [key[k] for k in read]
+        )
     return {
         "metadata": manifest["metadata"],
         "nodes": slim_nodes,
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()}
-        | {_test_key(nodes[test_id], root): [test_id] for test_id in detached},
+        | {key_of_test(nodes[test_id], root): [test_id] for test_id in detached},
         "ephemeral": {n: k for k, own in run.items() if k not in own for n in own},
         "test_upstream": {
             key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
@@ -197,7 +198,7 @@ def slim_manifest(
             for k, node in nodes.items()
             if (meta := node["config"].get("meta")) and meta.get("cosmos")
         },
-        "owners": _owners(manifest, attached_to),
+        "owners": owners_of(manifest, attached_to),
         "has_end_hooks": any(
             node["resource_type"] == "operation" and "on-run-end" in node["tags"]
             for node in manifest["nodes"].values()
@@ -218,38 +219,6 @@ def nodes_downstream_of(slim: SlimManifest, nodes: Iterable[str]) -> set[str]:
         if read:
             found.add(node)
     return found - {*nodes}
-
-
-def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
-    """Return the name of each node in task IDs: Cosmos's, unless Airflow refuses it.
-
-    A name of another package than the root project gets the package's name if it is not unique.
-    """
-    plain = {unique_id: safe_name(unique_id.split(".", 2)[2]) for unique_id in rendered}
-    names = {}
-    taken = Counter(plain.values())
-    for unique_id, name in plain.items():
-        package = rendered[unique_id]["package_name"]
-        if taken[name] > 1 and package != root:
-            name = safe_name(f"{package}__{unique_id.split('.', 2)[2]}")
-        names[unique_id] = name
-    taken = Counter(names.values())
-    return {
-        unique_id: name if taken[name] == 1 else f"{name}_{_digest(unique_id)}"
-        for unique_id, name in names.items()
-    }
-
-
-def safe_name(name: str) -> str:
-    """Return a readable name that can be part of a task ID. Two names can become equal."""
-    safe = re.sub(r"[^\w-]", "_", name)
-    if len(safe) > NAME_CHARACTERS:
-        return f"{safe[:NAME_CHARACTERS]}_{_digest(name)}"
-    return safe
-
-
-def _digest(*texts: str) -> str:
-    return sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def _node(node: dict, depends_on: list[str]) -> dict:
@@ -303,10 +272,10 @@ def _other_tests(
     descends: dict[str, set[str]] = {}
     for node, above in parents.items():
         descends[node] = inputs.intersection(above).union(*(descends[k] for k in above))
-    names = Counter(_task_name(tested, nodes) for tested, _ in other)
+    names = Counter(tested_name(tested, nodes) for tested, _ in other)
     found = []
     for (tested, read), tests in other.items():
-        name = _task_name(tested, nodes)
+        name = tested_name(tested, nodes)
         after = {
             unique_id
             for unique_id in key
@@ -314,7 +283,7 @@ def _other_tests(
         }
         found.append(
             TaskNodes(
-                name=name if names[name] == 1 else f"{name}_{_digest(tested, *read)}",
+                name=name if names[name] == 1 else f"{name}_{short_hash(tested, *read)}",
                 nodes=tests,
                 tested=tested,
                 upstream=sorted(key[k] for k in read),
@@ -325,21 +294,6 @@ def _other_tests(
     return found
 
 
-def _test_key(node: dict, root: str | None) -> str:
-    package = node["package_name"]
-    # Cosmos makes the task ID of a detached test from its name.
-    name = safe_name(node["name"] if package == root else f"{package}__{node['name']}")
-    return f"test.{package}.{name}.{_digest(node['unique_id'])}"
-
-
-def _task_name(tested: str, nodes: dict[str, dict]) -> str:
-    kind, _, *names = tested.split(".")
-    if kind == "test":
-        # The unique ID of a generic test ends with a hash.
-        return safe_name(nodes[tested]["name"])
-    return safe_name("_".join(names))
-
-
 def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
     readers = defaultdict(list)
     for unique_id in key:
@@ -347,7 +301,7 @@ def _freshness(sources: dict[str, dict], reads, key) -> list[TaskNodes]:
             readers[source].append(key[unique_id])
     return [
         TaskNodes(
-            name=_task_name(source, sources),
+            name=tested_name(source, sources),
             nodes=[source],
             tested=source,
             upstream=[],
@@ -362,34 +316,3 @@ def _has_thresholds(freshness: dict) -> bool:
     # dbt does not check a source whose thresholds have a period and no count.
     limits = (freshness.get("warn_after"), freshness.get("error_after"))
     return any(limit and limit["count"] is not None for limit in limits)
-
-
-def _owners(manifest: dict, attached_to: dict[str, str]) -> dict[str, str]:
-    """Return who is responsible for each node.
-
-    The owner of a node is its meta.owner, else the owner of its group, else the owners of the
-    exposures that depend on it. A test without an owner has that of the node it is attached to.
-    """
-
-    def name(owner: dict) -> str:
-        emails = owner.get("email")
-        return owner.get("name") or (", ".join(emails) if isinstance(emails, list) else emails)
-
-    groups = {group["name"]: name(group["owner"]) for group in manifest["groups"].values()}
-    exposed = defaultdict(set)
-    for exposure in manifest["exposures"].values():
-        for node in exposure["depends_on"]["nodes"]:
-            exposed[node].add(name(exposure["owner"]))
-    owners = {}
-    for unique_id, node in {**manifest["sources"], **manifest["nodes"]}.items():
-        found = [
-            (node["config"].get("meta") or node.get("meta") or {}).get("owner"),
-            groups.get(node["config"].get("group")),
-            ", ".join(sorted(exposed[unique_id])),
-        ]
-        if owner := next(filter(None, found), None):
-            owners[unique_id] = str(owner)
-    for test, node in attached_to.items():
-        if test not in owners and node in owners:
-            owners[test] = owners[node]
-    return owners

@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from include.dbt_build import workdir
-from include.dbt_build.parsing import DbtError
+from include.dbt_build.parsing import DbtError, run_dbt
 from include.dbt_build.workdir import is_up_to_date, prepare
 from tests.conftest import ROOT
 from tests.include.dbt_build.conftest import (
     dbt_project,
     names_with_task,
+    nodes_with_task,
     profile,
     render,
     write,
@@ -247,3 +248,96 @@ def test_a_manifest_made_elsewhere_replaces_the_parse(second, tmp_path, commands
     }
     manifest.write_text(json.dumps(content))
     assert "model apart" not in names_with_task(render(second, manifest_path=manifest))
+
+
+@pytest.mark.parametrize("kind", ["other model-paths", "seeds only", "snapshots only", "outside"])
+def test_a_project_needs_no_folder_of_models(small, tmp_path, kind):
+    settings = "{name: small, version: 1.0.0, profile: any"
+    files = {
+        "other model-paths": {
+            "dbt_project.yml": settings + ", model-paths: [transform, 'more models']}",
+            "transform/a.sql": "select 1 as id",
+            "more models/b.sql": "select 1 as id",
+        },
+        "seeds only": {"seeds/a.csv": "id\n1\n"},
+        "snapshots only": {
+            "snapshots/s.yml": """
+                sources: [{name: raw, tables: [{name: events}]}]
+                snapshots:
+                  - name: kept
+                    relation: source('raw', 'events')
+                    config: {strategy: check, unique_key: id, check_cols: all}
+            """
+        },
+        "outside": {
+            "dbt_project.yml": settings + ", model-paths: [models, ../shared/models]}",
+            "../shared/models/shared.sql": "select 1 as id",
+        },
+    }
+    path = small(files[kind])
+    assert (
+        names_with_task(render(path))
+        == {
+            "other model-paths": {"model a", "model b"},
+            "seeds only": {"seed a"},
+            "snapshots only": {"snapshot kept"},
+            "outside": {"model shared"},
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("folder", ["../shared", "models/../../shared", "{path}/shared"])
+def test_dbt_writes_nothing_into_a_folder_outside_of_the_project(small, tmp_path, folder):
+    model, test = "select {{ 1 }} as id", "models: [{name: shared, columns: [{name: id, %s}]}]"
+    path = small(
+        {
+            "dbt_project.yml": f"""
+                name: small
+                version: 1.0.0
+                profile: any
+                model-paths: [{folder.format(path=tmp_path)}]
+            """,
+            "../shared/shared.sql": model,
+            "../shared/shared.yml": test % "data_tests: [not_null]",
+        },
+        own="select 1 as id",
+    )
+    assert "model shared" in names_with_task(render(path))
+    # It writes compiled SQL, as `dbt build` does, and needs no connection.
+    run_dbt(dbt_project(path), "compile", "--no-populate-cache")
+    shared = tmp_path / "shared"
+    assert {file.name for file in shared.rglob("*")} == {"shared.sql", "shared.yml"}
+    assert (shared / "shared.sql").read_text() == model
+
+
+def test_the_path_of_a_project_can_lead_through_other_folders_and_links(small, tmp_path):
+    settings = "{name: small, version: 1.0.0, profile: any, model-paths: [models, ../shared]}"
+    files = {"dbt_project.yml": settings, "../shared/shared.sql": "select 1 as id"}
+    path = small(files, own="select 1 as id")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(path)
+    for other in (path / "models" / "..", tmp_path / "elsewhere" / "link"):
+        assert names_with_task(render(other)) == {"model own", "model shared"}
+        assert names_with_task(render(other, select=["path:models"])) == {"model own"}
+
+
+def test_the_target_folder_of_a_project_can_have_another_name(small):
+    settings = "{name: small, version: 1.0.0, profile: any, target-path: build, log-path: l}"
+    path = small({"dbt_project.yml": settings}, a="select 1 as id")
+    assert names_with_task(render(path)) == {"model a"}
+    manifest = dbt_project(path).target / "manifest.json"
+    before = manifest.stat()
+    # Files that a developer's own dbt writes there are no change of the project.
+    write(path, {"build/manifest.json": "{}", "build/new/x.sql": "select 1"})
+    render(path)
+    assert manifest.stat() == before
+    assert not (path / "target").exists()
+
+
+def test_the_path_of_a_project_can_have_difficult_names(tmp_path, cache):
+    path = tmp_path / "für uns, [2. Stock]" / "a b=c"
+    write(path, {"dbt_project.yml": "{name: small, version: 1.0.0, profile: any}"})
+    write(path, {"models/a.sql": "select 1 as id"})
+    assert names_with_task(render(path)) == {"model a"}
+    prepare(dbt_project(path))
+    assert nodes_with_task(render(path, select=["path:models"])) == {"model.small.a"}
