@@ -163,9 +163,9 @@ class DbtNodeOperator(BaseOperator):
     def _stored_result(self, ti) -> StoredResult | None:
         """Return the result that the build task stored, unless an earlier try has read it.
 
-        A retry reads a successful or final result again, because the process of the earlier try may
-        have been killed. It reads the result of a skipped node again too, because dbt may have
-        built some of its nodes, such as a model whose test dbt skipped.
+        A retry reads the result again, because the process of the earlier try may have been killed.
+        After an error it does not, unless dbt has built a model of the task nevertheless, such as
+        the model whose test had the error.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
@@ -175,9 +175,8 @@ class DbtNodeOperator(BaseOperator):
             set_xcom(ti, self.group.build_id, self.reader_key, ti.try_number)
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
-        is_mine = reader == ti.try_number or (
-            is_retry and (result["outcome"] in ("success", "skipped") or _is_final(result))
-        )
+        may_build_again = result["outcome"] == "error" and not _has_relation(result["built"])
+        is_mine = reader == ti.try_number or (is_retry and not may_build_again)
         return result if is_mine else None
 
     def _built_result(self, ti) -> StoredResult:
@@ -280,13 +279,8 @@ class DbtNodeOperator(BaseOperator):
         self.log.error("%s", message)
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
-        error = AirflowFailException if _is_final(result) else AirflowException
-        raise error(message.partition("\n")[0])
-
-
-def _is_final(result: StoredResult) -> bool:
-    """Return whether no retry may build the failed nodes again."""
-    return result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
+        is_final = result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
+        raise (AirflowFailException if is_final else AirflowException)(message.partition("\n")[0])
 
 
 def _has_relation(built: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from tests.include.dbt_build.conftest import render
     [
         pytest.param("success", [], True, id="success"),
         pytest.param("error", [], False, id="error"),
+        pytest.param("left_out", [], True, id="left out"),
         pytest.param("fail", [], True, id="failed test"),
         pytest.param("error", ["model.small.a"], True, id="error of a test, after its model"),
     ],
