@@ -25,7 +25,7 @@ from include.dbt_build.results import BuildResults, kind_and_name
 from include.dbt_build.run_options import RunOptions
 from include.dbt_build.selection import NOT_BUILT, SELECT_STATE, write_state
 from include.dbt_build.timeouts import interruptible
-from include.dbt_build.workdir import is_parse_valid
+from include.dbt_build.workdir import is_parse_valid, is_parsed_in_each_run
 
 # The time that an external dbt has to cancel its statements.
 CANCEL_SECONDS = 60
@@ -204,7 +204,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         ):
             self.manifest = load_manifest(self.project, connection_values(self.project))
         # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
-        self.partial_parse = self.may_use_parse and self.manifest is None
+        self.partial_parse = (
+            self.may_use_parse and self.manifest is None and not is_parsed_in_each_run(self.project)
+        )
 
     def _has_event_times(self, flags: Iterable[str], environment: Mapping[str, str]) -> bool:
         """Return whether another try would build all batches of each microbatch model again."""

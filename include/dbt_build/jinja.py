@@ -4,8 +4,10 @@ This decides whether a run can use dbt's parse, or has to parse the project agai
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import yaml
 
 from include.dbt_build.parsing import placeholder_fields, recorded_variables
 from include.dbt_build.project import PACKAGE_FILES, DbtProject
@@ -20,7 +22,14 @@ CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*ta
 JINJA_FILES = (".sql", ".yml", ".yaml")
 CONFIG = re.compile(r"(?<![\w.])config\(")
 # Values that differ in each run.
-RUN_USED = re.compile(r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b")
+RUN_VALUE = r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b"
+MACRO = re.compile(r"\bmacro\s+(\w+)(.*?)\bendmacro\b", re.DOTALL)
+# dbt calls these macros when it parses a project.
+NAME_MACRO = re.compile(r"(?:\w+__)?generate_(?:alias|schema|database)_name")
+# The keys of YAML files whose values dbt does not render when it parses a project.
+RENDERED_LATER = re.compile(
+    r"\+?(?:pre|post)[-_]hook|on-run-start|on-run-end|query-comment|vars|description"
+)
 
 
 def environment_variables_of(project: DbtProject) -> set[str]:
@@ -51,12 +60,11 @@ def variables_in(text: str, *, secrets: bool = True) -> set[str]:
     return {name for name in found if secrets or not name.startswith("DBT_ENV_SECRET")}
 
 
-def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
-    """Return whether dbt could parse a project differently in each run.
+def depends_on_connection(project: DbtProject, files: Iterable[Path]) -> bool:
+    """Return whether dbt could parse a project differently with another value of the connection.
 
-    This is so if dbt parses with the values of the connection, which can change, if a file does
-    more with such a value than print it, or prints one without a placeholder, or if a model's
-    config(), or a tag above it, uses the time of the run, its ID or a flag.
+    This is so if dbt parses with the values of the connection, if a file does more with such a
+    value than print it, or if it prints one without a placeholder.
 
     Args:
         project: the project.
@@ -71,17 +79,71 @@ def depends_on_run(project: DbtProject, files: Iterable[Path]) -> bool:
     is_schema_known = fields.isdisjoint(("schema", "dataset"))
     safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
-    for file in files:
-        tags = JINJA.findall(file.read_text(errors="ignore")) if file.suffix in JINJA_FILES else []
+    return any(
+        connection_used.search(tag) and _printed_field(tag) in (None, *unknown)
+        for text in _texts(files).values()
+        for tag in JINJA.findall(text)
+    )
+
+
+def depends_on_run(files: Iterable[Path]) -> bool:
+    """Return whether dbt could parse a project differently in each run.
+
+    This is so if Jinja that dbt renders when it parses the project, or a macro that such Jinja
+    calls, uses the time of the run, its ID or a flag.
+
+    Args:
+        files: the files of the project, without those of local packages.
+    """
+    texts = _texts(files)
+    macros = [
+        name
+        for text in texts.values()
+        for name, body in MACRO.findall(text)
+        if re.search(RUN_VALUE, body)
+    ]
+    if any(NAME_MACRO.fullmatch(name) for name in macros):
+        return True
+    run_used = re.compile("|".join([RUN_VALUE, *(rf"\b{name}\(" for name in macros)]))
+    return any(
+        # Jinja inside of a hook is rendered when the hook runs.
+        run_used.search(JINJA.sub("", tag[2:-2]))
+        for file, text in texts.items()
+        for tag in _parsed_tags(file, text)
+    )
+
+
+def _texts(files: Iterable[Path]) -> dict[Path, str]:
+    return {file: file.read_text(errors="ignore") for file in files if file.suffix in JINJA_FILES}
+
+
+def _parsed_tags(file: Path, text: str) -> list[str]:
+    """Return the Jinja of a file that decides how dbt parses it.
+
+    In SQL, this is the Jinja of a model's config() and above it.
+    """
+    if file.suffix == ".sql":
+        tags = JINJA.findall(text)
         last_config = max((n for n, tag in enumerate(tags) if CONFIG.search(tag)), default=-1)
-        if any(
-            (connection_used.search(tag) and _printed_field(tag) in (None, *unknown))
-            # Jinja inside of a hook is rendered when the hook runs.
-            or (n <= last_config and RUN_USED.search(JINJA.sub("", tag[2:-2])))
-            for n, tag in enumerate(tags)
-        ):
-            return True
-    return False
+        return tags[: last_config + 1]
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return JINJA.findall(text)
+    return JINJA.findall("\n".join(_values(content)))
+
+
+def _values(content) -> Iterator[str]:
+    """Yield the texts in a YAML value that dbt renders when it parses a project."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for value in content:
+            yield from _values(value)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            if not RENDERED_LATER.fullmatch(str(key)):
+                yield from _values(value)
 
 
 def _printed_field(tag: str) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from include.dbt_build.jinja import depends_on_run, environment_variables_of
+from include.dbt_build.jinja import depends_on_connection, depends_on_run, environment_variables_of
 from include.dbt_build.packages import (
     LOCK_FILE,
     has_shipped_packages,
@@ -71,7 +71,16 @@ def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
         # Another process makes the working directory again, because a file has changed.
         return False
     recorded = inputs["environment"]
-    return not inputs["depends_on_run"] and fingerprint(recorded, environment) == recorded
+    depends = inputs["depends_on_connection"] or inputs["depends_on_run"]
+    return not depends and fingerprint(recorded, environment) == recorded
+
+
+def is_parsed_in_each_run(project: DbtProject) -> bool:
+    """Return whether no run may use the parse of another run, which dbt itself does not notice."""
+    try:
+        return json.loads(project.inputs_file.read_text())["depends_on_run"]
+    except FileNotFoundError:
+        return True
 
 
 def _times(project: DbtProject) -> dict[str, float]:
@@ -151,7 +160,8 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": fingerprint(environment_variables_of(project), project.parse_environment),
-        "depends_on_run": depends_on_run(project, _own_files(project)),
+        "depends_on_connection": depends_on_connection(project, _own_files(project)),
+        "depends_on_run": depends_on_run(_own_files(project)),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")

@@ -83,6 +83,21 @@ def test_a_run_parses_the_project_if_a_warning_is_an_error(
     assert (build.manifest is None) == is_parsed
 
 
+@pytest.mark.parametrize(
+    ("jinja", "is_shared"),
+    [("run_started_at.year > 1", False), ("flags.FULL_REFRESH", False), ("target.port > 1", True)],
+)
+def test_a_run_uses_the_parse_of_another_run_only_if_dbt_notices_what_has_changed(
+    small, monkeypatch, jinja, is_shared
+):
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://localhost/db")
+    dag = render(small({}, a=f"{{{{ config(meta={{'a': {jinja}}}) }}}} select 1 as id"))
+    build = dag.get_task("dbt_build")
+    build._load_manifest(os.environ)
+    assert build.manifest is None
+    assert build.partial_parse == is_shared
+
+
 def test_an_error_before_the_nodes_is_not_hidden_by_a_missing_manifest(
     unchanged, tmp_path, monkeypatch
 ):

@@ -11,7 +11,7 @@ from cosmos.profiles import (
     SnowflakeUserPasswordProfileMapping,
 )
 
-from include.dbt_build.jinja import depends_on_run
+from include.dbt_build.jinja import depends_on_connection, depends_on_run
 from include.dbt_build.parsing import load_manifest
 from include.dbt_build.workdir import is_parse_valid, prepare
 from tests.include.dbt_build.conftest import dbt_project, names_with_task, render, write
@@ -47,10 +47,40 @@ from tests.include.dbt_build.conftest import dbt_project, names_with_task, rende
 def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
     write(second, {"models/base.sql": jinja})
     project = dbt_project(second)
-    assert depends_on_run(project, second.rglob("*")) == is_used
+    files = [*second.rglob("*")]
+    assert (depends_on_connection(project, files) or depends_on_run(files)) == is_used
     if not is_used:
         prepare(project)
         assert is_parse_valid(project, os.environ)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "is_used"),
+    [
+        ("models/base.yml", "{enabled: '{{ run_started_at.year > 1 }}'}", True),
+        ("models/base.yml", "{description: '{{ run_started_at }}'}", False),
+        ("models/base.yml", "{pre_hook: ['{{ run_started_at }}']}", False),
+        ("macros/names.sql", "generate_alias_name(a, node) %}{{ flags.WHICH }}", True),
+        ("macros/names.sql", "postgres__generate_schema_name(a, node) %}{{ invocation_id }}", True),
+        ("macros/names.sql", "year() %}{{ return(run_started_at.year) }}", True),
+        ("macros/names.sql", "other() %}{{ return(run_started_at.year) }}", False),
+    ],
+)
+def test_yaml_and_macros_can_decide_by_the_run(second, file, text, is_used):
+    if file.endswith("yml"):
+        content = f"models: [{{name: base, config: {text}}}]"
+    else:
+        content = f"{{% macro {text}{{% endmacro %}}"
+    write(second, {"models/base.sql": "{{ config(alias=year()) }} select 1", file: content})
+    assert depends_on_run(second.rglob("*")) == is_used
+
+
+def test_the_settings_of_a_project_can_decide_by_the_run(second):
+    settings = "{name: second, version: 1.0.0, profile: any, %s: '{{ run_started_at }}'}"
+    write(second, {"dbt_project.yml": settings % "on-run-end"})
+    assert not depends_on_run(second.rglob("*"))
+    write(second, {"dbt_project.yml": settings % "models"})
+    assert depends_on_run(second.rglob("*"))
 
 
 def test_a_macro_in_a_folder_outside_of_the_project_can_decide_by_the_connection(second):
@@ -76,14 +106,14 @@ def test_the_schema_can_be_a_value_of_the_connection(second, given):
     write(second, {"models/base.sql": "{{ config(enabled=(target.schema == 'prod')) }} select 1"})
     mapping = SnowflakeUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, second.rglob("*")) == (not given)
+    assert depends_on_connection(project, second.rglob("*")) == (not given)
 
 
 @pytest.mark.parametrize("given", [{}, {"path": "warehouse.duckdb"}])
 def test_the_database_of_duckdb_is_made_from_the_path_of_the_connection(second, given):
     mapping = DuckDBUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, []) == (not given)
+    assert depends_on_connection(project, []) == (not given)
 
 
 @pytest.mark.parametrize(("field", "depends"), [("port", True), ("schema", False)])
@@ -94,7 +124,7 @@ def test_an_argument_of_the_profile_that_a_parse_does_not_know_can_be_printed(
     given = {"port": 6543, "schema": "analytics"}
     mapping = PostgresUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
-    assert depends_on_run(project, second.rglob("*")) == depends
+    assert depends_on_connection(project, second.rglob("*")) == depends
 
 
 def test_an_argument_of_the_profile_can_read_a_variable(second, monkeypatch):
