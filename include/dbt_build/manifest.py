@@ -54,6 +54,8 @@ class SlimManifest(TypedDict):
     ephemeral: dict[str, str]
     # Other nodes with a task that the tests of a node read, by key of `nodes`.
     test_upstream: dict[str, list[str]]
+    # The keys of the nodes that wait for a test with a task of its own, by the key of the test.
+    detached_downstream: dict[str, list[str]]
     # Tests of sources, tests of nodes that are not selected, and tests that read no node.
     other_tests: list[TaskNodes]
     # Sources whose freshness can be checked.
@@ -146,6 +148,18 @@ def slim_manifest(
         read = {k for test_id in test.get(unique_id, ()) for k in reads[test_id]}
         return (read & rendered.keys()) - {unique_id}
 
+    descends = _descends(parents, [*detached, *(k for tests in other.values() for k in tests)])
+
+    def first_stopped(tests: Iterable[str]) -> list[str]:
+        """Return the first nodes with a task that wait for one of some tests.
+
+        As in dbt, a node waits for a test if it descends from everything that the test reads.
+        """
+        all_read = [{*parents[test]} for test in tests if parents[test]]
+        stopped = {k for k in rendered if any(descends[k] >= read for read in all_read)}
+        # All other nodes in `stopped` are downstream of these nodes.
+        return sorted(key[k] for k in stopped if not reads[k] & stopped)
+
     slim_nodes = {}
     for unique_id, node in rendered.items():
         # An ephemeral model is a part of the models that read it, so dbt does not run it.
@@ -176,7 +190,10 @@ def slim_manifest(
         "test_upstream": {
             key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
         },
-        "other_tests": _other_tests(other, nodes, parents, reads, key),
+        "detached_downstream": {
+            key_of_test(nodes[test_id], root): first_stopped([test_id]) for test_id in detached
+        },
+        "other_tests": _other_tests(other, nodes, first_stopped, key),
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),
         "reads": {k: sorted(reads[k]) for k in parents if k in selected},
@@ -260,35 +277,30 @@ def _reads(parents: dict[str, list[str]], rendered: Set[str]) -> dict[str, set[s
     return reads
 
 
-def _other_tests(
-    other: dict[tuple[str, tuple[str, ...]], list[str]], nodes, parents, reads, key
-) -> list[TaskNodes]:
-    """Return a task for each group of tests that is attached to no node with a task.
-
-    As in dbt, a node waits for such a test if it descends from everything that the test reads.
-    """
-    inputs = {parent for tests in other.values() for test in tests for parent in parents[test]}
-    # The inputs of these tests from which each node descends.
-    descends: dict[str, set[str]] = {}
+def _descends(parents: dict[str, list[str]], tests: Iterable[str]) -> dict[str, set[str]]:
+    """Return from which of the nodes that some tests read each node descends."""
+    inputs = {parent for test in tests for parent in parents[test]}
+    found: dict[str, set[str]] = {}
     for node, above in parents.items():
-        descends[node] = inputs.intersection(above).union(*(descends[k] for k in above))
+        found[node] = inputs.intersection(above).union(*(found[k] for k in above))
+    return found
+
+
+def _other_tests(
+    other: dict[tuple[str, tuple[str, ...]], list[str]], nodes, first_stopped, key
+) -> list[TaskNodes]:
+    """Return a task for each group of tests that is attached to no node with a task."""
     names = Counter(tested_name(tested, nodes) for tested, _ in other)
     found = []
     for (tested, read), tests in other.items():
         name = tested_name(tested, nodes)
-        after = {
-            unique_id
-            for unique_id in key
-            if any(parents[k] and descends[unique_id].issuperset(parents[k]) for k in tests)
-        }
         found.append(
             TaskNodes(
                 name=name if names[name] == 1 else f"{name}_{short_hash(tested, *read)}",
                 nodes=tests,
                 tested=tested,
                 upstream=sorted(key[k] for k in read),
-                # All other nodes in `after` are downstream of these nodes.
-                downstream=sorted(key[k] for k in after if not reads[k] & after),
+                downstream=first_stopped(tests),
             )
         )
     return found

@@ -130,6 +130,8 @@ class Rendering:
         for key, upstream in slim["test_upstream"].items():
             [self.run_tasks[name] for name in upstream] >> self.test_tasks[key]
         if not self.group.tests_last:
+            for key, downstream in slim["detached_downstream"].items():
+                self.test_tasks[key] >> [self.run_tasks[name] for name in downstream]
             for tests in slim["other_tests"]:
                 self._add_other(tests, "test", common)
         for source in slim["freshness"] if self.source_freshness else ():

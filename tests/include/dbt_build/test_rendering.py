@@ -321,6 +321,21 @@ def test_a_test_of_several_models_can_have_a_task_of_its_own(unchanged):
     assert len(nodes_with_task(dag)) == 6
 
 
+def test_a_node_waits_for_a_test_with_a_task_of_its_own_as_in_dbt(small):
+    test = "relationships: {name: related, arguments: {to: ref('b'), field: id}}"
+    properties = f"models: [{{name: a, columns: [{{name: id, data_tests: [{{{test}}}]}}]}}]"
+    models = {
+        "a": "select 1 as id",
+        "b": "select 1 as id",
+        "after_a": "select * from {{ ref('a') }}",
+    }
+    both = "select a.id from {{ ref('a') }} as a inner join {{ ref('b') }} as b using (id)"
+    path = small({"models/m.yml": properties}, **models, both=both)
+    dag = render(path, should_detach_multiple_parents_tests=True)
+    downstream = dag.get_task("related_test").downstream_task_ids
+    assert downstream - {"dbt_build_done"} == {"both_run"}
+
+
 # Cosmos names the task of all tests after the folder of the project.
 @pytest.mark.parametrize("given", [{}, {"project_name": "another"}])
 def test_all_tests_can_be_last(unchanged, given):
