@@ -1,6 +1,5 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
-import json
 from collections.abc import Iterable
 from time import monotonic, sleep
 
@@ -9,7 +8,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import NOTHING_TO_RUN, enabled_nodes, nodes_downstream_of
+from include.dbt_build.manifest import NOTHING_TO_RUN, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import BUILD_STATE, BuildState
 from include.dbt_build.reporting import ResultReporter, first_try, store_state, task_states
@@ -147,14 +146,11 @@ class DbtBuildOperator(DbtCommandOperator):
             sleep(1)
 
     def _nodes_to_run(self, context) -> set[str]:
-        """Return the nodes of the DAG's selection, with those that the run's variables enable."""
-        to_run = {*self.group.slim["nodes_to_run"]}
-        if (self.vars or {}) != self.project.variables:
-            listed = self.list_nodes(context, self.select, self.exclude, self.selector)
-            file = self.project.manifest or self.project.target / "manifest.json"
-            enabled = listed - enabled_nodes(json.loads(file.read_text()))
-            to_run |= {node for node in enabled if not node.startswith(NOTHING_TO_RUN)}
-        return to_run
+        """Return the nodes that the DAG's selection names with the variables of the run."""
+        if (self.vars or {}) == self.project.variables:
+            return {*self.group.slim["nodes_to_run"]}
+        listed = self.list_nodes(context, self.select, self.exclude, self.selector)
+        return {node for node in listed if not node.startswith(NOTHING_TO_RUN)}
 
     def _enabled_selection(self, selected: set[str] | None) -> set[str] | None:
         """Return the nodes that the run selects and dbt has enabled, or None for all nodes."""
@@ -311,7 +307,9 @@ class DbtBuildOperator(DbtCommandOperator):
         tests = {node for node in selected if node.startswith("test.")}
         if others := selected - tests:
             self.build(context, others)
-        if tests and not self.results.failed():
+        if self.results.failed():
+            self.results.add_skipped(tests)
+        elif tests:
             self.build(context, tests)
 
     def _fail(self, failed: set[str], built_before: set[str]) -> None:

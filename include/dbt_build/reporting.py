@@ -124,8 +124,12 @@ class ResultReporter:
             self.unsent |= failed
 
     def _outcome(self, task_id: str) -> Outcome | None:
+        nodes = self.nodes[task_id]
+        if self.has_ended_well:
+            # dbt has a result of each node that it selects, also of a node that it skips.
+            nodes = [node for node in nodes if self.results.has_ended(node)]
         # The run may select none of a task's nodes.
-        return self.results.outcome(self.nodes[task_id]) if self.nodes[task_id] else "left_out"
+        return self.results.outcome(nodes) if nodes else "left_out"
 
     def _pending(self) -> list[str]:
         return [task_id for task_id in self.tasks if task_id not in self.outcomes]

@@ -84,7 +84,7 @@ class BuildResults:
             self.nodes[node] = NodeResult("success", now, now, [line])
 
     def add_skipped(self, nodes: Iterable[str]) -> None:
-        """Set nodes to skipped that dbt is not asked to build, as they depend on a stale source."""
+        """Set nodes to skipped that dbt is not asked to build, because of a failure."""
         for node in nodes:
             self.nodes[node].status = "skipped"
 
@@ -211,12 +211,15 @@ class BuildResults:
         enabled = self.enabled(nodes)
         if nodes and not enabled:
             return "left_out"
-        statuses = {self.nodes[node].status if node in self.nodes else None for node in enabled}
-        if None in statuses:
+        if not all(map(self.has_ended, enabled)):
             return None
+        statuses = {self.nodes[node].status for node in enabled}
         if failed := statuses - NOT_FAILED:
             return "fail" if failed == {"fail"} else "error"
         return "not_run" if "skipped" in statuses else "success"
+
+    def has_ended(self, unique_id: str) -> bool:
+        return unique_id in self.nodes and self.nodes[unique_id].status is not None
 
     def failed(self) -> set[str]:
         """Return the nodes that failed, hooks included."""

@@ -199,6 +199,19 @@ def test_nodes_that_the_run_disables_are_skipped_although_another_node_fails_onc
     assert states.built()[node] == 1
 
 
+def test_no_task_builds_a_node_that_the_selection_leaves_out_with_the_variables_of_the_run(run_of):
+    states = run_of("decides_tagged")
+    assert states.run() == "success"
+    assert states.built() == {"independent_1": 1, "tagged": 1}
+    states.broken("independent_1")
+    states.trigger(dbt_vars={"is_chosen": False})
+    states.wait_for_state("independent_1_run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    assert states.not_successful() == {"tagged_run": "skipped"}
+    assert states.built() == {"independent_1": 1}
+
+
 @pytest.mark.parametrize("dag_id", ["decides_fail_fast", "decides_fail_fast_flag"])
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of, dag_id):
     states = run_of(dag_id)
