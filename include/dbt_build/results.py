@@ -41,6 +41,7 @@ class NodeResult:
     failures: int | None = None
     # The SQL that failed, as dbt sent it to the warehouse.
     sql: str = ""
+    is_ephemeral: bool = False
     # Starts without an end: a microbatch model and each of its batches share one unique ID.
     running: int = 0
     # The batches of a microbatch model: their number, and which of them dbt has built, from 1.
@@ -125,6 +126,7 @@ class BuildResults:
         if self.is_interrupted and result.status not in SUCCEEDED:
             return
         node.message, node.failures = clean_message(result.message), result.num_failures
+        node.is_ephemeral = info.materialized == "ephemeral"
         node.started_at, node.ended_at = info.node_started_at, info.node_finished_at
         if result.status not in NOT_FAILED:
             # The rows of a failed test stay in the warehouse, because they can be personal data.
@@ -222,8 +224,16 @@ class BuildResults:
         return unique_id in self.nodes and self.nodes[unique_id].status is not None
 
     def failed(self) -> set[str]:
-        """Return the nodes that failed, hooks included."""
-        return {node for node, result in [*self.nodes.items()] if result.has_failed}
+        """Return the nodes that failed, hooks included.
+
+        For dbt, an ephemeral model fails only through the nodes that read it, which it then skips.
+        """
+        counts_ephemeral = bool(self.skipped())
+        return {
+            node
+            for node, result in [*self.nodes.items()]
+            if result.has_failed and (counts_ephemeral or not result.is_ephemeral)
+        }
 
     def skipped(self) -> set[str]:
         """Return the nodes that dbt skipped."""

@@ -93,6 +93,15 @@ def test_several_nodes_have_a_common_outcome(statuses, outcome):
     assert results.outcome(nodes) == outcome
 
 
+def test_an_ephemeral_model_has_failed_only_if_dbt_skips_a_node_that_reads_it():
+    failed = [start(), finish("error", "division by zero", materialized="ephemeral")]
+    reader = "model.p.b"
+    skipped = [start(reader), finish("skipped", node=reader)]
+    assert received(*failed).outcome([NODE]) == "error"
+    assert received(*failed).failed() == set()
+    assert received(*failed, *skipped).failed() == {NODE}
+
+
 def test_a_node_that_the_variables_of_the_run_disable_is_left_out():
     results = received(start(), finish("success"))
     results.parsed = {NODE}
