@@ -1,5 +1,6 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
+import json
 from collections.abc import Iterable
 from time import monotonic, sleep
 
@@ -8,7 +9,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
-from include.dbt_build.manifest import NOTHING_TO_RUN, nodes_downstream_of
+from include.dbt_build.manifest import NOTHING_TO_RUN, all_nodes, is_run, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
 from include.dbt_build.protocol import BUILD_STATE, BuildState
 from include.dbt_build.reporting import ResultReporter, first_try, store_state, task_states
@@ -123,9 +124,10 @@ class DbtBuildOperator(DbtCommandOperator):
             ):
                 self.build(context, nodes)
             self.call_on_warning(context)
-            enabled = self._enabled_selection(selected)
-            failed = self.results.failed() - nodes_of(pending, enabled)
-            failed |= self._skipped_without_task(enabled)
+            # A function without a node that uses it counts as a node without a task.
+            ended = self.results.ended()
+            failed = self.results.failed() - nodes_of(pending, ended)
+            failed |= self._skipped_without_task(ended)
             reporter.has_ended_well = not failed
         is_green = nodes is None and not self.run_options.vars and not self.results.failed()
         artifacts.finish(self.profile_config, ti, is_green=is_green)
@@ -150,16 +152,16 @@ class DbtBuildOperator(DbtCommandOperator):
         if (self.vars or {}) == self.project.variables:
             return {*self.group.slim["nodes_to_run"]}
         listed = self.list_nodes(context, self.select, self.exclude, self.selector)
-        return {node for node in listed if not node.startswith(NOTHING_TO_RUN)}
+        file = self.project.manifest or self.project.target / "manifest.json"
+        # Nodes that the run's variables enable are not in this manifest.
+        nodes = all_nodes(json.loads(file.read_text()))
+        return {
+            unique_id
+            for unique_id in listed
+            if unique_id not in nodes or is_run(nodes[unique_id], listed)
+        }
 
-    def _enabled_selection(self, selected: set[str] | None) -> set[str] | None:
-        """Return the nodes that the run selects and dbt has enabled, or None for all nodes."""
-        parsed = self.results.parsed
-        if selected is None or parsed is None:
-            return parsed if selected is None else selected
-        return selected & parsed
-
-    def _skipped_without_task(self, enabled: set[str] | None) -> set[str]:
+    def _skipped_without_task(self, ended: set[str]) -> set[str]:
         """Return what dbt skipped and no node task can build later.
 
         These are functions that no node of the run uses, and nodes that the run's variables enable.
@@ -167,7 +169,7 @@ class DbtBuildOperator(DbtCommandOperator):
         to_run = {*self.group.slim["nodes_to_run"]}
         return {
             node
-            for node in self.results.skipped() - nodes_of(self._node_tasks(), enabled)
+            for node in self.results.skipped() - nodes_of(self._node_tasks(), ended)
             if node.startswith("function.")
             or not (node in to_run or node.startswith(("operation.", *NOTHING_TO_RUN)))
         }

@@ -23,12 +23,13 @@ JINJA_FILES = (".sql", ".yml", ".yaml")
 CONFIG = re.compile(r"(?<![\w.])config\(")
 # Values that differ in each run.
 RUN_VALUE = r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b"
-MACRO = re.compile(r"\bmacro\s+(\w+)(.*?)\bendmacro\b", re.DOTALL)
+MACRO = re.compile(r"\{%[-+]?\s*macro\s+(\w+)(.*?)\{%[-+]?\s*endmacro\b", re.DOTALL)
 # dbt calls these macros when it parses a project.
-NAME_MACRO = re.compile(r"(?:\w+__)?generate_(?:alias|schema|database)_name")
+NAME_MACROS = {"generate_alias_name", "generate_schema_name", "generate_database_name"}
 # The keys of YAML files whose values dbt does not render when it parses a project.
 RENDERED_LATER = re.compile(
-    r"\+?(?:pre|post)[-_]hook|on-run-start|on-run-end|query-comment|vars|description"
+    r"\+?(?:pre|post)[-_]hook|on-run-start|on-run-end|query-comment|loaded_at_query"
+    r"|arguments|description|vars"
 )
 
 
@@ -96,19 +97,21 @@ def depends_on_run(files: Iterable[Path]) -> bool:
         files: the files of the project, without those of local packages.
     """
     texts = _texts(files)
-    macros = [
-        name
-        for text in texts.values()
-        for name, body in MACRO.findall(text)
-        if re.search(RUN_VALUE, body)
-    ]
-    if any(NAME_MACRO.fullmatch(name) for name in macros):
-        return True
-    run_used = re.compile("|".join([RUN_VALUE, *(rf"\b{name}\(" for name in macros)]))
+    bodies = [found for text in texts.values() for found in MACRO.findall(text)]
+    run_used, macros = re.compile(RUN_VALUE), set()
+    while found := {name for name, body in bodies if run_used.search(body)} - macros:
+        macros |= found
+        # dbt finds `default__name` when a project calls `name`.
+        called = macros | {name.partition("__")[2] or name for name in macros}
+        if called & NAME_MACROS:
+            return True
+        run_used = re.compile(rf"{RUN_VALUE}|\b(?:{'|'.join(called)})\(")
     return any(
         # Jinja inside of a hook is rendered when the hook runs.
         run_used.search(JINJA.sub("", tag[2:-2]))
         for file, text in texts.items()
+        # Most files need no parser.
+        if run_used.search(text)
         for tag in _parsed_tags(file, text)
     )
 
@@ -128,7 +131,8 @@ def _parsed_tags(file: Path, text: str) -> list[str]:
         return tags[: last_config + 1]
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
+        # The file is not one of dbt's, or it has a date that does not exist.
         return JINJA.findall(text)
     return JINJA.findall("\n".join(_values(content)))
 

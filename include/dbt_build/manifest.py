@@ -82,6 +82,19 @@ def all_nodes(manifest: dict) -> dict[str, dict]:
     return {k: node for part in PARTS for k, node in manifest.get(part, {}).items()}
 
 
+def is_empty(node: dict) -> bool:
+    """Return whether dbt leaves out a node because its file has no SQL."""
+    return node["resource_type"] != "seed" and not node.get("raw_code", "x").strip()
+
+
+def is_run(node: dict, listed: Set[str]) -> bool:
+    """Return whether `dbt build` runs a node that `dbt ls` lists among others."""
+    if node["resource_type"] == "unit_test":
+        # dbt runs the unit tests of a model before the model, and not without it.
+        return node["depends_on"]["nodes"][0] in listed
+    return not (is_empty(node) or node["unique_id"].startswith(NOTHING_TO_RUN))
+
+
 def enabled_nodes(manifest: dict) -> set[str]:
     """Return the unique IDs of the sources and nodes that are enabled.
 
@@ -148,7 +161,8 @@ def slim_manifest(
         read = {k for test_id in test.get(unique_id, ()) for k in reads[test_id]}
         return (read & rendered.keys()) - {unique_id}
 
-    descends = _descends(parents, [*detached, *(k for tests in other.values() for k in tests)])
+    all_other = [*detached, *(test for tests in other.values() for test in tests)]
+    ancestors = _tested_ancestors(parents, all_other)
 
     def first_stopped(tests: Iterable[str]) -> list[str]:
         """Return the first nodes with a task that wait for one of some tests.
@@ -156,7 +170,7 @@ def slim_manifest(
         As in dbt, a node waits for a test if it descends from everything that the test reads.
         """
         all_read = [{*parents[test]} for test in tests if parents[test]]
-        stopped = {k for k in rendered if any(descends[k] >= read for read in all_read)}
+        stopped = {k for k in rendered if any(ancestors[k] >= read for read in all_read)}
         # All other nodes in `stopped` are downstream of these nodes.
         return sorted(key[k] for k in stopped if not reads[k] & stopped)
 
@@ -277,8 +291,8 @@ def _reads(parents: dict[str, list[str]], rendered: Set[str]) -> dict[str, set[s
     return reads
 
 
-def _descends(parents: dict[str, list[str]], tests: Iterable[str]) -> dict[str, set[str]]:
-    """Return from which of the nodes that some tests read each node descends."""
+def _tested_ancestors(parents: dict[str, list[str]], tests: Iterable[str]) -> dict[str, set[str]]:
+    """Return the ancestors of each node that one of some tests reads."""
     inputs = {parent for test in tests for parent in parents[test]}
     found: dict[str, set[str]] = {}
     for node, above in parents.items():

@@ -126,8 +126,11 @@ class ResultReporter:
     def _outcome(self, task_id: str) -> Outcome | None:
         nodes = self.nodes[task_id]
         if self.has_ended_well:
-            # dbt has a result of each node that it selects, also of a node that it skips.
-            nodes = [node for node in nodes if self.results.has_ended(node)]
+            # dbt has a result of each node that it selects, also of a node that it skips. With
+            # fail_fast it has none of the unit tests of an ephemeral model that it skips.
+            ephemeral = self.tasks[task_id].group.slim["ephemeral"]
+            has_ended = self.results.has_ended
+            nodes = [n for n in nodes if has_ended(n) or has_ended(ephemeral.get(n))]
         # The run may select none of a task's nodes.
         return self.results.outcome(nodes) if nodes else "left_out"
 

@@ -213,14 +213,18 @@ class BuildResults:
         enabled = self.enabled(nodes)
         if nodes and not enabled:
             return "left_out"
-        if not all(map(self.has_ended, enabled)):
+        statuses = {self.nodes[node].status if node in self.nodes else None for node in enabled}
+        if None in statuses:
             return None
-        statuses = {self.nodes[node].status for node in enabled}
         if failed := statuses - NOT_FAILED:
             return "fail" if failed == {"fail"} else "error"
         return "not_run" if "skipped" in statuses else "success"
 
-    def has_ended(self, unique_id: str) -> bool:
+    def ended(self) -> set[str]:
+        """Return the nodes that have a result. dbt has one of each node that it selects."""
+        return {*filter(self.has_ended, [*self.nodes])}
+
+    def has_ended(self, unique_id: str | None) -> bool:
         return unique_id in self.nodes and self.nodes[unique_id].status is not None
 
     def failed(self) -> set[str]:
@@ -228,11 +232,11 @@ class BuildResults:
 
         For dbt, an ephemeral model fails only through the nodes that read it, which it then skips.
         """
-        counts_ephemeral = bool(self.skipped())
+        has_skipped = bool(self.skipped())
         return {
             node
             for node, result in [*self.nodes.items()]
-            if result.has_failed and (counts_ephemeral or not result.is_ephemeral)
+            if result.has_failed and (has_skipped or not result.is_ephemeral)
         }
 
     def skipped(self) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cosmos.constants import TestBehavior
 
-from include.dbt_build.manifest import SlimManifest, all_nodes, slim_manifest
+from include.dbt_build.manifest import SlimManifest, all_nodes, is_empty, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
 from include.dbt_build.project import DbtProject
 
@@ -133,15 +133,10 @@ def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:
     lines = run_dbt(project, "ls", *words, manifest=parsed)
     listed = [json.loads(line)["unique_id"] for line in lines if line.startswith("{")]
     nodes = all_nodes(manifest)
-    selected = [k for k in listed if k in nodes and not _is_empty(nodes[k])]
+    selected = [k for k in listed if k in nodes and not is_empty(nodes[k])]
     return slim_manifest(
         manifest, selected, selection.test_behavior, detach_tests=selection.detach_tests
     )
-
-
-def _is_empty(node: dict) -> bool:
-    """Return whether dbt leaves out a node because its file has no SQL."""
-    return node["resource_type"] != "seed" and not node.get("raw_code", "x").strip()
 
 
 def write_state(folder: Path, nodes: Iterable[str]) -> None:

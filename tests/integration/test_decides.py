@@ -210,6 +210,10 @@ def test_no_task_builds_a_node_that_the_selection_leaves_out_with_the_variables_
     assert states.end() == "success"
     assert states.not_successful() == {"tagged_run": "skipped"}
     assert states.built() == {"independent_1": 1}
+    # dbt runs the function without the model that uses it.
+    states.broken("twice")
+    assert states.run(dbt_vars={"is_chosen": False}) == "failed"
+    assert "no task: function.decides.twice" in states.log("dbt_build")
 
 
 @pytest.mark.parametrize("dag_id", ["decides_fail_fast", "decides_fail_fast_flag"])

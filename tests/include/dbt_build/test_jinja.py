@@ -60,9 +60,11 @@ def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, 
         ("models/base.yml", "{enabled: '{{ run_started_at.year > 1 }}'}", True),
         ("models/base.yml", "{description: '{{ run_started_at }}'}", False),
         ("models/base.yml", "{pre_hook: ['{{ run_started_at }}']}", False),
+        ("models/base.yml", "{alias: '{{ run_started_at }}', meta: {a: 2024-02-30}}", True),
         ("macros/names.sql", "generate_alias_name(a, node) %}{{ flags.WHICH }}", True),
         ("macros/names.sql", "postgres__generate_schema_name(a, node) %}{{ invocation_id }}", True),
         ("macros/names.sql", "year() %}{{ return(run_started_at.year) }}", True),
+        ("macros/names.sql", "default__year() %}{{ return(invocation_id) }}", True),
         ("macros/names.sql", "other() %}{{ return(run_started_at.year) }}", False),
     ],
 )
@@ -70,7 +72,7 @@ def test_yaml_and_macros_can_decide_by_the_run(second, file, text, is_used):
     if file.endswith("yml"):
         content = f"models: [{{name: base, config: {text}}}]"
     else:
-        content = f"{{% macro {text}{{% endmacro %}}"
+        content = f"{{# This macro returns a name. #}}{{% macro {text}{{% endmacro %}}"
     write(second, {"models/base.sql": "{{ config(alias=year()) }} select 1", file: content})
     assert depends_on_run(second.rglob("*")) == is_used
 

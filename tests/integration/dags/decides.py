@@ -86,7 +86,7 @@ TESTS_LAST = dbt_args("warns", on_warning_callback=warned)
 TESTS_LAST["render_config"].test_behavior = TestBehavior.AFTER_ALL
 decides_last = DbtDag(dag_id="decides_last", **ARGS, **TESTS_LAST, source_freshness=True)
 
-TAGGED = dbt_args("independent_1", "tag:chosen")
+TAGGED = dbt_args("independent_1", "tag:chosen", "twice")
 TAGGED["render_config"].test_behavior = TestBehavior.AFTER_ALL
 decides_tagged = DbtDag(dag_id="decides_tagged", **ARGS, **TAGGED, run_options=True)
 

@@ -1,2 +1,2 @@
 {{ config(tags=['chosen'] if var('is_chosen', true) else []) }}
-select * from {{ ref('independent_1') }}
+select {{ function('twice') }}(id) as id from {{ ref('independent_1') }}
