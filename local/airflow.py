@@ -119,25 +119,22 @@ def _own_processes(settings: Settings) -> list[psutil.Process]:
 def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
     deadline = time.monotonic() + START_SECONDS
     url = f"http://127.0.0.1:{state['port']}/api/v2/monitor/health"
-    while time.monotonic() < deadline:
+    waiting_for = ["api-server"]
+    while waiting_for:
+        names = ", ".join(waiting_for)
         if ended := state["processes"].keys() - _processes(state).keys():
-            name = min(ended)
-            raise Failure(f"Airflow's {name} ended: see {settings.logs / name}.log.")
-        try:
-            health = httpx.get(url, trust_env=False).json()
-            # The report has null for a component that has not started yet.
-            statuses = {name: (part or {}).get("status") for name, part in health.items()}
-            waiting_for = [name for name, status in statuses.items() if status != "healthy"]
-        except (httpx.TransportError, ValueError):
-            waiting_for = ["api-server"]
-        if not waiting_for:
-            return
-        show(f"waiting for {', '.join(waiting_for)}")
+            raise Failure(f"Airflow's {min(ended)} ended: see {settings.logs / min(ended)}.log.")
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"Airflow is not healthy after {START_SECONDS} seconds: {names}. See "
+                f"{settings.logs}."
+            )
+        show(f"waiting for {names}")
         time.sleep(0.5)
-    raise Failure(
-        f"Airflow is not healthy after {START_SECONDS} seconds: {', '.join(waiting_for)}. "
-        f"See {settings.logs}."
-    )
+        with suppress(httpx.TransportError, ValueError):
+            health = httpx.get(url, trust_env=False).json().items()
+            # The report has null for a component that has not started yet.
+            waiting_for = [k for k, part in health if (part or {}).get("status") != "healthy"]
 
 
 def _state(settings: Settings) -> dict:

@@ -74,10 +74,14 @@ def new_tree() -> Iterator[Path]:
 def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
     """Copy a dbt project to dbt/; return its folder, and the path of its future DAG file.
 
-    Without a source, a small new project is copied. By default the folder has the project's name.
+    Without a source, `make adopt` copies a small new project. By default the folder has the
+    project's name.
     """
     with step("Bringing in the dbt project"), TemporaryDirectory(prefix="adopt-") as scratch:
         found = found_project(source, Path(scratch)) if source else TEMPLATES / "project"
+        # A fork does not keep the small project.
+        if not (found / "dbt_project.yml").exists():
+            raise Failure("FROM= is missing: name the folder or the git URL of a dbt project.")
         name = name or project_yml(found)["name"]
         folder = tree / "dbt" / name
         dag_file = tree / "dags" / f"{name.removeprefix('dbt_')}.py"

@@ -4,12 +4,16 @@ test_selection_like_dbt.py compares generated projects in the same way.
 """
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from include.dbt_build.build import DbtBuildOperator
 from include.dbt_build.operators import DbtNodeOperator
+from tests.conftest import HOME, ROOT
 from tests.include.dbt_build.plain_dbt import TASKLESS, PlainDbt, Selected
 
 # dbt parses the project of each DAG once more, to compare its nodes.
@@ -122,3 +126,26 @@ def ancestors(manifest: dict, node: str) -> set[str]:
 def read_by(manifest: dict, node: str) -> set[str]:
     """Return a node, and if it is a test, the nodes that it reads."""
     return {node, *manifest["parent_map"][node]} if node.startswith("test.") else {node}
+
+
+def test_no_dbt_and_no_process_runs_while_a_file_is_parsed(dag_bag):
+    seen = []
+    watching = True
+
+    def watch(event, args):
+        if watching and event == "subprocess.Popen":
+            seen.append(args[1])
+
+    def parsed() -> dict[Path, float]:
+        # Cosmos runs dbt for a DAG with its own classes.
+        made = HOME.glob("cosmos/dbt_projects/**/manifest.json")
+        return {file: file.stat().st_mtime for file in made}
+
+    before = parsed()
+    sys.addaudithook(watch)
+    try:
+        assert DagBag(ROOT / "dags", bundle_path=ROOT).import_errors == {}
+    finally:
+        watching = False
+    assert seen == []
+    assert parsed() == before != {}

@@ -227,7 +227,9 @@ def test_two_projects_that_share_names_are_side_by_side(clone):
     twice = run(clone, "add-project", "--name=other")
     assert twice.stderr.startswith("error: There are changes that are not committed")
     commit(clone, "Add")
-    twice = run(clone, "add-project", "--name=other")
+    without_source = run(clone, "add-project", "--name=third")
+    assert without_source.stderr.startswith("error: FROM= is missing")
+    twice = run(clone, "add-project", "--name=other", f"--source={clone}/dbt/acme")
     assert twice.stderr.startswith("error: dbt/other exists already: choose another NAME=.")
     check(clone, "tests/dags")
 

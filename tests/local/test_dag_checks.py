@@ -1,6 +1,7 @@
 """Each check in tests/dags/checks.py, which a fork keeps, can fail."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -12,7 +13,7 @@ from include.dbt_build import DbtDag
 from include.dbt_build.alerts import alert
 from include.warehouse import warehouse_profile
 from tests.conftest import PROJECTS
-from tests.dags.checks import built_twice, problems, without_dag
+from tests.dags.checks import built_twice, misnamed, problems, without_dag
 
 
 def good_dag(**changes) -> DAG:
@@ -109,3 +110,7 @@ def test_a_file_that_airflow_skips_is_named(tmp_path):
     assert bag.import_errors == {}
     (line,) = without_dag(tmp_path, bag.dags.values())
     assert line.startswith("team/silent.py: ")
+
+
+def test_a_file_with_the_name_of_a_plugin_of_dbt_is_found():
+    assert len(list(misnamed([Path("dags/dbt_daily.py"), Path("dags/daily.py")]))) == 1
