@@ -79,10 +79,9 @@ def page(results: dict) -> str:
     rows = compared(results["rows"])
     packages = ", ".join(" ".join(package) for package in results["packages"].items())
     version = f"version {results['version']}, engine `{results['engine']}`"
-    changed = results["engine"] != measured()["engine"]
     parts = ["![Seconds for a later run of the sample](images/bench.svg)"]
     parts.append(f"Measured with {version}, on {results['machine']}, {packages}.")
-    parts += ["The files of the engine have changed since then."] if changed else []
+    parts += changes(results)
     for name, title in TITLES.items():
         if of_case := {n: row for n, row in rows.items() if n.startswith(f"{name}/")}:
             cells = [[LABELS[n], *values(row, COLUMNS)] for n, row in of_case.items()]
@@ -100,7 +99,14 @@ def readme(results: dict) -> str:
         cells.append([WAYS[way].label, *(str(row.get("later_ratio", "")) for row in shown)])
     source = f"Measured with version {results['version']}: see [the benchmark](docs/benchmark.md)."
     image = "![Seconds for a later run of the sample](docs/images/bench.svg)"
-    return "\n\n".join([table(["", *README_CASES.values()], cells), source, image])
+    parts = [table(["", *README_CASES.values()], cells), source, *changes(results), image]
+    return "\n\n".join(parts)
+
+
+def changes(results: dict) -> list[str]:
+    """Return a sentence if the engine is not the one that was measured."""
+    has_changed = results["engine"] != measured()["engine"]
+    return ["The files of the engine have changed since then."] if has_changed else []
 
 
 def values(row: dict, columns: dict[str, str]) -> list[str]:

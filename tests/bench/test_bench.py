@@ -241,6 +241,7 @@ def test_readme_has_the_ratios_of_the_rows_that_were_measured(results):
 
     text = report.readme(results)
     assert "\n| this project | 1.5 |  |  |  |\n" in text
+    assert "The files of the engine have changed since then." in text
     assert "9.8.7" in text
 
 
