@@ -15,7 +15,8 @@ from pathlib import Path
 from airflow.sdk import ObjectStoragePath
 from cosmos import ProfileConfig
 
-FILES = ("manifest.json", "run_results.json", "sources.json")
+from include.dbt_build.selection import STATE_FILES
+
 GREEN = "green"
 # The number of tries of a DAG that are kept.
 KEPT_TRIES = 50
@@ -29,7 +30,7 @@ def keep(project_dir: str | Path, profile: ProfileConfig, ti) -> None:
         if root := _root(profile):
             folder = _folder(root, ti)
             folder.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in STATE_FILES:
                 if (file := Path(project_dir, "target", name)).exists():
                     content = file.read_bytes()
                     if name == "run_results.json" and (folder / name).exists():

@@ -38,17 +38,14 @@ class DbtBuildOperator(DbtCommandOperator):
         self.apply_run_options(context)
         if self.has_run_options and self.upstream_task_ids:
             self._skip_with_upstream_tasks(context["ti"])
-        with (
-            stored_problems(self, context),
-            build_lock(self.profile_config, context["ti"]),
-        ):
+        with stored_problems(self, context), build_lock(self.profile_config, context["ti"]):
             self._build_pending(context)
 
     def _skip_with_upstream_tasks(self, ti) -> None:
         """Skip the group if a task upstream was skipped, except by a run that selects other nodes.
 
-        The trigger rule of the build task does not skip it, because the nodes that a run selects
-        can be in this group, and those that it skips in a group upstream.
+        The trigger rule of the build task does not skip it, because a run can select nodes of
+        this group and leave out the nodes of a group upstream.
         """
         states = task_states(ti)
         skipped = [
@@ -228,8 +225,8 @@ class DbtBuildOperator(DbtCommandOperator):
             state = {**state, **{key: before[key] for key in ("incomplete", "done_before")}}
             if before["clear_number"] == state["clear_number"]:
                 return {**state, "built": before["built"]}
-        # The nodes were built before a clear. This can be a retry nevertheless, if the first try
-        # after the clear ended before it came here, or if another task was cleared.
+        # A task was cleared between the two tries. The new try can still be a retry: the first try
+        # after the clear may have ended before it stored a state, or another task was cleared.
         all_ids, pending_ids = {*self.group.node_task_ids}, {task.task_id for task in pending}
         if pending_ids == all_ids:
             return state

@@ -46,7 +46,7 @@ EVENT_TIME_VARIABLES = (
 
 
 class DbtCommandOperator(DbtBuildLocalOperator):
-    """Runs `dbt build` or `dbt source freshness` for all or some nodes of a project.
+    """Runs `dbt build`, `dbt source freshness` or `dbt ls` for nodes of a project.
 
     Args:
         project: the project. Its working directory is up to date, as the DAG file was just parsed.

@@ -81,7 +81,9 @@ def depends_on_connection(project: DbtProject, files: Iterable[Path]) -> bool:
     safe = (*SAFE_TARGET, "schema") if is_schema_known else SAFE_TARGET
     connection_used = re.compile(CONNECTION_USED % "|".join(safe))
     return any(
-        connection_used.search(tag) and _printed_field(tag) in (None, *unknown)
+        # The tag does more than print a value, or prints one without a placeholder.
+        connection_used.search(tag)
+        and ((printed := PRINTED.fullmatch(tag)) is None or printed[1] in unknown)
         for text in _texts(files).values()
         for tag in JINJA.findall(text)
     )
@@ -148,12 +150,6 @@ def _values(content) -> Iterator[str]:
         for key, value in content.items():
             if not RENDERED_LATER.fullmatch(str(key)):
                 yield from _values(value)
-
-
-def _printed_field(tag: str) -> str | None:
-    """Return the field of the connection that Jinja prints, or None if it does more than that."""
-    printed = PRINTED.fullmatch(tag)
-    return printed and printed[1]
 
 
 def _unknown_fields(project: DbtProject, placeholders: set[str]) -> set[str]:

@@ -117,7 +117,7 @@ class _Lock:
         return is_held
 
     def holders(self) -> str | None:
-        """Return the runs that hold the lock, except through a lost connection of this task."""
+        """Return the runs that hold the lock, without a lost connection of this task."""
         return self._row(HOLDERS, self.schema, self.pid)[0]
 
     def keep(self, stop: Event) -> None:

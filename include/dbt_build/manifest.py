@@ -1,7 +1,7 @@
 """The slim manifest: what Cosmos renders, reduced from dbt's manifest to the selected nodes.
 
-It holds exactly the nodes that `dbt build` runs, so Cosmos renders it without a selection. Edges
-that lead through nodes without a task are drawn between the nodes with a task.
+It holds only nodes that dbt selects, so Cosmos renders it without a selection. Edges that lead
+through nodes without a task are drawn between the nodes with a task.
 """
 
 from collections import Counter, defaultdict
@@ -190,23 +190,19 @@ def slim_manifest(
     attached_to = {test_id: unique_id for unique_id, tests in test.items() for test_id in tests}
     is_after_each = test_behavior == TestBehavior.AFTER_EACH
     rendered_tests = {k: [node] for k, node in attached_to.items() if is_after_each} | detached
+    test_key = {test_id: key_of_test(nodes[test_id], root) for test_id in rendered_tests}
     for test_id, read in rendered_tests.items():
-        slim_nodes[key_of_test(nodes[test_id], root)] = _node(
-            nodes[test_id], [key[k] for k in read]
-        )
+        slim_nodes[test_key[test_id]] = _node(nodes[test_id], [key[k] for k in read])
     return {
         "metadata": manifest["metadata"],
         "nodes": slim_nodes,
         "run": {key[k]: v for k, v in run.items()},
-        "test": {key[k]: v for k, v in test.items()}
-        | {key_of_test(nodes[test_id], root): [test_id] for test_id in detached},
+        "test": {key[k]: v for k, v in test.items()} | {test_key[k]: [k] for k in detached},
         "ephemeral": {n: k for k, own in run.items() if k not in own for n in own},
         "test_upstream": {
             key[k]: sorted(key[n] for n in read_by_tests(k)) for k in test if is_after_each
         },
-        "detached_downstream": {
-            key_of_test(nodes[test_id], root): first_stopped([test_id]) for test_id in detached
-        },
+        "detached_downstream": {test_key[k]: first_stopped([k]) for k in detached},
         "other_tests": _other_tests(other, nodes, first_stopped, key),
         "freshness": _freshness(manifest["sources"], reads, key),
         "nodes_to_run": sorted(k for k in selected if not k.startswith(NOTHING_TO_RUN)),

@@ -14,15 +14,9 @@ from include.dbt_build.arguments import UnsupportedArgumentError
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
-from include.dbt_build.protocol import (
-    BUILD_STATE,
-    NODE_RESULTS,
-    PROBLEMS,
-    BuildState,
-    StoredResult,
-)
+from include.dbt_build.protocol import BUILD_STATE, NODE_RESULTS, PROBLEMS, BuildState, StoredResult
 from include.dbt_build.reporting import first_try, set_xcom, task_states
-from include.dbt_build.results import BuildResults, without_lone_functions
+from include.dbt_build.results import BuildResults, nodes_among
 
 
 @dataclass
@@ -73,7 +67,8 @@ class DbtNodeOperator(BaseOperator):
 
     Usually the task becomes successful without a process, because the build task reports its result
     to Airflow. It starts a process if a node failed, to fail with dbt's message, or if its result
-    could not be reported. In a retry, or after a clear of this task alone, it runs dbt itself.
+    could not be reported. It runs dbt itself in a retry after an error, after a clear of this task
+    alone, and if dbt skipped its nodes because of a task that has succeeded in a later try.
 
     Args:
         group: the build that the task belongs to.
@@ -94,7 +89,7 @@ class DbtNodeOperator(BaseOperator):
 
         If a run selects only functions of the task, the result is empty.
         """
-        return without_lone_functions(n for n in self.nodes if selected is None or n in selected)
+        return nodes_among(self.nodes, selected)
 
     def is_done(self, states: Mapping[str, str | None], selected: Set[str] | None) -> bool:
         """Return whether the build task has nothing to do for this task.

@@ -24,7 +24,8 @@ from include.dbt_build.project import WRITE_JSON, DbtProject
 # Cosmos's mock profile has this value in place of the values of the Airflow connection.
 MOCK_VALUE = "mock_value"
 PLACEHOLDER = "dbt_build_placeholder_"
-# These override variables such as DBT_LOG_LEVEL, because nobody reads what a parse prints.
+# These override variables such as DBT_LOG_LEVEL. dbt then prints only errors, which become the
+# message of a DbtError, and the nodes that `dbt ls` lists.
 QUIET = ("--quiet", "--no-use-colors", "--log-level-file", "none", "--log-format", "text")
 
 

@@ -59,8 +59,7 @@ class DbtProject:
             ],
             "environment": {k: v for k, v in self.environment.items() if k not in RUN_VARIABLES},
         }
-        digest = sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        name = f"{self.profile.target_name}-{digest}"
+        name = f"{self.profile.target_name}-{digest(inputs)}"
         return Path(settings.cache_dir, "dbt_projects", name)
 
     @property
@@ -89,6 +88,11 @@ class DbtProject:
     def parse_environment(self) -> dict[str, str]:
         """Return the environment in which dbt parses the project."""
         return {**os.environ, **self.environment, **RUN_VARIABLES}
+
+
+def digest(inputs) -> str:
+    """Return a hash of values that can be written as JSON, or as text."""
+    return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def fingerprint(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str | None]:

@@ -36,7 +36,7 @@ class StoredResult(TypedDict):
     outcome: Outcome
     message: str
     sql: str
-    # The nodes of the task that dbt built, also in part, if the outcome is not success.
+    # The nodes of the task that succeeded, and microbatch models of which dbt built some batches.
     built: list[str]
 
 

@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,7 +54,7 @@ class NodeResult:
 
 
 class BuildResults:
-    """The results of all nodes of one dbt command.
+    """The results of nodes, from all dbt commands in one try of a task.
 
     Args:
         repeated_batches: the number of batches that a later `dbt build` would build, by the unique
@@ -202,15 +202,10 @@ class BuildResults:
         node.ended_at = result["timing"][-1]["completed_at"]
         node.status = status
 
-    def enabled(self, nodes: Iterable[str]) -> tuple[str, ...]:
-        """Return the nodes of a task that the run enables, or none if these are only functions."""
-        parsed = self.parsed
-        return without_lone_functions(n for n in nodes if parsed is None or n in parsed)
-
     def outcome(self, nodes: Iterable[str]) -> Outcome | None:
         """Return the common outcome of a task's nodes, or None while one of them is pending."""
         nodes = [*nodes]
-        enabled = self.enabled(nodes)
+        enabled = nodes_among(nodes, self.parsed)
         if nodes and not enabled:
             return "left_out"
         statuses = {self.nodes[node].status if node in self.nodes else None for node in enabled}
@@ -311,13 +306,14 @@ class BuildResults:
         return found
 
 
-def without_lone_functions(nodes: Iterable[str]) -> tuple[str, ...]:
-    """Return some nodes of a task, or none if all of them are functions.
+def nodes_among(nodes: Iterable[str], wanted: Set[str] | None) -> tuple[str, ...]:
+    """Return the nodes of a task that are in `wanted`, or all of them if `wanted` is None.
 
-    A function is built with each node that uses it, so it does not decide alone about a task.
+    The result is empty if it would have only functions. A function is built with each node that
+    uses it, so it does not decide alone about a task.
     """
-    nodes = tuple(nodes)
-    return () if all(node.startswith("function.") for node in nodes) else nodes
+    found = tuple(node for node in nodes if wanted is None or node in wanted)
+    return () if all(node.startswith("function.") for node in found) else found
 
 
 def _fails_fast() -> bool:

@@ -4,14 +4,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from cosmos.constants import TestBehavior
 
 from include.dbt_build.manifest import SlimManifest, all_nodes, is_empty, slim_manifest
 from include.dbt_build.parsing import load_manifest, run_dbt
-from include.dbt_build.project import DbtProject
+from include.dbt_build.project import DbtProject, digest
 
 # Selects the nodes in the file that `write_state` writes, in the schema of dbt since 1.8.
 SELECT_STATE = "result:error"
@@ -122,7 +121,7 @@ def _digest(project: DbtProject, selection: Selection) -> str:
             if (file := Path(folder, name)).exists():
                 # The layers of an image keep whole seconds only.
                 inputs.append([name, int(file.stat().st_mtime), file.stat().st_size])
-    return sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return digest(inputs)
 
 
 def _slim_manifest(project: DbtProject, selection: Selection) -> SlimManifest:

@@ -13,7 +13,6 @@ import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 
 import yaml
@@ -26,7 +25,8 @@ from include.dbt_build.packages import (
     packages_folder,
 )
 from include.dbt_build.parsing import run_dbt
-from include.dbt_build.project import PACKAGE_FILES, DbtProject, fingerprint, read_yaml
+from include.dbt_build.project import PACKAGE_FILES, DbtProject, digest, fingerprint, read_yaml
+from include.dbt_build.task_names import short_hash
 
 # dbt and Python write these into a project. Their changes are not changes of the project.
 GENERATED = {"target", "logs", "__pycache__", ".user.yml"}
@@ -60,7 +60,7 @@ def is_up_to_date(project: DbtProject) -> bool:
         return False
     times = _times(project)
     # The digest also shows that a deploy has replaced a file by an older one.
-    return _digest(times) == inputs["times"] and max(times.values()) <= inputs["made_at"]
+    return _times_digest(times) == inputs["times"] and max(times.values()) <= inputs["made_at"]
 
 
 def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
@@ -76,7 +76,10 @@ def is_parse_valid(project: DbtProject, environment: Mapping[str, str]) -> bool:
 
 
 def is_parsed_in_each_run(project: DbtProject) -> bool:
-    """Return whether no run may use the parse of another run, which dbt itself does not notice."""
+    """Return whether each run has to parse the project.
+
+    dbt's partial parsing does not notice that a parse depends on the run.
+    """
     try:
         return json.loads(project.inputs_file.read_text())["depends_on_run"]
     except FileNotFoundError:
@@ -96,11 +99,11 @@ def _times(project: DbtProject) -> dict[str, float]:
     }
 
 
-def _digest(times: Mapping[str, float]) -> str:
+def _times_digest(times: Mapping[str, float]) -> str:
     """Return a hash of the names and times of files, which a deleted file changes too."""
     # The layers of an image keep whole seconds only.
     seconds = {file: int(changed_at) for file, changed_at in times.items()}
-    return sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()
+    return digest(seconds)
 
 
 def _files(project: DbtProject) -> Iterator[Path]:
@@ -147,7 +150,7 @@ def _make(project: DbtProject) -> None:
     if project.manifest is None:
         install_packages(project)
     # Read before the parse, so that the next check notices a file that is deleted during the parse.
-    times = _digest(_times(project))
+    times = _times_digest(_times(project))
     if project.manifest is None:
         run_dbt(project, "parse")
     else:
@@ -222,7 +225,7 @@ def _outside_folders(path: Path) -> dict[str, Path]:
 
 def _link_name(outside_path: str) -> str:
     # Two paths can end with the same name, and the project can have a folder of that name.
-    return f"{Path(outside_path).name}_{sha256(outside_path.encode()).hexdigest()[:8]}"
+    return f"{Path(outside_path).name}_{short_hash(outside_path)}"
 
 
 def _write_project_file(project: DbtProject) -> None:
