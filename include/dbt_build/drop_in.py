@@ -19,9 +19,9 @@ class DbtDag(cosmos.DbtDag):
             gets a task. If the source is older than error_after, the task fails, and dbt does not
             build the nodes that depend on the source.
         run_options: whether the trigger form gets fields to build a part of the nodes, with a full
-            refresh, an event time range or other variables: see run_options.PARAMS. Node tasks then
-            have the trigger rule none_failed, because the tasks of all other nodes are skipped. So
-            has the build task, which Airflow refuses directly downstream of another setup task.
+            refresh, an event time range or other variables: see run_options.PARAMS. The build task
+            then has the trigger rule none_failed, so Airflow refuses to put it directly downstream
+            of another setup task.
         args, kwargs: the arguments of cosmos.DbtDag.
     """
 

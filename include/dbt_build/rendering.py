@@ -148,7 +148,7 @@ class Rendering:
         given = check_default_args({**dag.default_args, **task_group.default_args})
         self.group.command_args = {**given, **self.group.command_args}
         if self.run_options:
-            self._add_run_options(dag, tasks)
+            self._add_run_options(dag)
         build = DbtBuildOperator(task_id="dbt_build", group=self.group, **common).as_setup()
         if self.run_options:
             # The build task itself decides whether the group is skipped.
@@ -156,7 +156,7 @@ class Rendering:
         teardown = DbtBuildTeardown(task_id="dbt_build_done", group=self.group, **common)
         self._connect(tasks, build, teardown)
 
-    def _add_run_options(self, dag, tasks: dict[str, BaseOperator]) -> None:
+    def _add_run_options(self, dag) -> None:
         for word in self.arguments.selection.options:
             # dbt would add these nodes to those of `dbt_select`.
             if word.partition("=")[0] in ("-s", "--select", "--selector"):
@@ -166,10 +166,6 @@ class Rendering:
                 )
         for name, param in PARAMS.items():
             dag.params.setdefault(name, param)
-        for task in tasks.values():
-            # A selected node can be downstream of a node whose task is skipped.
-            if task.upstream_task_ids & tasks.keys():
-                task.trigger_rule = TriggerRule.NONE_FAILED
 
     def _add_other(self, other: TaskNodes, suffix: str, common: dict) -> None:
         task_args = dict(common)
@@ -190,6 +186,10 @@ class Rendering:
         nearest: dict[str, set[str]] = {}
         for name in order:
             task, nearest[name] = tasks[name], set()
+            if upstream[name]:
+                # The options or the variables of a run can leave out a node upstream. Its task is
+                # skipped, and the setup alone decides whether the whole group is.
+                task.trigger_rule = TriggerRule.NONE_FAILED
             for parent in upstream[name]:
                 has_node = isinstance(tasks[parent], DbtNodeOperator)
                 nearest[name] |= {parent} if has_node else nearest[parent]

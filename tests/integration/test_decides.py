@@ -216,6 +216,18 @@ def test_no_task_builds_a_node_that_the_selection_leaves_out_with_the_variables_
     assert "no task: function.decides.twice" in states.log("dbt_build")
 
 
+def test_a_node_is_built_downstream_of_one_that_the_variables_of_the_run_leave_out(run_of):
+    states = run_of("decides_templated")
+    assert states.run() == "success"
+    states.broken("independent_1")
+    states.trigger(leave_out=True)
+    states.wait_for_state("independent_1_run", "up_for_retry")
+    states.broken()
+    assert states.end() == "success"
+    assert states.not_successful() == {"tagged_run": "skipped"}
+    assert states.built() == {"independent_1": 1, "after_tagged": 1}
+
+
 @pytest.mark.parametrize("dag_id", ["decides_fail_fast", "decides_fail_fast_flag"])
 def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of, dag_id):
     states = run_of(dag_id)

@@ -90,6 +90,15 @@ TAGGED = dbt_args("independent_1", "tag:chosen", "twice")
 TAGGED["render_config"].test_behavior = TestBehavior.AFTER_ALL
 decides_tagged = DbtDag(dag_id="decides_tagged", **ARGS, **TAGGED, run_options=True)
 
+# A run with `leave_out` leaves out the model between the two others. dbt renders the template too,
+# when it parses the project.
+TEMPLATED = dbt_args("independent_1", "tag:chosen", "after_tagged", "twice")
+IS_CHOSEN = "{{ '' if dag_run is defined and dag_run.conf.get('leave_out') else 'yes' }}"
+TEMPLATED["project_config"] = ProjectConfig(
+    DBT_PROJECTS / "decides", dbt_vars={"is_chosen": IS_CHOSEN}
+)
+decides_templated = DbtDag(dag_id="decides_templated", **ARGS, **TEMPLATED)
+
 with DAG("decides_groups", params={"skip": False}, **ARGS):
 
     @task
