@@ -85,10 +85,12 @@ class DbtBuildOperator(DbtCommandOperator):
             first_try=first_try(ti),
             clear_number=context["dag_run"].clear_number,
             run_start_of_unended_try=str(context["dag_run"].start_date),
+            has_ended_well=False,
             selected=None if selected is None else sorted(selected),
             built=[],
             incomplete=[],
             done_before=sorted(done),
+            without_event=[],
         )
         if before is not None:
             state = self._extend_state(state, before, states, pending)
@@ -102,8 +104,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 f"An earlier try built some batches of {', '.join(sorted(incomplete))}. {NO_RETRY} "
                 "Clear this task to build the newest batches only."
             )
-        # The asset events of these nodes were lost with a failed try.
-        self.built_by_earlier_tries = done - {*state["done_before"]}
+        self.built_by_earlier_tries = {*state["without_event"]}
         built = {*state["built"]}
         self.results.add_succeeded(
             built, "An earlier try of the build task built this node: see the log of that try."
@@ -221,7 +222,13 @@ class DbtBuildOperator(DbtCommandOperator):
         it also has the nodes of the leaves that dbt had finished: the tasks of these nodes are
         pending, because leaves wait for dbt's end.
         """
-        if before["first_try"] == state["first_try"]:
+        is_same_try = before["first_try"] == state["first_try"]
+        # Earlier versions of the engine have stored neither this nor `without_event`.
+        if is_same_try or not before.get("has_ended_well", True):
+            done = {*state["done_before"]}
+            lost = {*before.get("without_event", ())} | (done - {*before["done_before"]})
+            state = {**state, "without_event": sorted(done & lost)}
+        if is_same_try:
             state = {**state, **{key: before[key] for key in ("incomplete", "done_before")}}
             if before["clear_number"] == state["clear_number"]:
                 return {**state, "built": before["built"]}

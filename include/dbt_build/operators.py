@@ -149,6 +149,8 @@ class DbtNodeOperator(BaseOperator):
             with build_lock(self.group.command_args["profile_config"], ti):
                 # A build that held the lock in the meantime has stored a newer result.
                 stored = self._stored_result(ti)
+                if stored is None and self._lacks_result(ti):
+                    stored = self._built_result(ti)
                 if stored is None or stored == result:
                     self._require_no_old_rows(ti)
                     stored = self._run_dbt(context, result["built"] if result else ())
@@ -173,6 +175,13 @@ class DbtNodeOperator(BaseOperator):
         may_build_again = result["outcome"] == "error" and not _has_relation(result["built"])
         is_mine = reader == ti.try_number or (is_retry and not may_build_again)
         return result if is_mine else None
+
+    def _lacks_result(self, ti) -> bool:
+        """Return whether the newest build has failed and has stored no result for this task."""
+        state = self.group.state(ti)
+        reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
+        # Earlier versions of the engine have not stored `has_ended_well`.
+        return reader is None and (state is None or not state.get("has_ended_well", True))
 
     def _built_result(self, ti) -> StoredResult:
         """Return the result of nodes that dbt built, but that the build task did not report.
@@ -321,10 +330,7 @@ class DbtBuildTeardown(BaseOperator):
         states, selected = task_states(ti), self.group.selected_nodes(ti)
         if selected is not None:
             # Airflow has deleted the state, and the build task reads the selection after a clear.
-            state = BuildState(
-                **{"first_try": 0, "clear_number": 0, "run_start_of_unended_try": None},
-                **{"selected": sorted(selected), "built": [], "incomplete": [], "done_before": []},
-            )
+            state = {**self.group.state(ti), "first_try": 0, "built": []}
             ti.xcom_push(key=BUILD_STATE, value=state)
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         left_out = [name for name, result in results.items() if result["outcome"] == "left_out"]

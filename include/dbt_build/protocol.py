@@ -51,15 +51,19 @@ class BuildState(TypedDict):
     # The start date of the run while a try works, and None after the try. The date stays if Airflow
     # interrupts the try, as it does when a task is cleared while dbt works.
     run_start_of_unended_try: str | None
+    # Whether dbt, its hooks and the nodes without a task have ended well.
+    has_ended_well: bool
     # The nodes and sources that the run selects, or None if it builds all nodes of the DAG.
     selected: list[str] | None
     # The nodes that dbt has built and whose tasks were not yet successful in Airflow.
     built: list[str]
     # The microbatch models that lack batches which no retry would build.
     incomplete: list[str]
-    # The nodes of the tasks that were successful before the first try. An earlier build has emitted
-    # the asset events of these nodes.
+    # The nodes of the tasks that were successful before the first try.
     done_before: list[str]
+    # The nodes whose tasks have become successful in earlier tries that failed. Airflow emits no
+    # asset event for such a try.
+    without_event: list[str]
 
 
 class Problem(TypedDict):

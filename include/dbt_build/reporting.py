@@ -139,7 +139,7 @@ class ResultReporter:
 
     def _end(self) -> None:
         """Report what is only known when dbt has ended."""
-        self._store_state(run_start_of_unended_try=None)
+        self._store_state(run_start_of_unended_try=None, has_ended_well=self.has_ended_well)
         self._collect()
         if self.has_ended_well:
             for task_id in self._pending():

@@ -300,16 +300,20 @@ def test_a_function_that_no_model_uses_is_not_missing_in_a_successful_run(run_of
     assert "OK created function decides.largest" in states.log("dbt_build", 2)
 
 
-def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of):
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of, is_cleared):
     states = run_of("decides_hook")
+    if is_cleared:
+        states.run()
     states.broken("end_hook")
-    assert states.run() == "failed"
+    states.clear() if is_cleared else states.trigger()
+    assert states.end() == "failed"
     assert states.states() == {
         "dbt_build": "failed",
         "appends_run": "upstream_failed",
         "dbt_build_done": "upstream_failed",
     }
-    assert states.tasks()["dbt_build"]["try_number"] == 1
+    assert states.tasks()["dbt_build"]["try_number"] == 1 + is_cleared
     assert states.built() == {"appends": 1}
     # Somebody decides that the hook does not matter.
     states.mark("dbt_build", "success")
@@ -322,7 +326,7 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
     assert states.end() == "success"
     assert states.not_successful() == {}
     assert states.built() == {"appends": 1}
-    assert "OK hook: decides.on-run-end" in states.log("dbt_build", 2)
+    assert "OK hook: decides.on-run-end" in states.log("dbt_build", 2 + is_cleared)
 
 
 @pytest.mark.parametrize("broken", ["check", "end_hook"])

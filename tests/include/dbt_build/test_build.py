@@ -14,10 +14,12 @@ STATE = BuildState(
     first_try=1,
     clear_number=0,
     run_start_of_unended_try=RUN_START,
+    has_ended_well=False,
     selected=[LEAF],
     built=[LEAF],
     incomplete=[],
     done_before=[],
+    without_event=[],
 )
 
 
@@ -40,6 +42,24 @@ def test_a_retry_and_not_a_clear_keeps_what_the_killed_try_built(
     new = {**STATE, "first_try": first_try, "clear_number": clear_number, "built": []}
     pending = [task for task in task._node_tasks() if task.task_id not in states]
     assert {*task._extend_state(new, STATE, states, pending)["built"]} == built
+
+
+@pytest.mark.parametrize(
+    ("first_try", "changes", "lost"),
+    [
+        pytest.param(1, {}, {"model.small.a"}, id="retry"),
+        pytest.param(2, {}, {"model.small.a"}, id="clear after a failure"),
+        pytest.param(2, {"has_ended_well": True}, set(), id="clear after a success"),
+        pytest.param(2, {"done_before": ["model.small.a"]}, set(), id="done before the failure"),
+    ],
+)
+def test_the_asset_events_of_a_failed_try_are_emitted_later(small, first_try, changes, lost):
+    dag = render(small({}, a="select 1 as id", b="select * from {{ ref('a') }}"))
+    task = dag.get_task("dbt_build")
+    new = {**STATE, "first_try": first_try, "done_before": ["model.small.a"]}
+    pending = [dag.get_task("b_run")]
+    state = task._extend_state(new, {**STATE, **changes}, {"a_run": "success"}, pending)
+    assert {*state["without_event"]} == lost
 
 
 @pytest.mark.parametrize(("first_try", "selected"), [(1, {LEAF}), (2, {LEAF, "model.small.a"})])

@@ -13,10 +13,12 @@ STATE = BuildState(
     first_try=1,
     clear_number=0,
     run_start_of_unended_try=None,
+    has_ended_well=False,
     selected=None,
     built=[],
     incomplete=[],
     done_before=[],
+    without_event=[],
 )
 
 
