@@ -1,10 +1,12 @@
 """Postgres and Airflow as a whole: `make start`, `make stop`, and the commands around them."""
 
+import fcntl
 import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 import psycopg
 from rich.table import Table
@@ -17,6 +19,34 @@ from local.settings import ROOT, Failure, Settings, shared_env
 def start(settings: Settings) -> None:
     """Start everything that does not run yet, and run the DAG of local.toml."""
     require_target(settings)
+    with one_start_at_a_time(settings):
+        port, is_imported = start_airflow(settings)
+    api = pipeline.Api(port)
+    dag_id, then = settings.local_toml["dag"], settings.local_toml["then"]
+    # If there is an import error, which is printed already, the DAGs may never appear.
+    pipeline.wait_for_dags(api, dag_id, *then, seconds=120 if is_imported else 30)
+    pipeline.run(api, dag_id, then=then)
+    show(settings, airflow.target(settings))
+    console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.")
+
+
+@contextmanager
+def one_start_at_a_time(settings: Settings) -> Iterator[None]:
+    """Raise a Failure if another command starts Airflow, because this one would stop it halfway."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    folder = os.open(settings.home, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure("Another `make start` is at work here: wait until it ends.") from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def start_airflow(settings: Settings) -> tuple[str, bool]:
+    """Start Postgres and Airflow; return Airflow's port, and whether no DAG file has an error."""
     # Airflow's processes end soon after their database, so without Postgres Airflow is stopped.
     running = airflow.port_in_use(settings) if postgres.port_in_use(settings) else None
     if running:
@@ -34,13 +64,7 @@ def start(settings: Settings) -> None:
         except BaseException:
             airflow.stop(settings)
             raise
-    api = pipeline.Api(running or settings.port)
-    dag_id, then = settings.local_toml["dag"], settings.local_toml["then"]
-    # If there is an import error, which is printed already, the DAGs may never appear.
-    pipeline.wait_for_dags(api, dag_id, *then, seconds=120 if is_imported else 30)
-    pipeline.run(api, dag_id, then=then)
-    show(settings, airflow.target(settings))
-    console.print(f"Airflow keeps running on {api.url}; `make stop` stops it.")
+    return running or settings.port, is_imported
 
 
 def require_target(settings: Settings) -> None:

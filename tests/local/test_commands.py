@@ -1,6 +1,7 @@
 """What the commands print, their errors, and who can connect to their Postgres."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -171,6 +172,15 @@ def test_a_full_disk_is_named(postgres):
     file.unlink()
     assert code == 1
     assert lines == [f"error: No space left on device: {postgres['LOCAL_HOME']}"]
+
+
+def test_a_second_start_does_not_stop_the_first_one(make, tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    code, lines = make("start")
+    os.close(folder)
+    assert code != 0
+    assert lines == ["error: Another `make start` is at work here: wait until it ends."]
 
 
 @pytest.mark.slow
