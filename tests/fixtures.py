@@ -1,5 +1,7 @@
 """Fixtures and functions of the tests that only the template has: `make adopt` removes them."""
 
+import gc
+import json
 import os
 import shutil
 import socket
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -23,6 +26,46 @@ AIRFLOW_FILES = (
     "tests/nyc_flights/test_pipeline.py",
     "tests/test_end_to_end.py",
 )
+
+BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
+# Settings that the tests of a fork do not have.
+TEMPLATE_SETTINGS = {
+    # The second folder has DAGs that only tests run.
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+        [
+            {"name": name, "classpath": BUNDLE, "kwargs": {"path": str(ROOT / path)}}
+            for name, path in (("dags-folder", "dags"), ("tests", "tests/integration/dags"))
+        ]
+    ),
+    # These DAG files have many DAGs, and are parsed while another process runs tests.
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "650",
+    # With the defaults, test_kills.py would wait for minutes.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "10",
+    # Without this folder the sample has no task that makes the docs.
+    "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
+        {"dbt": {"dir": str(HOME / "docs"), "index": "static_index.html"}}
+    ),
+}
+os.environ |= TEMPLATE_SETTINGS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_dbt():
+    """Make the commands of dbt as fast as outside of pytest.
+
+    dbt searches all of Python's frames and modules for the source of each flag of an adapter. Under
+    pytest that takes a second for each command of dbt, elsewhere 0.1 s.
+    """
+    import dbt.cli.main  # noqa: F401
+    from dbt_common.behavior_flags import BehaviorFlagRendered
+
+    # The engine collects garbage after each command of dbt. The objects of pytest and of the
+    # modules are not searched, which would take 0.3 s.
+    gc.freeze()
+    with mock.patch.object(BehaviorFlagRendered, "_default_source", return_value="dbt"):
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

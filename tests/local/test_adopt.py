@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import HAS_POSTGRES, ROOT, free_port
-from tests.fixtures import commit, git, write
+from tests.fixtures import TEMPLATE_SETTINGS, commit, git, write
 
 if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
@@ -43,7 +43,11 @@ def run(clone: Path, command: str, *options: str, **env: str) -> subprocess.Comp
 
 def check(clone: Path, *tests: str) -> None:
     """Run some of a clone's own tests."""
-    inherited = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTEST") and name not in TEMPLATE_SETTINGS
+    }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=clone,
