@@ -106,6 +106,7 @@ class BuildTasks:
             if dag.get_task(name).task_type == NODE
         }
         self.upstream = {name: dag.get_task(name).upstream_task_ids for name in self.nodes}
+        self.retries = {name: dag.get_task(name).retries for name in self.nodes}
 
 
 # A DAG of thousands of tasks is slow to read.
@@ -156,10 +157,14 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
             states = session.scalars(nodes.with_only_columns(TaskInstance.state))
             if not {*states} <= {State.SUCCESS, State.SKIPPED}:
                 continue
-        if ti.state == State.FAILED and not hasattr(TaskInstance, "working_set"):
+        is_failed, first = ti.state == State.FAILED, next_try(ti)
+        if is_failed and not hasattr(TaskInstance, "working_set"):
             # The log of the failed try stays in the UI, as it does after a clear.
             ti.prepare_db_for_next_try(session)
         _set_state(ti, state, times, build)
+        if is_failed and state in (State.SCHEDULED, None):
+            # The task has all its retries, as after a clear.
+            ti.max_tries = first - 1 + tasks.retries[task_id]
         session.add(
             Log(
                 event=state.value if state else "due",

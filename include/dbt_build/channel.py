@@ -14,6 +14,8 @@ from jinja2 import Template
 from include.dbt_build.protocol import Answer, Report, sign, signing_key
 
 TIMEOUT_SECONDS = 60
+# The length of a server's answer in a log line.
+REASON_CHARACTERS = 200
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,9 @@ class PluginClient:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code == httpx.codes.CONFLICT:
                     raise BuildEndedError(f"{url}: {error.response.text}") from None
-                errors.append(f"{url}: status {error.response.status_code}")
+                # A proxy can answer with a long page.
+                reason = " ".join(error.response.text.split())[:REASON_CHARACTERS]
+                errors.append(f"{url}: status {error.response.status_code} {reason}".rstrip())
             except (httpx.HTTPError, ValueError) as error:
                 errors.append(f"{url}: {type(error).__name__}")
             else:
