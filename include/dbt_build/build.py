@@ -11,7 +11,7 @@ from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import NOTHING_TO_RUN, all_nodes, is_run, nodes_downstream_of
 from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
-from include.dbt_build.protocol import BUILD_STATE, BuildState
+from include.dbt_build.protocol import BuildState
 from include.dbt_build.reporting import ResultReporter, first_try, store_state, task_states
 from include.dbt_build.results import NO_RETRY
 
@@ -74,7 +74,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 retry would leave batches out.
         """
         ti, teardown_id = context["ti"], self.group.teardown_id
-        before: BuildState | None = ti.xcom_pull(task_ids=teardown_id, key=BUILD_STATE)
+        before = self.group.state(ti, teardown_id)
         selected = self._selection_of_run(context, before)
         states = self._settled_states(ti)
         pending = [task for task in self._node_tasks() if not task.is_done(states, selected)]
@@ -88,6 +88,7 @@ class DbtBuildOperator(DbtCommandOperator):
             has_ended_well=False,
             selected=None if selected is None else sorted(selected),
             built=[],
+            succeeded=[],
             incomplete=[],
             done_before=sorted(done),
             without_event=[],
@@ -104,7 +105,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 f"An earlier try built some batches of {', '.join(sorted(incomplete))}. {NO_RETRY} "
                 "Clear this task to build the newest batches only."
             )
-        self.built_by_earlier_tries = {*state["without_event"]}
+        self.without_event = {*state["without_event"]}
         built = {*state["built"]}
         self.results.add_succeeded(
             built, "An earlier try of the build task built this node: see the log of that try."
@@ -117,9 +118,7 @@ class DbtBuildOperator(DbtCommandOperator):
                 self._build_tests_last(context, nodes)
             # If an earlier try built all nodes, dbt only warns that there is nothing to do. It runs
             # nevertheless, so that Cosmos calls the callbacks.
-            elif has_nodes or (
-                (built or self.built_by_earlier_tries) and not self.fails_on_warnings
-            ):
+            elif has_nodes or ((built or self.without_event) and not self.fails_on_warnings):
                 self.build(context, nodes)
             self.call_on_warning(context)
             # A function without a node that uses it counts as a node without a task.
@@ -223,10 +222,9 @@ class DbtBuildOperator(DbtCommandOperator):
         pending, because leaves wait for dbt's end.
         """
         is_same_try = before["first_try"] == state["first_try"]
-        # Earlier versions of the engine have stored neither this nor `without_event`.
-        if is_same_try or not before.get("has_ended_well", True):
+        if is_same_try or not before["has_ended_well"]:
             done = {*state["done_before"]}
-            lost = {*before.get("without_event", ())} | (done - {*before["done_before"]})
+            lost = {*before["without_event"]} | (done - {*before["done_before"]})
             state = {**state, "without_event": sorted(done & lost)}
         if is_same_try:
             state = {**state, **{key: before[key] for key in ("incomplete", "done_before")}}

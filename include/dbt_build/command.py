@@ -71,7 +71,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         self.has_run_options, self.run_options = has_run_options, RunOptions()
         self.results = BuildResults()
         # Nodes whose asset events were lost with an earlier try of the task, by unique ID.
-        self.built_by_earlier_tries: set[str] = set()
+        self.without_event: set[str] = set()
         self.emits_assets = emit_datasets
         self.user_callbacks = callback if isinstance(callback, list) else [callback]
         self.runner_callbacks = dbt_runner_callbacks or []
@@ -291,7 +291,7 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         # An ephemeral model is a part of the models that read it, and has no relation.
         nodes = json.loads(manifest.read_text())["nodes"].items()
         relations = {k for k, node in nodes if node["config"].get("materialized") != "ephemeral"}
-        built = self.results.succeeded() | self.built_by_earlier_tries
+        built = self.results.succeeded() | self.without_event
         for unique_id in sorted(built & uris.keys() & relations):
             for uri in uris[unique_id]:
                 try:

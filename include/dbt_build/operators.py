@@ -45,9 +45,12 @@ class BuildGroup:
         """Return empty results for a command that builds nodes of the group."""
         return BuildResults(self.slim["repeated_batches"])
 
-    def state(self, ti) -> BuildState | None:
-        """Return the state of the newest try of the build task, or None if it stored none."""
-        return ti.xcom_pull(task_ids=self.build_id, key=BUILD_STATE)
+    def state(self, ti, task_id: str = "") -> BuildState | None:
+        """Return the state that the build task has stored at itself or at its teardown, or None."""
+        stored = ti.xcom_pull(task_ids=task_id or self.build_id, key=BUILD_STATE)
+        # Earlier versions of the engine have not stored these fields.
+        defaults = {"has_ended_well": True, "succeeded": [], "without_event": []}
+        return stored and {**defaults, **stored}
 
     def selected_nodes(self, ti) -> set[str] | None:
         """Return the nodes that a run selects, or None if it builds all nodes of the DAG."""
@@ -68,7 +71,8 @@ class DbtNodeOperator(BaseOperator):
     Usually the task becomes successful without a process, because the build task reports its result
     to Airflow. It starts a process if a node failed, to fail with dbt's message, or if its result
     could not be reported. It runs dbt itself in a retry after an error, after a clear of this task
-    alone, and if dbt skipped its nodes because of a task that has succeeded in a later try.
+    alone, if dbt skipped its nodes because of a task that has succeeded in a later try, and if a
+    deploy has added the task since dbt started.
 
     Args:
         group: the build that the task belongs to.
@@ -134,15 +138,21 @@ class DbtNodeOperator(BaseOperator):
         return bool(self.has_on_success_callback or self.has_on_execute_callback or self.outlets)
 
     @property
+    def dbt_continues(self) -> bool:
+        """Return whether dbt builds nodes of other tasks although a model of this task failed."""
+        # A function of the task is not built again for other models that use it.
+        relations = [node for node in self.nodes if _has_relation([node])]
+        continuing = {*self.group.slim["continue_on_failure"]}.intersection(relations)
+        return not nodes_downstream_of(self.group.slim, continuing) <= {*self.nodes}
+
+    @property
     def reader_key(self) -> str:
         """Return the XCom key of the number of the first try that read the stored result."""
         return f"{NODE_RESULTS}_read_{self.task_id}"
 
     def execute(self, context) -> None:
         ti = context["ti"]
-        result = self._stored_result(ti)
-        if result is None and ti.try_number == 1:
-            result = self._built_result(ti)
+        result, is_reported = self._stored_result(ti), True
         # The task of a skipped node starts only if the failed task upstream has succeeded in a
         # later try, or if somebody has cleared this task.
         if result is None or result["outcome"] == "skipped":
@@ -150,19 +160,19 @@ class DbtNodeOperator(BaseOperator):
                 # A build that held the lock in the meantime has stored a newer result.
                 stored = self._stored_result(ti)
                 if stored is None and self._lacks_result(ti):
-                    stored = self._built_result(ti)
-                if stored is None or stored == result:
-                    self._require_no_old_rows(ti)
-                    stored = self._run_dbt(context, result["built"] if result else ())
+                    stored = result = self._unreported_result(ti)
+                if stored is None or (stored == result and stored["outcome"] == "skipped"):
+                    stored = self._run_dbt(context, stored["built"] if stored else ())
+                    is_reported = False
                 result = stored
-        self._end(result)
+        self._end(result, is_reported=is_reported)
 
     def _stored_result(self, ti) -> StoredResult | None:
         """Return the result that the build task stored, unless an earlier try has read it.
 
         A retry reads the result again, because the process of the earlier try may have been killed.
         After an error it does not, unless dbt has built a model of the task nevertheless, such as
-        the model whose test had the error.
+        the model whose test had the error, or builds downstream nodes from the old rows.
         """
         results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
         if (result := results.get(self.task_id)) is None:
@@ -172,67 +182,53 @@ class DbtNodeOperator(BaseOperator):
             set_xcom(ti, self.group.build_id, self.reader_key, ti.try_number)
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
-        may_build_again = result["outcome"] == "error" and not _has_relation(result["built"])
+        is_final = _has_relation(result["built"]) or self.dbt_continues
+        may_build_again = result["outcome"] == "error" and not is_final
         is_mine = reader == ti.try_number or (is_retry and not may_build_again)
         return result if is_mine else None
 
     def _lacks_result(self, ti) -> bool:
-        """Return whether the newest build has failed and has stored no result for this task."""
+        """Return whether the newest build has stored no result for this task.
+
+        It has stored none if it has failed, or if a deploy has added this task since dbt started.
+        It stores none of a task that becomes successful: such a task starts only after a clear.
+        """
+        if ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key) is not None:
+            return False
         state = self.group.state(ti)
-        reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
-        # Earlier versions of the engine have not stored `has_ended_well`.
-        return reader is None and (state is None or not state.get("has_ended_well", True))
+        return state is None or not state["has_ended_well"] or first_try(ti) == 1
 
-    def _built_result(self, ti) -> StoredResult:
-        """Return the result of nodes that dbt built, but that the build task did not report.
+    def _unreported_result(self, ti) -> StoredResult:
+        """Return the result of nodes for whose task the build task has stored none.
 
-        This happens if somebody marks a failed build task as successful, or if a deploy renames
-        this task.
+        This happens if somebody marks a failed build task as successful, or if a deploy has added
+        or renamed this task since dbt started. The outcome of nodes that dbt did not build is
+        `skipped`, so that this task builds them.
 
         Raises:
-            AirflowFailException: dbt has not built the nodes in this run. There is no retry,
-                because it would build them although the build task may have failed in a hook.
+            AirflowFailException: the build task has failed, or has built some batches of a node.
+                There is no retry, because it would build the nodes although the build task may have
+                failed in a hook, or would leave batches out.
             AirflowException: the build task has not ended. A retry can read its result.
         """
         nodes = self.nodes_in(self.group.selected_nodes(ti))
-        built = (self.group.state(ti) or {}).get("built", ())
-        names = ", ".join(nodes)
-        if not {*nodes} <= {*built}:
-            is_over = task_states(ti).get(self.group.build_id) == "success"
-            raise (AirflowFailException if is_over else AirflowException)(
-                f"The build task stored no result for {names}: see its log, and clear it."
-            )
-        message = f"dbt built {names}: see the log of the build task."
-        outcome = "success" if nodes else "left_out"
-        return StoredResult(outcome=outcome, message=message, sql="", built=[])
-
-    def _require_no_old_rows(self, ti) -> None:
-        """Refuse a retry after which nodes downstream would have rows of the failed try.
-
-        dbt builds these nodes if the failed node has `on_error: continue`.
-
-        Raises:
-            AirflowFailException: the build task has built such a node.
-        """
-        # A function of the task is not built again for other models that use it.
-        relations = [node for node in self.nodes if _has_relation([node])]
-        if not relations:
-            return
-        reader = ti.xcom_pull(task_ids=self.group.build_id, key=self.reader_key)
         state = self.group.state(ti)
-        if reader is None or state is None or not first_try(ti) <= reader < ti.try_number:
-            return
-        downstream = nodes_downstream_of(self.group.slim, relations) - {*state["done_before"]}
-        results = ti.xcom_pull(task_ids=self.group.build_id, key=NODE_RESULTS) or {}
-        states, selected = task_states(ti), self.group.selected_nodes(ti)
-        for name in self.group.node_task_ids:
-            # A task that waits for this one reads its stored result later.
-            is_built = "success" in (states.get(name), results.get(name, {}).get("outcome"))
-            if is_built and not downstream.isdisjoint(self.dag.get_task(name).nodes_in(selected)):
-                raise AirflowFailException(
-                    f"dbt has built {name} without the new rows of {', '.join(self.nodes)}: clear "
-                    "this task with its downstream tasks."
-                )
+        built = {*nodes}.intersection(state["built"] + state["succeeded"]) if state else set()
+        if _has_relation(built):
+            # dbt runs a unit test, and builds a function, only together with a model.
+            built |= {node for node in nodes if node.startswith(("unit_test.", "function."))}
+        names = ", ".join(nodes)
+        if len(built) == len(nodes):
+            message = f"dbt built {names}: see the log of the build task."
+            outcome = "success" if nodes else "left_out"
+            return StoredResult(outcome=outcome, message=message, sql="", built=[])
+        if state and state["has_ended_well"] and not {*nodes} & {*state["incomplete"]}:
+            self.log.info("A deploy has added this task since dbt started, so it runs dbt itself.")
+            return StoredResult(outcome="skipped", message="", sql="", built=sorted(built))
+        is_over = task_states(ti).get(self.group.build_id) == "success"
+        raise (AirflowFailException if is_over else AirflowException)(
+            f"The build task stored no result for {names}: see its log, and clear it."
+        )
 
     def _run_dbt(self, context, built: Collection[str]) -> StoredResult:
         """Run dbt for the nodes of this task that are not in `built`, and return their result."""
@@ -273,7 +269,8 @@ class DbtNodeOperator(BaseOperator):
             built=[node for node in nodes if node in command.results.built()],
         )
 
-    def _end(self, result: StoredResult) -> None:
+    def _end(self, result: StoredResult, *, is_reported: bool) -> None:
+        """End the task with a result that the build task has reported, or that of its own dbt."""
         if result["outcome"] == "success":
             self.log.info("%s", result["message"])
             return
@@ -284,6 +281,12 @@ class DbtNodeOperator(BaseOperator):
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
         is_final = result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
+        if result["outcome"] == "error" and is_reported and self.dbt_continues:
+            self.log.info(
+                "There is no retry, because dbt builds downstream nodes from the old rows "
+                "(on_error: continue): clear this task with its downstream tasks."
+            )
+            is_final = True
         raise (AirflowFailException if is_final else AirflowException)(message.partition("\n")[0])
 
 
@@ -341,9 +344,10 @@ class DbtBuildTeardown(BaseOperator):
             and not (name in left_out and states.get(name) == "skipped")
         ]
         if not_done:
-            failed = [name for name in not_done if states.get(name) == "failed"]
+            named = [name for name in not_done if states.get(name) in ("failed", "skipped")]
             raise AirflowFailException(
-                f"{len(not_done)} dbt tasks did not succeed; failed: {', '.join(failed) or 'none'}."
+                f"{len(not_done)} dbt tasks did not succeed. "
+                f"Failed or skipped: {', '.join(named) or 'none'}."
             )
 
 

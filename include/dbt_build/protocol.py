@@ -57,6 +57,8 @@ class BuildState(TypedDict):
     selected: list[str] | None
     # The nodes that dbt has built and whose tasks were not yet successful in Airflow.
     built: list[str]
+    # All nodes that have succeeded in this run. The list is empty until dbt has ended.
+    succeeded: list[str]
     # The microbatch models that lack batches which no retry would build.
     incomplete: list[str]
     # The nodes of the tasks that were successful before the first try.

@@ -139,7 +139,15 @@ class ResultReporter:
 
     def _end(self) -> None:
         """Report what is only known when dbt has ended."""
-        self._store_state(run_start_of_unended_try=None, has_ended_well=self.has_ended_well)
+        self._store_state(
+            run_start_of_unended_try=None,
+            has_ended_well=self.has_ended_well,
+            succeeded=sorted(
+                self.results.succeeded().union(
+                    self.state["done_before"], self.state["without_event"]
+                )
+            ),
+        )
         self._collect()
         if self.has_ended_well:
             for task_id in self._pending():
@@ -226,10 +234,10 @@ class ResultReporter:
     def _times(self, task_id: str) -> Times:
         results = [self.results.nodes[node] for node in self.nodes[task_id]]
         now = datetime.now(UTC)
-        return Times(
-            start=min((_utc(node.started_at) for node in results if node.started_at), default=now),
-            end=max((_utc(node.ended_at) for node in results if node.ended_at), default=now),
-        )
+        start = min((_utc(node.started_at) for node in results if node.started_at), default=now)
+        end = max((_utc(node.ended_at) for node in results if node.ended_at), default=now)
+        # If the clock was set back while dbt worked, the node ended before it started.
+        return Times(start=start, end=max(start, end))
 
     def _store(self, outcomes: Mapping[str, Outcome]) -> None:
         """Store the results that tasks read when they start."""

@@ -96,7 +96,7 @@ def select(project: DbtProject, selection: Selection) -> Path:
     Raises:
         DbtError: dbt refuses the selection.
     """
-    file = project.target / f"slim-{_digest(project, selection)}.json"
+    file = project.target / f"slim-{_hash_of_inputs(project, selection)}.json"
     if not file.exists():
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(_slim_manifest(project, selection)))
@@ -104,7 +104,7 @@ def select(project: DbtProject, selection: Selection) -> Path:
     return file
 
 
-def _digest(project: DbtProject, selection: Selection) -> str:
+def _hash_of_inputs(project: DbtProject, selection: Selection) -> str:
     """Return a hash of everything that decides which nodes are selected."""
     environment = project.parse_environment
     variables = {name: environment[name] for name in SELECTING_VARIABLES if name in environment}

@@ -73,38 +73,68 @@ def test_a_node_that_fails_downstream_of_a_failed_one_is_failed_with_dbts_messag
     assert states.built() == {"continues": 1, "after_continues": 1}
 
 
-@pytest.mark.parametrize(
-    ("dag_id", "after"),
-    [("decides_continue_retried", "success"), ("decides_continue_called", "upstream_failed")],
-)
-def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of, dag_id, after):
-    states = run_of(dag_id)
+def test_no_retry_hides_that_dbt_has_built_a_node_from_old_rows(run_of):
+    states = run_of("decides_continue_retried")
     assert states.run() == "success"
     states.broken("continues")
-    states.trigger()
-    states.wait_for_state("continues_run", "up_for_retry")
-    states.broken()
-    assert states.end() == "failed"
+    assert states.run() == "failed"
     found = states.states()
-    assert (found["continues_run"], found["after_continues_run"]) == ("failed", after)
-    assert "clear this task with its downstream tasks" in states.log("continues_run", 2)
+    assert (found["continues_run"], found["after_continues_run"]) == ("failed", "success")
+    assert "clear this task with its downstream tasks" in states.log("continues_run")
     states.broken()
     states.clear("continues_run")
     assert states.end() == "success"
     assert states.built() == {"continues": 1, "after_continues": 1}
 
 
-def test_a_node_is_retried_although_dbt_has_built_what_is_downstream_of_its_test_only(run_of):
-    """`after_compared` reads `compared`, and a test in the task of `compared` reads `against`."""
-    states = run_of("decides_after")
-    assert states.run() == "success"
-    states.broken("against")
-    states.trigger()
-    states.wait_for_state("dbt.against_run", "up_for_retry")
-    states.broken()
+@pytest.fixture
+def deploy(api, projects):
+    """A function that deploys a model and the first test of another one. They are removed later."""
+    folder = projects / "fails_fast"
+    files = {
+        folder / "models" / "added.sql": "select 1 as id",
+        folder / "tests" / "first.sql": "select 1 from {{ ref('independent_1') }} where false",
+    }
+
+    def has_task(dag_id: str) -> bool:
+        tasks = api("GET", f"/dags/{dag_id}/tasks")["tasks"]
+        return any(task["task_id"].endswith("independent_1.test") for task in tasks)
+
+    def deploy() -> None:
+        (folder / "tests").mkdir(exist_ok=True)
+        for file, sql in files.items():
+            file.write_text(sql)
+        wait_until(lambda: has_task("decides_deployed"))
+
+    yield deploy
+    for file in files:
+        file.unlink()
+    for dag_id in ("decides_deployed", "decides_fail_fast_flag"):
+        wait_until(lambda dag_id=dag_id: not has_task(dag_id))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("is_running", [False, True], ids=["ended", "running"])
+def test_a_task_that_a_deploy_adds_to_a_run_builds_its_node_once(run_of, deploy, is_running):
+    states = run_of("decides_deployed")
+    if is_running:
+        # dbt waits for this lock while it builds the model.
+        with states.warehouse.transaction():
+            states.warehouse.execute("lock table raw_states.broken")
+            states.trigger()
+            wait_until(lambda: "START sql table model" in states.log("dbt.dbt_build"))
+            deploy()
+    else:
+        assert states.run() == "success"
+        deploy()
+        # Airflow adds the new tasks to this run.
+        states.clear("after_deploy")
     assert states.end() == "success"
-    assert states.built() == {"against": 1}
-    assert states.tasks()["dbt.compared.test"]["state"] == "success"
+    # Airflow keeps the old task of the renamed node.
+    assert states.not_successful() == {"dbt.independent_1_run": "removed"}
+    assert states.built() == {"independent_1": 1, "added": 1}
+    assert "so it runs dbt itself" in states.log("dbt.added_run")
+    assert "dbt built" in states.log("dbt.independent_1.run")
 
 
 def test_a_run_can_select_nodes_of_the_second_group_only(run_of):

@@ -349,7 +349,8 @@ def test_no_task_builds_its_node_if_a_build_task_that_built_nothing_is_marked_as
     states.mark(BUILD, "success")
     assert states.end() == "failed"
     assert states.built() == {}
-    assert "stored no result for model.states.a" in states.log("dbt.a.run", 1 + is_cleared)
+    newest_try = states.tasks()["dbt.a.run"]["try_number"]
+    assert "stored no result for model.states.a" in states.log("dbt.a.run", newest_try)
 
 
 @pytest.mark.slow
@@ -421,6 +422,18 @@ def test_a_clear_of_the_build_task_alone_shows_what_it_builds(states):
     states.end()
     assert {states.states()[name] for name in [*node_tasks(states), DONE]} == {"success"}
     assert states.built() == {"b": 1, "d": 1, "e": 1}
+
+
+@pytest.mark.slow
+def test_a_node_that_fails_again_after_a_clear_of_the_build_task_alone_has_its_retries(states):
+    states.broken("b")
+    assert states.run() == "failed"
+    states.clear(BUILD, downstream=False)
+    states.wait_for_state("dbt.b.run", "up_for_retry")
+    states.broken()
+    states.end()
+    assert states.states()["dbt.b.run"] == "success"
+    assert states.built() == {"b": 1}
 
 
 @pytest.mark.slow

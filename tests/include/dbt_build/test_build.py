@@ -17,6 +17,7 @@ STATE = BuildState(
     has_ended_well=False,
     selected=[LEAF],
     built=[LEAF],
+    succeeded=[],
     incomplete=[],
     done_before=[],
     without_event=[],

@@ -9,19 +9,21 @@ from tests.include.dbt_build.conftest import render
 
 
 @pytest.mark.parametrize(
-    ("outcome", "built", "is_read"),
+    ("outcome", "built", "on_error", "is_read"),
     [
-        pytest.param("success", [], True, id="success"),
-        pytest.param("error", [], False, id="error"),
-        pytest.param("left_out", [], True, id="left out"),
-        pytest.param("fail", [], True, id="failed test"),
-        pytest.param("error", ["model.small.a"], True, id="error of a test, after its model"),
+        pytest.param("success", [], "skip_children", True, id="success"),
+        pytest.param("error", [], "skip_children", False, id="error"),
+        pytest.param("error", [], "continue", True, id="error with which dbt continues"),
+        pytest.param("left_out", [], "skip_children", True, id="left out"),
+        pytest.param("fail", [], "skip_children", True, id="failed test"),
+        pytest.param("error", ["model.small.a"], "skip_children", True, id="error of a test"),
     ],
 )
 def test_the_retry_of_a_killed_task_runs_dbt_only_if_it_may_build_the_nodes(
-    small, outcome, built, is_read
+    small, outcome, built, on_error, is_read
 ):
-    task = render(small({}, a="select 1 as id")).get_task("a_run")
+    first = f"{{{{ config(on_error='{on_error}') }}}} select 1 as id"
+    task = render(small({}, a=first, b="select * from {{ ref('a') }}")).get_task("a_run")
     result = StoredResult(outcome=outcome, message="", sql="", built=built)
     # The first try was killed after it had read the result.
     xcoms = {NODE_RESULTS: {"a_run": result}, task.reader_key: 1}

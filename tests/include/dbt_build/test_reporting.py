@@ -16,6 +16,7 @@ STATE = BuildState(
     has_ended_well=False,
     selected=None,
     built=[],
+    succeeded=[],
     incomplete=[],
     done_before=[],
     without_event=[],

@@ -34,11 +34,6 @@ decides_continue = DbtDag(dag_id="decides_continue", **NO_RETRY, **dbt_args("con
 decides_continue_retried = DbtDag(
     dag_id="decides_continue_retried", **ARGS, **dbt_args("continues+")
 )
-# With a callback each node task starts a process, and reads its result after those upstream of it.
-CALLED = {**ARGS, "default_args": {**ARGS["default_args"], "on_success_callback": print}}
-decides_continue_called = DbtDag(
-    dag_id="decides_continue_called", **CALLED, **dbt_args("continues+")
-)
 decides_fail_fast = DbtDag(
     dag_id="decides_fail_fast", **ARGS, **dbt_args("independent*", fail_fast=True)
 )
@@ -127,6 +122,15 @@ with DAG("decides_after", **ARGS):
     def after() -> None: ...
 
     DbtTaskGroup("dbt", **dbt_args("compared", "against", "after_compared")) >> after()
+
+with DAG("decides_deployed", **ARGS):
+
+    @task
+    def after_deploy() -> None: ...
+
+    # A test adds a model and the first test of the other one.
+    DEPLOYED = dbt_args("independent_1", "added", project="fails_fast")
+    DbtTaskGroup("dbt", **DEPLOYED) >> after_deploy()
 
 with DAG("decides_always", **ARGS):
 
