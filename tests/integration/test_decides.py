@@ -108,7 +108,7 @@ def deploy(api, projects):
 
     yield deploy
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
     for dag_id in ("decides_deployed", "decides_fail_fast_flag"):
         wait_until(lambda dag_id=dag_id: not has_task(dag_id))
 
