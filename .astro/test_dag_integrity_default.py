@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def test_every_dag_file_imports():
     allowed = (PROJECT / ".astro" / "dag_integrity_exceptions.txt").read_text().splitlines()
-    # With the project as the bundle, the keys of errors are like those exceptions: dags/<file>.
+    # With the project as the bundle, import_errors has the same keys as that file: dags/<file>.
     bag = DagBag(PROJECT / "dags", bundle_path=PROJECT)
     errors = {file: error for file, error in bag.import_errors.items() if file not in allowed}
     if errors:
