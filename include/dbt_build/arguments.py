@@ -9,6 +9,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
 from airflow.sdk import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import (
@@ -130,6 +131,14 @@ class Arguments:
                 f"ProjectConfig(manifest_path={manifest}, manifest_conn_id=...)",
                 "the manifest must be a local file",
             )
+        try:
+            is_mapping = isinstance(arguments.variables or {}, dict)
+        except yaml.YAMLError:
+            is_mapping = False
+        if not is_mapping:
+            raise UnsupportedArgumentError(
+                "operator_args['vars']", "as text it must be a mapping in YAML: write a dict"
+            )
         for name, value in (arguments.environment or {}).items():
             if not isinstance(value, str):
                 raise ValueError(
@@ -169,7 +178,8 @@ class Arguments:
         uses_manifest = project.manifest_path and render.load_method != LoadMode.DBT_LS
         environment = dict(self.environment or {})
         global_flags = self.operator_args.get("dbt_cmd_global_flags") or []
-        if self.operator_args.get("no_version_check") or "--no-version-check" in global_flags:
+        flags = [*global_flags, *(self.operator_args.get("dbt_cmd_flags") or [])]
+        if self.operator_args.get("no_version_check") or "--no-version-check" in flags:
             # dbt checks its version when it parses too.
             environment["DBT_VERSION_CHECK"] = "false"
         return DbtProject(
@@ -193,7 +203,9 @@ class Arguments:
 
     @property
     def variables(self) -> dict | None:
-        return self.operator_args.get("vars") or self.project_config.dbt_vars
+        given = self.operator_args.get("vars") or self.project_config.dbt_vars
+        # Cosmos takes YAML as text too.
+        return yaml.safe_load(given) if isinstance(given, str) else given
 
     @property
     def executable(self) -> str | None:

@@ -38,6 +38,10 @@ STATE_VARIABLES = (
     *("DBT_ENGINE_STATE", "DBT_STATE"),
 )
 # Options of dbt with which a microbatch model has the same batches in each try.
+WARN_ERROR_VARIABLES = (
+    *("DBT_ENGINE_WARN_ERROR", "DBT_WARN_ERROR"),
+    *("DBT_ENGINE_WARN_ERROR_OPTIONS", "DBT_WARN_ERROR_OPTIONS"),
+)
 EVENT_TIME_OPTIONS = ("--event-time-start", "--sample", "--full-refresh")
 EVENT_TIME_VARIABLES = (
     *("DBT_ENGINE_EVENT_TIME_START", "DBT_EVENT_TIME_START"),
@@ -218,7 +222,12 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     @property
     def fails_on_warnings(self) -> bool:
         words = [*self.dbt_cmd_global_flags, *self.dbt_cmd_flags]
-        return self.warn_error or any(str(word).startswith("--warn-error") for word in words)
+        environment = {**os.environ, **(self.env or {})}
+        return (
+            self.warn_error
+            or any(str(word).startswith("--warn-error") for word in words)
+            or any(environment.get(name) for name in WARN_ERROR_VARIABLES)
+        )
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):
         """Run dbt in this process, with the parsed manifest and a callback that reads results."""

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
+from cosmos.dbt.project import get_dbt_packages_subpath
 
 from include.dbt_build.parsing import placeholder_fields, recorded_variables
-from include.dbt_build.project import PACKAGE_FILES, DbtProject
+from include.dbt_build.project import LOCK_FILE, PACKAGE_FILES, DbtProject
 
 # The braces of an expression can be nested, because it can contain dicts.
 JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
@@ -21,6 +22,8 @@ PRINTED = re.compile(r"\{\{-?\s*target\.(\w+)\s*-?\}\}")
 CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
 JINJA_FILES = (".sql", ".yml", ".yaml")
 CONFIG = re.compile(r"(?<![\w.])config\(")
+# Jinja that reads a relation, and Jinja that decides whether the Jinja after it is rendered.
+READ, DECISION = re.compile(r"(?<![\w.])(?:ref|source)\("), re.compile(r"\{%[-+]?\s*(?:el)?if\b")
 # Values that differ in each run.
 RUN_VALUE = r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b"
 MACRO = re.compile(r"\{%[-+]?\s*macro\s+(\w+)(.*?)\{%[-+]?\s*endmacro\b", re.DOTALL)
@@ -36,10 +39,13 @@ RENDERED_LATER = re.compile(
 def environment_variables_of(project: DbtProject) -> set[str]:
     """Return the names of the environment variables that a project reads when dbt parses it."""
     # dbt does not record the variables that its configuration files and its profile read.
+    packages = project.workdir / get_dbt_packages_subpath(project.workdir)
     found = {
         name
-        for file in project.path.glob("*.yml")
-        for name in variables_in(file.read_text(), secrets=file.name not in PACKAGE_FILES)
+        for file in (*project.path.glob("*.yml"), *packages.glob("*/dbt_project.yml"))
+        for name in variables_in(
+            file.read_text(), secrets=file.name not in (*PACKAGE_FILES, LOCK_FILE)
+        )
     }
     if project.profile.profiles_yml_filepath:
         found |= variables_in(Path(project.profile.profiles_yml_filepath).read_text())
@@ -69,7 +75,7 @@ def depends_on_connection(project: DbtProject, files: Iterable[Path]) -> bool:
 
     Args:
         project: the project.
-        files: its files, without those of local packages.
+        files: its files and those of its local packages.
     """
     fields, mapping = placeholder_fields(project), project.profile.profile_mapping
     # dbt-duckdb makes the name of the database from the path of its file.
@@ -96,7 +102,7 @@ def depends_on_run(files: Iterable[Path]) -> bool:
     calls, uses the time of the run, its ID or a flag.
 
     Args:
-        files: the files of the project, without those of local packages.
+        files: the files of the project and of its local packages.
     """
     texts = _texts(files)
     bodies = [found for text in texts.values() for found in MACRO.findall(text)]
@@ -125,12 +131,14 @@ def _texts(files: Iterable[Path]) -> dict[Path, str]:
 def _parsed_tags(file: Path, text: str) -> list[str]:
     """Return the Jinja of a file that decides how dbt parses it.
 
-    In SQL, this is the Jinja of a model's config() and above it.
+    In SQL, this is the Jinja of a model's config() and above it, and each `if` above a ref().
     """
     if file.suffix == ".sql":
         tags = JINJA.findall(text)
         last_config = max((n for n, tag in enumerate(tags) if CONFIG.search(tag)), default=-1)
-        return tags[: last_config + 1]
+        last_read = max((n for n, tag in enumerate(tags) if READ.search(tag)), default=-1)
+        decisions = [tag for tag in tags[: last_read + 1] if DECISION.match(tag)]
+        return tags[: last_config + 1] + decisions
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):

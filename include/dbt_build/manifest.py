@@ -12,7 +12,13 @@ from typing import TypedDict
 from cosmos.constants import TestBehavior
 
 from include.dbt_build.owners import owners_of
-from include.dbt_build.task_names import key_of_test, short_hash, task_names, tested_name
+from include.dbt_build.task_names import (
+    key_of_test,
+    safe_name,
+    short_hash,
+    task_names,
+    tested_name,
+)
 
 # Resource types that Cosmos renders.
 RENDERED = ("model", "seed", "snapshot")
@@ -249,10 +255,12 @@ def nodes_downstream_of(slim: SlimManifest, nodes: Iterable[str]) -> set[str]:
 
 
 def _node(node: dict, depends_on: list[str]) -> dict:
+    # With group_nodes_by_folder Cosmos makes a task group of each folder in the path.
+    *folders, file = node["original_file_path"].split("/")
     return {
         "resource_type": node["resource_type"],
         "package_name": node["package_name"],
-        "original_file_path": node["original_file_path"],
+        "original_file_path": "/".join([*map(safe_name, folders), file]),
         "fqn": node["fqn"],
         "tags": node.get("tags", []),
         "config": {name: node["config"][name] for name in CONFIG if name in node["config"]},

@@ -10,33 +10,41 @@ from cosmos.dbt.project import get_dbt_packages_subpath
 
 from include.dbt_build.jinja import variables_in
 from include.dbt_build.parsing import run_dbt
-from include.dbt_build.project import PACKAGE_FILES, DbtProject, fingerprint, read_yaml
-
-LOCK_FILE = "package-lock.yml"
+from include.dbt_build.project import (
+    LOCK_FILE,
+    PACKAGE_FILES,
+    DbtProject,
+    fingerprint,
+    read_yaml,
+)
 
 
 def install_packages(project: DbtProject) -> None:
     """Install the packages that the project names, unless they are installed already."""
-    texts = {}
-    for name in (*PACKAGE_FILES, LOCK_FILE):
-        (project.workdir / name).unlink(missing_ok=True)
-        if (file := project.path / name).is_file():
-            texts[name] = _packages_for_workdir(project, file)
-            (project.workdir / name).write_text(texts[name])
-    packages = project.workdir / packages_folder(project.workdir)
-    installed = project.cache / "packages.json"
-    if has_shipped_packages(project) or not project.installs_packages:
-        installed.unlink(missing_ok=True)
-        return
+    texts = {
+        name: _packages_for_workdir(project, file)
+        for name in (*PACKAGE_FILES, LOCK_FILE)
+        if (file := project.path / name).is_file()
+    }
     variables = sorted(variables_in("".join(texts.values()), secrets=False))
     wanted = {**texts, "environment": fingerprint(variables, project.parse_environment)}
-    if not (installed.exists() and json.loads(installed.read_text()) == wanted):
-        # If `dbt deps` fails, the next parse calls it again.
-        installed.unlink(missing_ok=True)
-        shutil.rmtree(packages, ignore_errors=True)
-        if any(name in texts for name in PACKAGE_FILES):
-            run_dbt(project, "deps")
-        installed.write_text(json.dumps(wanted))
+    installed = project.cache / "packages.json"
+    is_needed = project.installs_packages and not has_shipped_packages(project)
+    if is_needed and installed.exists() and json.loads(installed.read_text()) == wanted:
+        # The lock file of the working directory, which dbt reads too, belongs to these packages.
+        return
+    # If `dbt deps` fails, the next parse calls it again.
+    installed.unlink(missing_ok=True)
+    for name in (*PACKAGE_FILES, LOCK_FILE):
+        (project.workdir / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        (project.workdir / name).write_text(text)
+    if not is_needed:
+        return
+    shutil.rmtree(project.workdir / packages_folder(project.workdir), ignore_errors=True)
+    if any(name in texts for name in PACKAGE_FILES):
+        run_dbt(project, "deps")
+    installed.write_text(json.dumps(wanted))
 
 
 def _packages_for_workdir(project: DbtProject, file: Path) -> str:
@@ -87,9 +95,13 @@ def _link(project: DbtProject, path: str, source: Path) -> bool:
 
 
 def has_shipped_packages(project: DbtProject) -> bool:
-    """Return whether the packages are part of the project, so that dbt needs no network."""
+    """Return whether the packages are part of the project, so that dbt needs no network.
+
+    dbt installs a local package as a link, which leads nowhere on another machine.
+    """
     folder = project.path / packages_folder(project.path)
-    return folder.is_dir() and any(folder.iterdir())
+    names = [name for name in os.listdir(folder) if name[0] not in "._"] if folder.is_dir() else []
+    return bool(names) and all((folder / name / "dbt_project.yml").is_file() for name in names)
 
 
 def packages_folder(path: Path) -> Path:

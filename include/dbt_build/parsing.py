@@ -82,6 +82,8 @@ def invoke_dbt(words: list[str], environment: Mapping[str, str], manifest=None, 
     from dbt.adapters.factory import reset_adapters
     from dbt.cli.main import dbtRunner
 
+    # dbt's experimental parser does not write the parse that the engine reads.
+    environment = {**environment, "DBT_ENGINE_USE_V2_PARSER": "false"}
     try:
         with environ(environment):
             return dbtRunner(manifest, callbacks).invoke(words)

@@ -13,6 +13,7 @@ from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
 from cosmos import ProfileConfig, settings
 
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
+LOCK_FILE = "package-lock.yml"
 # Variables that differ from run to run. dbt parses with these values, so that DAGs with different
 # values share a parse. If the project reads one of the variables, each run parses again.
 RUN_VARIABLES = {"DBT_EVENT_TIME_START": "2000-01-01", "DBT_EVENT_TIME_END": "2000-01-02"}

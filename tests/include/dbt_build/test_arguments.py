@@ -133,7 +133,7 @@ OPERATOR = {
     "should_upload_compiled_sql": [Refused(True)],
     "install_deps": [True, False, Refused("{{ var.value.deps }}")],
     "copy_dbt_packages": [True],
-    "vars": [{"day": "{{ ds }}"}],
+    "vars": [{"day": "{{ ds }}"}, Refused("{day: {{ ds }} }")],
     "env": [{"RAW": "x"}],
     "append_env": [False],
     "indirect_selection": ["cautious"],
@@ -289,6 +289,7 @@ def test_a_relative_path_of_a_project_is_made_absolute(unchanged, monkeypatch):
     [
         ({"dbt_vars": {"a": 1}}, "variables"),
         ({"operator_args": {"vars": {"a": 1}}}, "variables"),
+        ({"operator_args": {"vars": "{a: 1}"}}, "variables"),
         ({"env_vars": {"a": "1"}}, "environment"),
         ({"operator_args": {"env": {"a": "1"}}}, "environment"),
     ],
@@ -301,7 +302,12 @@ def test_variables_reach_the_parse_and_the_run(unchanged, given, name):
 
 
 @pytest.mark.parametrize(
-    "given", [{"no_version_check": True}, {"dbt_cmd_global_flags": ["--no-version-check"]}]
+    "given",
+    [
+        {"no_version_check": True},
+        {"dbt_cmd_global_flags": ["--no-version-check"]},
+        {"dbt_cmd_flags": ["--no-version-check"]},
+    ],
 )
 def test_a_project_for_another_version_of_dbt_is_parsed_without_a_version_check(small, given):
     project_file = PROJECT_FILE.replace(

@@ -83,6 +83,14 @@ def test_a_run_parses_the_project_if_a_warning_is_an_error(
     assert (build.manifest is None) == is_parsed
 
 
+def test_a_run_parses_the_project_if_a_variable_makes_a_warning_an_error(unchanged, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://localhost/db")
+    build = render(unchanged).get_task("dbt_build")
+    monkeypatch.setenv("DBT_WARN_ERROR_OPTIONS", "{'error': 'all'}")
+    build._load_manifest(os.environ)
+    assert build.manifest is None
+
+
 @pytest.mark.parametrize(
     ("jinja", "is_shared"),
     [("run_started_at.year > 1", False), ("flags.FULL_REFRESH", False), ("target.port > 1", True)],

@@ -31,6 +31,27 @@ def test_packages_are_installed_once_and_not_into_the_project(second, tmp_path, 
     assert not {"model packed", "model more"} & names_with_task(render(second))
 
 
+def test_the_packages_of_packages_are_found_again_after_an_edit(second, tmp_path, commands):
+    inner = write(tmp_path / "inner", {**PACKAGE, "dbt_project.yml": "{name: inner}"})
+    write(tmp_path / "outer", {"dbt_project.yml": "{name: outer}"})
+    write(tmp_path / "outer", {"packages.yml": f"packages: [{{local: {inner}}}]"})
+    write(second, {"packages.yml": f"packages: [{{local: {tmp_path}/outer}}]"})
+    for sql in ("select 1 as id", "select 2 as id"):
+        write(second, {"models/base.sql": sql})
+        assert "model packed" in names_with_task(render(second))
+    assert commands == ["deps", "parse", "parse"]
+
+
+def test_a_local_package_that_dbt_has_installed_elsewhere_is_installed_again(second, tmp_path):
+    package = write(tmp_path / "package", PACKAGE)
+    write(second, {"packages.yml": f"packages: [{{local: {package}}}]"})
+    # `dbt deps` makes a link, which leads nowhere in a container that mounts the project.
+    (second / "dbt_packages").mkdir()
+    (second / "dbt_packages" / "package").symlink_to("/nowhere")
+    (second / "dbt_packages" / ".gitkeep").touch()
+    assert "model packed" in names_with_task(render(second))
+
+
 def test_packages_are_installed_again_after_an_installation_that_failed(second, tmp_path):
     valid = write(tmp_path / "valid", PACKAGE)
     broken = write(tmp_path / "broken", {"models/m.sql": "select 1 as id"})

@@ -15,6 +15,7 @@ from tests.include.dbt_build.conftest import (
     dbt_project,
     edges,
     node_tasks,
+    nodes_with_task,
     render,
     write,
 )
@@ -228,6 +229,14 @@ def test_sources_can_have_difficult_names(small):
         ("raw_data_a_b_freshness", "n_run"),
         ("raw_data_größe_freshness", "n_run"),
     }
+
+
+def test_a_tested_model_can_have_the_name_of_the_task_of_another_node(small):
+    models = "models: [{name: days_seed, columns: [{name: id, data_tests: [unique]}]}]"
+    files = {"seeds/days.csv": "id\n1\n", "models/models.yml": models}
+    dag = render(small(files, days_seed="select 1 as id"))
+    assert "days_seed" in dag.task_ids
+    assert len(nodes_with_task(dag)) == 3
 
 
 def test_a_tested_model_can_have_the_name_of_a_task_of_source_tests(small):

@@ -59,6 +59,9 @@ def replace_by_older(project: Path) -> None:
             lambda p: (p / "models/extra.sql").rename(p / "models/new.sql"), True, id="rename"
         ),
         pytest.param(lambda p: write(p, {"models/deep/new.sql": "select 1 as id"}), True, id="add"),
+        pytest.param(
+            lambda p: write(p, {"models/logs/new.sql": "select 1 as id"}), True, id="named logs"
+        ),
         pytest.param(lambda p: write(p, {"selectors.yml": "selectors: []"}), True, id="new file"),
         pytest.param(redeploy, True, id="deploy"),
         pytest.param(replace_by_older, True, id="older file"),
