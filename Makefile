@@ -1,6 +1,8 @@
-# All targets but `containers` run without Docker; with Docker use `astro dev start`.
+# Unless its comment says so, no target needs Docker; with Docker use `astro dev start`.
 # The comment of a target names who needs it and when. `make PORT=9000 start` takes another port.
 export PORT WAREHOUSE_PORT WAREHOUSE_URL
+# Without this line, NAME could come from the environment, where some systems have the host's name.
+NAME =
 
 # `astro dev start --standalone` makes .venv for itself.
 VENV = .local/venv
@@ -14,7 +16,7 @@ BRING_IN = --name "$(NAME)" --source "$(FROM)" $(if $(LOAD),--load) $(if $(PARSE
 
 # Empty if the Python of the environment is gone, or if the folder of the clone was renamed, because
 # programs of the environment contain its path. Then the environment is made anew.
-USABLE = $(shell test -x $(PYTHON) -a -x $(VENV)/bin/uv && grep -lsF "$(realpath $(VENV))" $(VENV)/bin/activate)
+USABLE = $(shell test -x $(PYTHON) -a -x $(VENV)/bin/uv && grep -lsF "$(abspath $(VENV))" $(VENV)/bin/activate)
 $(if $(USABLE),,$(eval .PHONY: $(VENV)/installed))
 
 .DEFAULT_GOAL := help
@@ -101,8 +103,10 @@ $(VENV)/installed: requirements-dev.txt $(wildcard .ci/template-requirements.txt
 	@$(VENV)/bin/uv pip sync --python $(PYTHON) --require-hashes --compile-bytecode $^
 	@touch $@
 
+adopt: CI = github
 adopt: $(VENV)/installed ## Teams, once: make this clone theirs; NAME=acme FROM=../their_dbt_project LOAD=1 CI=gitlab
-	$(LOCAL) adopt $(BRING_IN) --ci "$(if $(filter command,$(firstword $(origin CI))),$(CI),github)"
+	@# Without the line above, CI=true of a CI server would be taken.
+	$(LOCAL) adopt $(BRING_IN) --ci "$(CI)"
 
 bench: $(VENV)/installed ## Maintainers: compare ways to run dbt, in two hours; QUICK=1, ARGS="--row clear_200"
 	@$(PYTHON) -m bench $(if $(QUICK),--quick) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)

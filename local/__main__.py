@@ -69,7 +69,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = vars(parser().parse_args())
     function = args.pop("function")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A closed terminal must leave no server behind. `nohup` ignores its signal.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         settings = Settings.from_environment(os.environ)
         # Some commands import Airflow, which otherwise creates files in the home folder.

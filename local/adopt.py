@@ -26,11 +26,11 @@ def adopt(
             text = (tree / path).read_text()
             (tree / path).write_text(text.replace(TEMPLATE_NAME, name.replace("_", "-")))
         folder, findings = add(settings, tree, source, None if source else name, load, parse_only)
-        is_complete = not (findings.missing or findings.existing or findings.parse_error)
+        needs = (findings.missing, findings.existing, findings.parse_error, findings.build_error)
         values = {
             "name": name,
             "left_out": "".join(f'\n    "{path}",' for path in left_out),
-            "is_complete": str(is_complete).lower(),
+            "is_complete": str(not any(needs)).lower(),
         }
         for path in ("README.md", "local.toml"):
             write_template(tree / path, f"{path}.txt", folder.name, **values)

@@ -39,7 +39,7 @@ def own_variables(settings: Settings) -> dict[str, str]:
 def port_in_use(settings: Settings) -> str | None:
     """Return the port of the running Airflow, or None unless every component runs."""
     state = _state(settings)
-    is_running = COMPONENTS.keys() <= _processes(state).keys() == state["processes"].keys()
+    is_running = COMPONENTS.keys() <= _processes(settings).keys() == state["pids"].keys()
     return state["port"] if is_running else None
 
 
@@ -66,17 +66,15 @@ def start(settings: Settings, env: Mapping[str, str], others: Mapping | None = N
         raise Failure(f"The metadata database could not be migrated: see {migration}.")
 
     with step(f"Starting Airflow on http://127.0.0.1:{settings.port}") as show:
-        state = {"port": settings.port, "target": env["DBT_TARGET"], "processes": {}}
+        state = {"port": settings.port, "target": env["DBT_TARGET"], "pids": {}}
         for name, command in {**(others or {}), **COMPONENTS}.items():
-            state["processes"][name] = launch(settings, name, command, env)
+            state["pids"][name] = launch(settings, name, command, env)
             state_file(settings).write_text(json.dumps(state))
         _wait_until_healthy(settings, state, show)
 
 
-def launch(
-    settings: Settings, name: str, command: list, env: Mapping[str, str]
-) -> tuple[int, float]:
-    """Start a component; return its process ID and the time when the process was created."""
+def launch(settings: Settings, name: str, command: list, env: Mapping[str, str]) -> int:
+    """Start a component; return its process ID."""
     path = settings.logs / f"{name}.log"
     # A process that still writes to the file continues in the renamed file.
     RotatingFileHandler(path, backupCount=3, delay=True).doRollover()
@@ -90,12 +88,12 @@ def launch(
             stderr=log,
             start_new_session=True,
         )
-    return process.pid, psutil.Process(process.pid).create_time()
+    return process.pid
 
 
 def stop(settings: Settings) -> None:
     """End every component, and every process that a component started."""
-    components = [*_processes(_state(settings)).values()]
+    components = [*_processes(settings).values()]
     if components or _own_processes(settings):
         with step("Stopping Airflow"):
             for process in components:
@@ -122,7 +120,7 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
     waiting_for = ["api-server"]
     while waiting_for:
         names = ", ".join(waiting_for)
-        if ended := state["processes"].keys() - _processes(state).keys():
+        if ended := state["pids"].keys() - _processes(settings).keys():
             raise Failure(f"Airflow's {min(ended)} ended: see {settings.logs / min(ended)}.log.")
         if time.monotonic() > deadline:
             raise Failure(
@@ -138,19 +136,14 @@ def _wait_until_healthy(settings: Settings, state: dict, show) -> None:
 
 
 def _state(settings: Settings) -> dict:
-    try:
-        return json.loads(state_file(settings).read_text())
-    # There is no file, or the disk was full when it was written.
-    except (FileNotFoundError, ValueError):
-        return {"port": None, "processes": {}}
+    state = {"port": None, "pids": {}}
+    # There may be no file, or the disk was full when it was written.
+    with suppress(FileNotFoundError, ValueError):
+        state |= json.loads(state_file(settings).read_text())
+    return state
 
 
-def _processes(state: dict) -> dict[str, psutil.Process]:
+def _processes(settings: Settings) -> dict[str, psutil.Process]:
     """Return the components that still run, without other processes that have their old IDs."""
-    found = {}
-    for name, (pid, created_at) in state["processes"].items():
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.create_time() == created_at and process.status() != psutil.STATUS_ZOMBIE:
-                found[name] = process
-    return found
+    own = {process.pid: process for process in _own_processes(settings)}
+    return {name: own[pid] for name, pid in _state(settings)["pids"].items() if pid in own}

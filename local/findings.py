@@ -47,6 +47,8 @@ class Findings:
     # Seeds that have the schema and the name of a source.
     seeds_as_sources: list[str] = field(default_factory=list)
     postgres_errors: list[str] = field(default_factory=list)
+    # dbt's message, if dbt could not build any node.
+    build_error: str = ""
     only_parsed: str = ""
 
     def print(self) -> None:
@@ -66,6 +68,8 @@ class Findings:
                 self.seeds_as_sources
             ),
             "Cannot run on Postgres:": self.postgres_errors,
+            "dbt could not build the project on an empty Postgres, without the env_vars and "
+            "dbt_vars of its DAG file:": self.build_error.splitlines(),
         }
         for heading, lines in groups.items():
             if lines:
@@ -78,11 +82,18 @@ class Findings:
 
 def check_project(settings: Settings, name: str, parse_only: bool) -> None:
     project = chosen_project(settings, name)
-    files = sorted((ROOT / "dags").rglob("*.py"))
-    dag_file = next((file for file in files if f'"{project.name}"' in file.read_text()), None)
-    if dag_file is None:
-        raise Failure(f"No file in dags/ contains {project.name!r}: write a DAG for it first.")
-    check(settings, project.resolve(), dag_file, builds=not parse_only).print()
+    texts = {file: file.read_text() for file in sorted((ROOT / "dags").rglob("*.py"))}
+    named = re.compile(rf"""["'/]{re.escape(project.name)}["']""")
+    found = [file for file, text in texts.items() if named.search(text)]
+    if not found:
+        raise Failure(f"No file in dags/ names {project.name}: write a DAG for it first.")
+    # A file that does not use the engine may only mention the project, as in a tag.
+    dag_file = max(found, key=lambda file: "include.dbt_build" in texts[file])
+    findings = check(settings, project.resolve(), dag_file, builds=not parse_only)
+    if "resource_type:seed" in texts[dag_file]:
+        # The DAG builds the seeds first.
+        findings.seeds_as_sources = []
+    findings.print()
 
 
 def check(settings: Settings, project: Path, dag_file: Path, builds: bool | None) -> Findings:
@@ -131,12 +142,12 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
         required = {x for x in required_variables(project) if f'"{x}"' not in dag_text}
         findings.variables = sorted(required - env.keys())
         error = parse(env | {name: name.lower() for name in findings.variables})
-    # The working directory repeats the last four folders of the project's path.
-    pattern = f"dbt_projects/*/*/*/*/{project.name}/target/manifest.json"
-    if files := [*folder.glob(pattern)]:
+    if files := [*folder.glob(f"dbt_projects/**/{project.name}/target/manifest.json")]:
         return files[0].parents[1]
     _, _, message = error.partition("cannot be imported:\n")
-    findings.parse_error = (message or error).strip().replace(f"{tree}/", "")
+    findings.parse_error = (message or error).strip().replace(f"{tree}/", "") or (
+        f"{findings.dag_file.name} has no DbtDag or DbtTaskGroup of include.dbt_build for it."
+    )
     return None
 
 
@@ -145,7 +156,9 @@ def required_variables(project: Path) -> set[str]:
     found = set()
     files = (f for pattern in ("*.yml", "*.yaml", "*.sql") for f in project.rglob(pattern))
     for file in files:
-        if file.name == "profiles.yml" or "dbt_packages" in file.parts:
+        # Some folders that dbt writes have the name of a file, such as schema.yml.
+        is_generated = not file.is_file() or {"dbt_packages", "target"} & {*file.parts}
+        if file.name == "profiles.yml" or is_generated:
             continue
         text = re.sub(r"\{#.*?#\}", "", file.read_text(errors="ignore"), flags=re.DOTALL)
         if file.suffix != ".sql":
@@ -168,10 +181,9 @@ def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> set
         for child in manifest["child_map"][unique_id]
         if child in manifest["nodes"] and is_read(source, manifest["nodes"][child])
     }
-    findings.existing = _existing_tables(settings, read)
-    missing = read - findings.existing.keys()
-    findings.seeds_as_sources = sorted(name for _, name in missing & seeds)
-    missing -= seeds
+    findings.seeds_as_sources = sorted(name for _, name in read & seeds)
+    findings.existing = _existing_tables(settings, read - seeds)
+    missing = read - seeds - findings.existing.keys()
     for schema, name in sorted(missing):
         findings.missing.setdefault(schema, []).append(name)
     return missing
@@ -208,10 +220,11 @@ def _build(
     server = replace(settings, home=folder, warehouse_port=port, environment=environment)
     env = command_env(server, workdir) | shared_env()
     env |= {name: name.lower() for name in findings.variables}
-    # dbt builds one batch of each microbatch model.
+    # dbt builds one day of each microbatch model.
     env |= {"DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-02"}
     env |= {"DBT_TARGET_PATH": str(folder), "DBT_PROJECT_DIR": str(workdir)}
-    env |= {"WAREHOUSE_PROD_SCHEMA": "check_project"}
+    # The schema of the parse, so that the project finds the copies of existing tables.
+    env |= {"WAREHOUSE_PROD_SCHEMA": workdir.name.replace("-", "_")}
 
     def dbt(*words: str) -> str:
         command = [BIN / "dbt", "--quiet", *words]
@@ -234,7 +247,7 @@ def _build(
         printed = dbt("build", *exclude)
     file = folder / "run_results.json"
     if not file.exists():
-        findings.only_parsed = f"the whole project. dbt build failed: {printed.strip()}"
+        findings.build_error = printed.strip()
         return
     results = json.loads(file.read_text())["results"]
     for result in results:

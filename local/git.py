@@ -1,4 +1,4 @@
-"""git commands in the work tree of the repository."""
+"""git commands, by default in the work tree of the repository."""
 
 import os
 import subprocess
@@ -20,5 +20,5 @@ def git(*words: str | Path, at: Path = ROOT) -> str:
 
 
 def require_no_changes() -> None:
-    if git("status", "--porcelain"):
+    if git("status", "--porcelain", "--untracked-files=normal"):
         raise Failure("There are changes that are not committed: commit or stash them first.")

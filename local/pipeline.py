@@ -26,7 +26,7 @@ class Api:
         self.url = f"http://127.0.0.1:{port}"
         # trust_env=False: a proxy of the network cannot reach this machine.
         self._client = httpx.Client(base_url=f"{self.url}/api/v2", timeout=60, trust_env=False)
-        token = self._client.get(f"{self.url}/auth/token").json()["access_token"]
+        token = self("GET", f"{self.url}/auth/token")["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
     def __call__(self, method: str, path: str, **kwargs) -> dict:
@@ -138,7 +138,7 @@ def follow(api: Api, dag_id: str, run_id: str) -> None:
     slowest = ", ".join(f"{t['task_id']} {t['duration']:.1f} s" for t in nodes[:SLOWEST_NODES])
     colour = "green" if run["state"] == "success" else "red"
     console.print(
-        f"[{colour}]{run['state']:8}[/] {dag_id} in {run['duration']:.0f} s: {summary}."
+        f"[{colour}]{run['state']:8}[/] {dag_id} in {run['duration'] or 0:.0f} s: {summary}."
         + (f" Slowest: {slowest}." if slowest else ""),
         markup=True,
     )

@@ -48,8 +48,11 @@ def port_in_use(settings: Settings) -> str | None:
     # `pg_ctl status` reports any process with the server's old process ID as the server.
     if not (pids := {str(process.pid) for process in _processes(settings)}):
         return None
-    pid, _, _, port, *_ = (data_folder(settings) / "postmaster.pid").read_text().splitlines()
-    return port if pid in pids else None
+    # A server that begins or ends may have no complete file.
+    with suppress(FileNotFoundError, ValueError):
+        pid, _, _, port, *_ = (data_folder(settings) / "postmaster.pid").read_text().splitlines()
+        return port if pid in pids else None
+    return None
 
 
 def start(settings: Settings) -> None:
@@ -159,8 +162,9 @@ def _allow_user(data: Path) -> None:
     if USER is None:
         return
     account = pgserver.ensure_user_exists(USER)
-    for path in (data, BIN):
-        pgserver.ensure_prefix_permissions(path)
+    # The user may enter these folders, but not list them: they can be in /root.
+    for folder in {*data.parents, *BIN.parents, BIN}:
+        folder.chmod(folder.stat().st_mode | 0o011)
     os.chown(data, account.pw_uid, account.pw_gid)
 
 

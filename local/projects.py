@@ -141,9 +141,11 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     # If git fails, as in a repository of another user, the command fails too. A copy without git's
     # list would contain files that git ignores, such as files with passwords.
     has_git = any((path / ".git").exists() for path in (source, *source.parents))
-    ignored = git(*words, at=source).split("\0") if has_git else []
-    left_out = {without, *(source / name for name in (*ignored, *IGNORED_ON_TOP))}
-    # A submodule or another repository is copied without .git, so that git takes its files.
+    # git does not list what a submodule or another repository inside of the project ignores.
+    roots = [source, *(path.parent for path in source.rglob(".git"))] if has_git else []
+    ignored = {root / name for root in roots for name in git(*words, at=root).split("\0") if name}
+    left_out = {without, *ignored, *(source / name for name in IGNORED_ON_TOP)}
+    # Such a repository is copied without .git, so that git takes its files.
     generated = shutil.ignore_patterns(*IGNORED, "*.pyc", "*.duckdb")
 
     def ignore(parent: str, names: list[str]) -> set[str]:
@@ -155,18 +157,30 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
 
 
 def bring_packages_along(tree: Path, source: Path, folder: Path) -> None:
-    """Copy folders outside of a project to dbt/packages/, and change its paths to the copies."""
-    _bring_packages(tree, source, folder)
+    """Copy folders outside of a project to dbt/packages/<project>/, and change its paths to them.
+
+    Another project can need another version of the same folder, so each project has its own copy.
+    """
+    copies = tree / "dbt" / "packages" / folder.name
+    _bring_packages(copies, source, folder)
     file = folder / "dbt_project.yml"
-    for key, values in project_yml(folder).items():
-        for value in values if key.endswith("-paths") and isinstance(values, list) else ():
-            if str(value).startswith(".."):
-                origin = _existing(source / value, file, value)
-                copy_files(origin, tree / "dbt" / "packages" / origin.name)
-                _replace_path(file, value, f"../packages/{origin.name}")
+    outside = {
+        value
+        for key, values in project_yml(folder).items()
+        if key.endswith("-paths") and isinstance(values, list)
+        for value in map(str, values)
+        if value.startswith("..")
+    }
+    for value in sorted(outside):
+        origin = _existing(source / value, file, value)
+        copy = copies / origin.name
+        while copy.exists():
+            copy = copy.with_name(f"{copy.name}_2")
+        copy_files(origin, copy)
+        _replace_path(file, value, f"../packages/{folder.name}/{copy.name}")
 
 
-def _bring_packages(tree: Path, source: Path, folder: Path) -> None:
+def _bring_packages(copies: Path, source: Path, folder: Path) -> None:
     for file in filter(Path.is_file, (folder / "packages.yml", folder / "dependencies.yml")):
         for package in (yaml.safe_load(file.read_text()) or {}).get("packages") or []:
             path = package.get("local")
@@ -174,11 +188,11 @@ def _bring_packages(tree: Path, source: Path, folder: Path) -> None:
             origin = (source / path).resolve() if path else source
             if origin != source and (not origin.is_relative_to(source) or ".." in Path(path).parts):
                 name = project_yml(_existing(origin, file, path))["name"]
-                copy = tree / "dbt" / "packages" / name
+                copy = copies / name
                 if not copy.exists():
                     copy_files(origin, copy, without=source)
-                    _bring_packages(tree, source, copy)
-                _replace_path(file, path, f"../packages/{name}")
+                    _bring_packages(copies, source, copy)
+                _replace_path(file, path, f"../packages/{copies.name}/{name}")
 
 
 def _existing(folder: Path, file: Path, path: str) -> Path:
@@ -199,7 +213,8 @@ def add_postgres_macros(project: Path) -> None:
     """Copy the macros for Postgres that a project does not define itself."""
     paths = project_yml(project).get("macro-paths") or ["macros"]
     files = [file for path in paths for file in (project / path).rglob("*.sql")]
-    defined = {name for file in files for name in re.findall(r"macro\s+(\w+)", file.read_text())}
+    texts = [file.read_text(errors="ignore") for file in files]
+    defined = {name for text in texts for name in re.findall(r"macro\s+(\w+)", text)}
     # A folder outside of the project can belong to other projects too.
     inside = next((path for path in paths if not path.startswith("..")), paths[0])
     folder = project / inside / POSTGRES_MACROS.name

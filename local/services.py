@@ -145,6 +145,8 @@ def show(settings: Settings, target: str) -> None:
             cursor = connection.execute(settings.local_toml["show"])
         except psycopg.Error as error:
             raise Failure(f"The query `show` in local.toml failed: {error}") from None
+        if cursor.description is None:
+            raise Failure("`show` in local.toml is not a query that returns rows: write a select.")
         table = Table(*(column.name for column in cursor.description))
         for row in cursor:
             table.add_row(*map(str, row))

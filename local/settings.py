@@ -49,6 +49,8 @@ class Settings:
         for name, port in ports.items():
             if not (port.isdecimal() and 1024 <= int(port) < 65536):
                 raise Failure(f"{name}={port} is not a port: choose a number from 1024 to 65535.")
+        if ports["PORT"] == ports["WAREHOUSE_PORT"]:
+            raise Failure("PORT and WAREHOUSE_PORT are the same: choose two ports.")
         return cls(
             environment=dict(environment),
             home=Path(environment.get("LOCAL_HOME") or ROOT / ".local").resolve(),

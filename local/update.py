@@ -30,6 +30,28 @@ def update(settings: Settings, source: str) -> None:
             raise Failure(f"git merge failed: {merged.stderr.strip()}")
         console.print("The template has no new commits.")
         return
+    try:
+        conflicts = _take_out_what_the_fork_lacks(before, left_out)
+        if not conflicts:
+            # The URL can contain a password.
+            address = re.sub(r"//[^/@]*@", "//", source)
+            message = f"Update the template from {address}"
+            git("commit", "--quiet", "--no-verify", "--message", message)
+    except BaseException:
+        # The next commit must not contain files of the template that a fork lacks.
+        git("merge", "--abort")
+        raise
+    if conflicts:
+        raise Failure(
+            f"You and the template have both changed {', '.join(conflicts)}. The merge is in "
+            "progress: resolve the conflicts, then `git add` and `git commit`; or undo it with "
+            "`git merge --abort`."
+        )
+    console.print('Merged. Follow "Update a fork" in CHANGELOG.md, then run `make test`.')
+
+
+def _take_out_what_the_fork_lacks(before: str, left_out: list[str]) -> list[str]:
+    """Remove from a merge what `make adopt` removes; return the files that have conflicts."""
     template = tomllib.loads(git("show", "FETCH_HEAD:local.toml"))
     removed = [*template.get("sample", []), *left_out]
     base = git("merge-base", before, "FETCH_HEAD")
@@ -48,22 +70,21 @@ def update(settings: Settings, source: str) -> None:
     ours = {*git("ls-tree", "-r", "--name-only", before, "--", *unmerged).splitlines()}
     if deleted := unmerged - ours:
         git("rm", "--quiet", "--force", *deleted)
-    if conflicts := sorted(unmerged & ours):
-        raise Failure(
-            f"You and the template have both changed {', '.join(conflicts)}. The merge is in "
-            "progress: resolve the conflicts, then `git add` and `git commit`; or undo it with "
-            "`git merge --abort`."
-        )
-    git("commit", "--quiet", "--no-verify", "--message", f"Update the template from {source}")
-    console.print('Merged. Follow "Update a fork" in CHANGELOG.md, then run `make test`.')
+    return sorted(unmerged & ours)
 
 
-def remove_targets(makefile: Path, names: list[str]) -> None:
-    """Delete targets from a Makefile, with the recipe of each."""
+def remove_targets(makefile: Path, names: list[str], template: str | None = None) -> None:
+    """Delete targets from a Makefile, with the recipe of each.
+
+    With the text of the template's Makefile, a target stays if it is not the template's.
+    """
     text = makefile.read_text()
     for name in names:
-        text = re.sub(rf"^{name}:.*\n(\t.*\n)*\n?", "", text, flags=re.MULTILINE)
-        text = re.sub(rf"^(\.PHONY:.*?) {name}\b(?!-)", r"\1", text, flags=re.MULTILINE)
+        rule = re.compile(rf"^{name}:.*\n(\t.*\n)*\n?", re.MULTILINE)
+        own = rule.search(text)
+        if template is None or (own and own[0].strip() in template):
+            text = rule.sub("", text)
+            text = re.sub(rf"^(\.PHONY:.*?) {name}\b(?!-)", r"\1", text, flags=re.MULTILINE)
     makefile.write_text(text.rstrip("\n") + "\n")
 
 
@@ -73,6 +94,8 @@ def merge_makefile(before: str, base: str, removed: list[str]) -> None:
         files = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for file, revision in zip(files, (before, base, "FETCH_HEAD"), strict=True):
             file.write_text(git("show", f"{revision}:Makefile") + "\n")
+        remove_targets(files[0], removed, template=files[1].read_text())
+        for file in files[1:]:
             remove_targets(file, removed)
         if subprocess.run(["git", "merge-file", "--quiet", *files]).returncode == 0:
             (ROOT / "Makefile").write_text(files[0].read_text())

@@ -63,7 +63,7 @@ def started(projects):
 @pytest.fixture(scope="module")
 def processes(started) -> dict[str, psutil.Process]:
     state = json.loads((FOLDER / "airflow.json").read_text())
-    return {name: psutil.Process(pid) for name, (pid, _) in state["processes"].items()}
+    return {name: psutil.Process(pid) for name, pid in state["pids"].items()}
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def replace(name: str, kill: bool) -> None:
 
     file = airflow.state_file(SETTINGS)
     state = json.loads(file.read_text())
-    process = psutil.Process(state["processes"][name][0])
+    process = psutil.Process(state["pids"][name])
     if kill:
         processes = [*process.children(recursive=True), process]
         for each in processes:
@@ -68,7 +68,7 @@ def replace(name: str, kill: bool) -> None:
         process.terminate()
         process.wait()
     command, env = airflow.COMPONENTS[name], SETTINGS.airflow_env()
-    state["processes"][name] = airflow.launch(SETTINGS, name, command, env)
+    state["pids"][name] = airflow.launch(SETTINGS, name, command, env)
     file.write_text(json.dumps(state))
 
 
@@ -84,7 +84,7 @@ def test_killed_worker_is_replaced_and_each_model_is_built_once(states, running)
 
 def components() -> dict[str, psutil.Process]:
     state = json.loads(Path(HOME, "airflow.json").read_text())
-    return {name: psutil.Process(pid) for name, (pid, _) in state["processes"].items()}
+    return {name: psutil.Process(pid) for name, pid in state["pids"].items()}
 
 
 @pytest.mark.parametrize("component", ["scheduler", "dag-processor", "triggerer"])

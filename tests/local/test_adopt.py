@@ -191,13 +191,15 @@ def test_a_project_gets_the_macros_for_postgres_that_it_does_not_define(tmp_path
 
 
 def test_a_git_repository_inside_of_a_project_is_copied_as_plain_files(tmp_path):
-    project = write(tmp_path / "one", {"dbt_project.yml": "", "packages/two/dbt_project.yml": ""})
+    ignored = {"packages/two/.gitignore": "key.json", "packages/two/key.json": "secret"}
+    files = {"dbt_project.yml": "", "packages/two/dbt_project.yml": "", **ignored}
+    project = write(tmp_path / "one", files)
     for folder in (project / "packages" / "two", project):
         git(folder, "init", "--quiet")
     commit(project / "packages" / "two", "A package")
     copy_files(project, tmp_path / "copy")
     copied = {path.name for path in (tmp_path / "copy" / "packages" / "two").iterdir()}
-    assert copied == {"dbt_project.yml"}
+    assert copied == {"dbt_project.yml", ".gitignore"}
 
 
 def test_a_project_whose_files_git_cannot_list_is_not_copied(tmp_path):
@@ -247,6 +249,9 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     (clone / "local.toml").write_text((clone / "local.toml").read_text() + "# ours\n")
     # adopt has removed the template's file at the second path.
     write(clone, {"tests/nyc_flights/test_ours.py": "", ".editorconfig": "# ours\n"})
+    # adopt has removed the template's target of this name.
+    makefile = (clone / "Makefile").read_text()
+    (clone / "Makefile").write_text(makefile.replace("help: ##", "bench:\n\techo ours\n\nhelp: ##"))
     # git takes a copy of a file that adopt has removed for the renamed file.
     sample = "dbt/nyc_flights/models/intermediate/int_flights_timed.sql"
     copied = clone / "docs" / "ours.sql"
@@ -271,9 +276,14 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     (template / "include" / "nyc_flights" / "newer.py").write_text("")
     commit(template, "Newer")
 
-    done = run(clone, "update", f"--source={template}")
+    address = "https://ann@example.com/template"
+    git(clone, "config", f"url.{template}.insteadOf", address)
+    done = run(clone, "update", f"--source={address}")
     assert done.returncode == 0, done.stderr
     assert git(clone, "status", "--porcelain") == ""
+    title = git(clone, "log", "-1", "--format=%s")
+    assert title == "Update the template from https://example.com/template"
+    assert "bench:\n\techo ours" in (clone / "Makefile").read_text()
     assert "NEWER" in (clone / "include" / "dbt_build" / "project.py").read_text()
     assert "# newer" in (clone / "Makefile").read_text()
     pyproject = (clone / "pyproject.toml").read_text()
@@ -303,3 +313,10 @@ def test_a_newer_template_is_merged_without_the_sample(clone, tmp_path):
     git(clone, "checkout", "--ours", "Makefile")
     commit(clone, "Resolve the conflict")
     assert run(clone, "update", f"--source={template}").stdout == NO_NEW_COMMITS
+
+    # After an error there is no merge that somebody could commit.
+    git(template, "rm", "--quiet", "local.toml")
+    commit(template, "Not a template")
+    done = run(clone, "update", f"--source={template}")
+    assert done.stderr.startswith("error: git show failed: ")
+    assert git(clone, "status", "--porcelain") == ""

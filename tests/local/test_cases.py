@@ -17,7 +17,7 @@ if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
 from local import postgres
-from local.findings import Findings, check
+from local.findings import Findings, check, required_variables
 from local.projects import add
 from local.settings import Failure, Settings
 
@@ -167,7 +167,7 @@ def test_a_dag_file_of_a_project_with_a_long_name_has_no_long_line(tmp_path, tem
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, clone):
+def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, clone, settings):
     found = bring_in(
         {
             "dbt_project.yml": "{name: shop, seeds: {shop: {+schema: raw}}}",
@@ -179,6 +179,24 @@ def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, cl
     )
     assert (found.missing, found.postgres_errors) == ({}, [])
     assert "seeds >> dbt" in (clone / "dags" / "shop.py").read_text()
+    again = run_in(clone, settings, "check-project", "--name=shop", "--parse-only")
+    assert "Nothing is missing." in again.stdout
+    assert "Sources that are seeds" not in again.stdout
+
+
+def test_a_dag_file_without_the_engine_is_no_answer(bring_in, clone, settings):
+    bring_in({"models/a.sql": "select 1 as id"})
+    dag_file = clone / "dags" / "shop.py"
+    text = dag_file.read_text().replace("from include.dbt_build import", "from cosmos import")
+    dag_file.write_text(text.replace("    run_options=True,\n", "").replace('"shop"', "'shop'"))
+    done = run_in(clone, settings, "check-project", "--name=shop", "--parse-only")
+    assert "shop.py has no DbtDag or DbtTaskGroup of include.dbt_build" in done.stdout
+
+
+def test_files_that_dbt_has_generated_require_no_variable(tmp_path):
+    call = "select '{{ env_var('%s') }}'"
+    files = {"models/a.sql": call % "ONE", "target/compiled/models/schema.yml/b.sql": call % "TWO"}
+    assert required_variables(write(tmp_path, files)) == {"ONE"}
 
 
 def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
@@ -268,8 +286,8 @@ def test_the_package_around_a_project_is_brought_along(bring_in, clone, tmp_path
     )
     assert found.parse_error == ""
     packages = (clone / "dbt" / "shop" / "packages.yml").read_text()
-    assert packages == "packages:\n  - local: ../packages/tools\n"
-    assert not (clone / "dbt" / "packages" / "tools" / "integration_tests").exists()
+    assert packages == "packages:\n  - local: ../packages/shop/tools\n"
+    assert not (clone / "dbt" / "packages" / "shop" / "tools" / "integration_tests").exists()
 
 
 def test_a_package_that_is_not_there_is_an_error_with_what_to_do(bring_in):
@@ -294,13 +312,15 @@ def test_a_local_package_of_a_local_package_is_brought_along(bring_in):
 def test_macros_in_a_folder_outside_of_the_project_are_brought_along(bring_in, clone):
     found = bring_in(
         {
-            "dbt_project.yml": "name: shop\nmacro-paths: [macros, ../shared/macros]\n",
+            "dbt_project.yml": "name: shop\nmacro-paths: [../common/macros, ../shared/macros]\n",
             "../shared/macros/one.sql": "{% macro one() %} 1 {% endmacro %}",
-            "models/a.sql": "select {{ one() }} as id",
+            "../common/macros/one.sql": "{% macro two() %} 2 {% endmacro %}",
+            "models/a.sql": "select {{ one() }} as id, {{ two() }} as other",
         }
     )
     assert found.parse_error == ""
-    assert "../packages/macros" in (clone / "dbt" / "shop" / "dbt_project.yml").read_text()
+    settings = (clone / "dbt" / "shop" / "dbt_project.yml").read_text()
+    assert "[../packages/shop/macros, ../packages/shop/macros_2]" in settings
     # The hooks do not judge these files either.
     assert "    dbt/(shop|packages)/.*|\n" in (clone / ".pre-commit-config.yaml").read_text()
 

@@ -28,7 +28,7 @@ from local import airflow
 from local.settings import Settings
 settings = Settings.from_environment(os.environ)
 settings.logs.mkdir(exist_ok=True)
-print(airflow.launch(settings, "scheduler", ["bash", "-c", sys.argv[1]], os.environ)[0])
+print(airflow.launch(settings, "scheduler", ["bash", "-c", sys.argv[1]], os.environ))
 """
 
     def launch(script: str) -> int:
