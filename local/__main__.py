@@ -66,13 +66,22 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def hang_up(*_) -> None:
+    """Interrupt the command when its terminal is closed, so that it ends what it has started."""
+    # Nothing can be printed to the terminal any more.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     args = vars(parser().parse_args())
     function = args.pop("function")
-    # A closed terminal must leave no server behind. `nohup` ignores its signal.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `nohup` ignores the signal of a closed terminal.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
     try:
         settings = Settings.from_environment(os.environ)
         # Some commands import Airflow, which otherwise creates files in the home folder.

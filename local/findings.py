@@ -134,7 +134,8 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
 
     def parse(env: dict[str, str]) -> str:
         command = [sys.executable, "-m", "include.dbt_build"]
-        return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True).stderr
+        done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
+        return done.stderr if done.returncode else ""
 
     error = parse(env)
     if "Env var required but not provided" in error:
@@ -157,7 +158,8 @@ def required_variables(project: Path) -> set[str]:
     files = (f for pattern in ("*.yml", "*.yaml", "*.sql") for f in project.rglob(pattern))
     for file in files:
         # Some folders that dbt writes have the name of a file, such as schema.yml.
-        is_generated = not file.is_file() or {"dbt_packages", "target"} & {*file.parts}
+        top = file.relative_to(project).parts[0]
+        is_generated = not file.is_file() or top in ("dbt_packages", "target")
         if file.name == "profiles.yml" or is_generated:
             continue
         text = re.sub(r"\{#.*?#\}", "", file.read_text(errors="ignore"), flags=re.DOTALL)
@@ -247,7 +249,7 @@ def _build(
         printed = dbt("build", *exclude)
     file = folder / "run_results.json"
     if not file.exists():
-        findings.build_error = printed.strip()
+        findings.build_error = printed.strip() or "dbt has printed no message."
         return
     results = json.loads(file.read_text())["results"]
     for result in results:

@@ -142,8 +142,11 @@ def copy_files(source: Path, folder: Path, without: Path | None = None) -> None:
     # list would contain files that git ignores, such as files with passwords.
     has_git = any((path / ".git").exists() for path in (source, *source.parents))
     # git does not list what a submodule or another repository inside of the project ignores.
-    roots = [source, *(path.parent for path in source.rglob(".git"))] if has_git else []
-    ignored = {root / name for root in roots for name in git(*words, at=root).split("\0") if name}
+    nested = sorted(path.parent for path in source.rglob(".git") if path.parent != source)
+    ignored: set[Path] = set()
+    for root in [source, *nested] if has_git else nested:
+        if ignored.isdisjoint((root, *root.parents)):
+            ignored |= {root / name for name in git(*words, at=root).split("\0") if name}
     left_out = {without, *ignored, *(source / name for name in IGNORED_ON_TOP)}
     # Such a repository is copied without .git, so that git takes its files.
     generated = shutil.ignore_patterns(*IGNORED, "*.pyc", "*.duckdb")

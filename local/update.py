@@ -34,12 +34,12 @@ def update(settings: Settings, source: str) -> None:
         conflicts = _take_out_what_the_fork_lacks(before, left_out)
         if not conflicts:
             # The URL can contain a password.
-            address = re.sub(r"//[^/@]*@", "//", source)
+            address = re.sub(r"//[^/]*@", "//", source)
             message = f"Update the template from {address}"
             git("commit", "--quiet", "--no-verify", "--message", message)
     except BaseException:
         # The next commit must not contain files of the template that a fork lacks.
-        git("merge", "--abort")
+        git("reset", "--quiet", "--hard", before)
         raise
     if conflicts:
         raise Failure(

@@ -4,6 +4,7 @@ docs/how-it-works.md has the whole list as a table.
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -37,6 +38,9 @@ COMMAND_ARGS = {
 }
 ONE_COMMAND = "one dbt command runs for all nodes"
 REFUSED_HOOKS = dict.fromkeys(("pre_execute", "post_execute"), "most node tasks start no process")
+REFUSED_DEFAULT_ARGS = REFUSED_HOOKS | dict.fromkeys(
+    ("dbt_cmd_flags", "indirect_selection"), "in default_args: set it in operator_args"
+)
 # Arguments of an operator that the classes set themselves, or that one build cannot honour, each
 # with the reason.
 REFUSED_OPERATOR_ARGS = {
@@ -132,12 +136,12 @@ class Arguments:
                 "the manifest must be a local file",
             )
         try:
-            is_mapping = isinstance(arguments.variables or {}, dict)
-        except yaml.YAMLError:
+            is_mapping = isinstance(arguments.variables or {}, Mapping)
+        except (yaml.YAMLError, ValueError):
             is_mapping = False
         if not is_mapping:
             raise UnsupportedArgumentError(
-                "operator_args['vars']", "as text it must be a mapping in YAML: write a dict"
+                "dbt_vars or operator_args['vars'] as a text without a mapping", "write a dict"
             )
         for name, value in (arguments.environment or {}).items():
             if not isinstance(value, str):
@@ -321,10 +325,8 @@ def check_default_args(default_args: dict) -> dict:
         UnsupportedArgumentError: one of them cannot be honoured.
     """
     given = {name: default_args[name] for name in default_args.keys() & DEFAULT_ARGS}
-    for name in default_args.keys() & REFUSED_HOOKS.keys():
-        raise UnsupportedArgumentError(name, REFUSED_HOOKS[name])
-    if "dbt_cmd_flags" in given:
-        raise UnsupportedArgumentError("dbt_cmd_flags in default_args", "set it in operator_args")
+    for name in default_args.keys() & REFUSED_DEFAULT_ARGS.keys():
+        raise UnsupportedArgumentError(name, REFUSED_DEFAULT_ARGS[name])
     _check_operator_args(given)
     return given
 

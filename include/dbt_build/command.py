@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from copy import copy
 from datetime import timedelta
@@ -38,15 +39,17 @@ STATE_VARIABLES = (
     *("DBT_ENGINE_STATE", "DBT_STATE"),
 )
 # Options of dbt with which a microbatch model has the same batches in each try.
-WARN_ERROR_VARIABLES = (
-    *("DBT_ENGINE_WARN_ERROR", "DBT_WARN_ERROR"),
-    *("DBT_ENGINE_WARN_ERROR_OPTIONS", "DBT_WARN_ERROR_OPTIONS"),
-)
 EVENT_TIME_OPTIONS = ("--event-time-start", "--sample", "--full-refresh")
 EVENT_TIME_VARIABLES = (
     *("DBT_ENGINE_EVENT_TIME_START", "DBT_EVENT_TIME_START"),
     *("DBT_ENGINE_SAMPLE", "DBT_SAMPLE"),
 )
+# Variables that make warnings errors, and what their values then contain.
+WARN_ERROR_VARIABLES = (
+    *("DBT_ENGINE_WARN_ERROR", "DBT_WARN_ERROR"),
+    *("DBT_ENGINE_WARN_ERROR_OPTIONS", "DBT_WARN_ERROR_OPTIONS"),
+)
+WARN_ERROR_VALUES = re.compile(r"\b(?:1|true|t|yes|y|on|error|include)\b", re.IGNORECASE)
 
 
 class DbtCommandOperator(DbtBuildLocalOperator):
@@ -226,7 +229,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         return (
             self.warn_error
             or any(str(word).startswith("--warn-error") for word in words)
-            or any(environment.get(name) for name in WARN_ERROR_VARIABLES)
+            or any(
+                WARN_ERROR_VALUES.search(environment.get(name, "")) for name in WARN_ERROR_VARIABLES
+            )
         )
 
     def run_dbt_runner(self, command, env, cwd, **kwargs):

@@ -22,8 +22,6 @@ PRINTED = re.compile(r"\{\{-?\s*target\.(\w+)\s*-?\}\}")
 CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
 JINJA_FILES = (".sql", ".yml", ".yaml")
 CONFIG = re.compile(r"(?<![\w.])config\(")
-# Jinja that reads a relation, and Jinja that decides whether the Jinja after it is rendered.
-READ, DECISION = re.compile(r"(?<![\w.])(?:ref|source)\("), re.compile(r"\{%[-+]?\s*(?:el)?if\b")
 # Values that differ in each run.
 RUN_VALUE = r"\b(?:run_started_at|invocation_id|flags|modules\.(?:datetime|pytz))\b"
 MACRO = re.compile(r"\{%[-+]?\s*macro\s+(\w+)(.*?)\{%[-+]?\s*endmacro\b", re.DOTALL)
@@ -75,7 +73,7 @@ def depends_on_connection(project: DbtProject, files: Iterable[Path]) -> bool:
 
     Args:
         project: the project.
-        files: its files and those of its local packages.
+        files: its files, without those of local packages.
     """
     fields, mapping = placeholder_fields(project), project.profile.profile_mapping
     # dbt-duckdb makes the name of the database from the path of its file.
@@ -102,7 +100,7 @@ def depends_on_run(files: Iterable[Path]) -> bool:
     calls, uses the time of the run, its ID or a flag.
 
     Args:
-        files: the files of the project and of its local packages.
+        files: the files of the project, without those of local packages.
     """
     texts = _texts(files)
     bodies = [found for text in texts.values() for found in MACRO.findall(text)]
@@ -131,14 +129,12 @@ def _texts(files: Iterable[Path]) -> dict[Path, str]:
 def _parsed_tags(file: Path, text: str) -> list[str]:
     """Return the Jinja of a file that decides how dbt parses it.
 
-    In SQL, this is the Jinja of a model's config() and above it, and each `if` above a ref().
+    In SQL, this is the Jinja of a model's config() and above it.
     """
     if file.suffix == ".sql":
         tags = JINJA.findall(text)
         last_config = max((n for n, tag in enumerate(tags) if CONFIG.search(tag)), default=-1)
-        last_read = max((n for n, tag in enumerate(tags) if READ.search(tag)), default=-1)
-        decisions = [tag for tag in tags[: last_read + 1] if DECISION.match(tag)]
-        return tags[: last_config + 1] + decisions
+        return tags[: last_config + 1]
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):

@@ -127,14 +127,10 @@ def slim_manifest(
     # dbt runs the unit tests of a model before the model, and not without it.
     selected = {k for k in selected if not k.startswith("unit_test.") or parents[k][0] in rendered}
     root = manifest["metadata"].get("project_name")
-    names = task_names(rendered, root)
-    key = {
-        unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
-        for unique_id, node in rendered.items()
-    }
     depth = _depths(parents)
     reads = _reads(parents, rendered.keys())
     has_test_in_run = test_behavior == TestBehavior.BUILD
+    is_after_each = test_behavior == TestBehavior.AFTER_EACH
 
     run = {unique_id: [] for unique_id in rendered}
     test = defaultdict(list)
@@ -161,6 +157,12 @@ def slim_manifest(
         else:
             tested = min(parents[unique_id], default=unique_id)
             other[tested, tuple(sorted(read))].append(unique_id)
+
+    names = task_names(rendered, root, groups=test.keys() if is_after_each else frozenset())
+    key = {
+        unique_id: f"{node['resource_type']}.{node['package_name']}.{names[unique_id]}"
+        for unique_id, node in rendered.items()
+    }
 
     def read_by_tests(unique_id: str) -> set[str]:
         """Return the other nodes with a task that the tests of a node read."""
@@ -194,7 +196,6 @@ def slim_manifest(
             upstream |= read_by_tests(unique_id)
         slim_nodes[key[unique_id]] = _node(node, sorted(key[k] for k in upstream))
     attached_to = {test_id: unique_id for unique_id, tests in test.items() for test_id in tests}
-    is_after_each = test_behavior == TestBehavior.AFTER_EACH
     rendered_tests = {k: [node] for k, node in attached_to.items() if is_after_each} | detached
     test_key = {test_id: key_of_test(nodes[test_id], root) for test_id in rendered_tests}
     for test_id, read in rendered_tests.items():

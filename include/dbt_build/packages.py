@@ -27,7 +27,9 @@ def install_packages(project: DbtProject) -> None:
         if (file := project.path / name).is_file()
     }
     variables = sorted(variables_in("".join(texts.values()), secrets=False))
-    wanted = {**texts, "environment": fingerprint(variables, project.parse_environment)}
+    folder = packages_folder(project.workdir)
+    environment = fingerprint(variables, project.parse_environment)
+    wanted = {"files": texts, "folder": str(folder), "environment": environment}
     installed = project.cache / "packages.json"
     is_needed = project.installs_packages and not has_shipped_packages(project)
     if is_needed and installed.exists() and json.loads(installed.read_text()) == wanted:
@@ -41,7 +43,7 @@ def install_packages(project: DbtProject) -> None:
         (project.workdir / name).write_text(text)
     if not is_needed:
         return
-    shutil.rmtree(project.workdir / packages_folder(project.workdir), ignore_errors=True)
+    shutil.rmtree(project.workdir / folder, ignore_errors=True)
     if any(name in texts for name in PACKAGE_FILES):
         run_dbt(project, "deps")
     installed.write_text(json.dumps(wanted))
@@ -100,8 +102,8 @@ def has_shipped_packages(project: DbtProject) -> bool:
     dbt installs a local package as a link, which leads nowhere on another machine.
     """
     folder = project.path / packages_folder(project.path)
-    names = [name for name in os.listdir(folder) if name[0] not in "._"] if folder.is_dir() else []
-    return bool(names) and all((folder / name / "dbt_project.yml").is_file() for name in names)
+    found = [] if not folder.is_dir() else [path for path in folder.iterdir() if not path.is_file()]
+    return bool(found) and all((path / "dbt_project.yml").is_file() for path in found)
 
 
 def packages_folder(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Set
 from hashlib import sha256
 
 # Airflow accepts task IDs of 250 characters, which include the names of the task's groups.
@@ -10,11 +11,13 @@ NAME_CHARACTERS = 120
 SUFFIXES = {"model": "run", "seed": "seed", "snapshot": "snapshot"}
 
 
-def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
+def task_names(
+    rendered: dict[str, dict], root: str | None, groups: Set[str] = frozenset()
+) -> dict[str, str]:
     """Return the name of each node in task IDs: Cosmos's, unless Airflow refuses it.
 
     A name of another package than the root project gets the package's name if it is not unique.
-    The name of a node with tests is that of a task group, which must not be the ID of a task.
+    The nodes in `groups` have a task group with their name, which must not be the ID of a task.
     """
     plain = {unique_id: safe_name(unique_id.split(".", 2)[2]) for unique_id in rendered}
     names = {}
@@ -25,9 +28,15 @@ def task_names(rendered: dict[str, dict], root: str | None) -> dict[str, str]:
             name = safe_name(f"{package}__{unique_id.split('.', 2)[2]}")
         names[unique_id] = name
     taken = Counter(names.values())
-    taken.update(f"{name}_{SUFFIXES[unique_id.split('.')[0]]}" for unique_id, name in names.items())
+    task_ids = {
+        f"{name}_{SUFFIXES[unique_id.split('.')[0]]}"
+        for unique_id, name in names.items()
+        if unique_id not in groups
+    }
     return {
-        unique_id: name if taken[name] == 1 else f"{name}_{short_hash(unique_id)}"
+        unique_id: f"{name}_{short_hash(unique_id)}"
+        if taken[name] > 1 or (unique_id in groups and name in task_ids)
+        else name
         for unique_id, name in names.items()
     }
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -113,20 +113,25 @@ def _files(project: DbtProject) -> Iterator[Path]:
     for file in (project.profile.profiles_yml_filepath, project.manifest):
         if file:
             yield Path(file)
-    yield from _project_files(project)
-
-
-def _project_files(project: DbtProject) -> Iterator[Path]:
-    """Yield the files of a project and of its local packages."""
     packages = project.workdir / packages_folder(project.workdir)
     local = [path.resolve() for path in packages.glob("*") if path.is_symlink()]
+    yield from _own_files(project)
+    yield from _walk(project, local)
+
+
+def _own_files(project: DbtProject) -> Iterator[Path]:
+    """Yield the files of a project, without those of its local packages."""
     # os.walk follows no link except the one where it begins.
     links = [path for path in map(Path, _links(project).values()) if path.is_symlink()]
+    yield from _walk(project, [project.path, *links, *_outside_folders(project.path).values()])
+
+
+def _walk(project: DbtProject, roots: Iterable[Path]) -> Iterator[Path]:
     generated = _generated_names(project)
-    for root in (project.path, *links, *_outside_folders(project.path).values(), *local):
+    for root in roots:
         for folder, subfolders, files in os.walk(root):
             # A folder of models can have the name of a folder that dbt generates in a project.
-            ignored = generated if "dbt_project.yml" in files else {"__pycache__"}
+            ignored = generated if "dbt_project.yml" in files else {"__pycache__", ".user.yml"}
             subfolders[:] = [name for name in subfolders if name not in ignored]
             for name in {*files} - ignored:
                 if (path := Path(folder, name)).exists():
@@ -136,12 +141,14 @@ def _project_files(project: DbtProject) -> Iterator[Path]:
 def _make(project: DbtProject) -> None:
     # An edit that is made while dbt parses has to be newer than the working directory.
     started_at = time.time()
+    # The inputs of dbt's last parse stay until a new parse succeeds.
+    previous = project.inputs_file.with_suffix(".previous")
     if project.inputs_file.exists():
-        environment = json.loads(project.inputs_file.read_text())["environment"]
-        if fingerprint(environment, project.parse_environment) != environment:
-            # dbt's partial parsing does not notice a variable that the settings of a package read.
-            (project.target / "partial_parse.msgpack").unlink(missing_ok=True)
-        project.inputs_file.unlink()
+        project.inputs_file.replace(previous)
+    environment = json.loads(previous.read_text())["environment"] if previous.exists() else {}
+    if fingerprint(environment, project.parse_environment) != environment:
+        # dbt's partial parsing does not notice a variable that the settings of a package read.
+        (project.target / "partial_parse.msgpack").unlink(missing_ok=True)
     links = _links(project)
     for entry in project.workdir.iterdir():
         if entry.is_symlink():
@@ -167,8 +174,8 @@ def _make(project: DbtProject) -> None:
         "made_at": started_at,
         "links": links,
         "environment": fingerprint(environment_variables_of(project), project.parse_environment),
-        "depends_on_connection": depends_on_connection(project, _project_files(project)),
-        "depends_on_run": depends_on_run(_project_files(project)),
+        "depends_on_connection": depends_on_connection(project, _own_files(project)),
+        "depends_on_run": depends_on_run(_own_files(project)),
         "times": times,
     }
     partial = project.inputs_file.with_suffix(".partial")

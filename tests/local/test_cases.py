@@ -184,7 +184,7 @@ def test_sources_that_are_seeds_get_a_dag_file_with_the_seeds_first(bring_in, cl
     assert "Sources that are seeds" not in again.stdout
 
 
-def test_a_dag_file_without_the_engine_is_no_answer(bring_in, clone, settings):
+def test_a_dag_file_without_the_engine_is_reported(bring_in, clone, settings):
     bring_in({"models/a.sql": "select 1 as id"})
     dag_file = clone / "dags" / "shop.py"
     text = dag_file.read_text().replace("from include.dbt_build import", "from cosmos import")

@@ -357,6 +357,7 @@ def test_an_external_dbt_is_a_path_with_a_subprocess(unchanged):
         ("trigger_rule", "all_done"),
         ("pre_execute", print),
         ("post_execute", print),
+        ("indirect_selection", "cautious"),
     ],
 )
 def test_default_args_that_cannot_be_honoured_are_refused(unchanged, name, value):

@@ -86,9 +86,11 @@ def test_a_run_parses_the_project_if_a_warning_is_an_error(
 def test_a_run_parses_the_project_if_a_variable_makes_a_warning_an_error(unchanged, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://localhost/db")
     build = render(unchanged).get_task("dbt_build")
-    monkeypatch.setenv("DBT_WARN_ERROR_OPTIONS", "{'error': 'all'}")
-    build._load_manifest(os.environ)
-    assert build.manifest is None
+    for value, is_parsed in (("{'silence': ['A']}", False), ("{'error': 'all'}", True)):
+        build.manifest = None
+        monkeypatch.setenv("DBT_WARN_ERROR_OPTIONS", value)
+        build._load_manifest(os.environ)
+        assert (build.manifest is None) == is_parsed
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,6 @@ from tests.include.dbt_build.conftest import dbt_project, names_with_task, rende
         ("{% set y = run_started_at.year %} {{ config(alias='a_' ~ y) }} select 1 as id", True),
         ("{% if flags.FULL_REFRESH %}{{ config(tags='x') }}{% endif %} select 1 as id", True),
         ("{{ config(alias='a') }} {% if flags.FULL_REFRESH %} select 1 as id {% endif %}", False),
-        ("{% if flags.FULL_REFRESH %}select * from {{ ref('apart') }} union{% endif %}", True),
-        ("select '{{ run_started_at }}' as at, * from {{ ref('apart') }}", False),
     ],
 )
 def test_a_project_that_decides_by_its_connection_is_parsed_in_each_run(second, jinja, is_used):
@@ -91,16 +89,6 @@ def test_a_macro_in_a_folder_outside_of_the_project_can_decide_by_the_connection
     settings = "{name: second, version: 1.0.0, profile: any, macro-paths: [../shared]}"
     macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
     write(second, {"dbt_project.yml": settings, "../shared/is_prod.sql": macro})
-    project = dbt_project(second)
-    prepare(project)
-    assert not is_parse_valid(project, os.environ)
-
-
-def test_a_macro_of_a_local_package_can_decide_by_the_connection(second):
-    macro = "{% macro is_prod() %}{{ return(target.dbname == 'prod') }}{% endmacro %}"
-    package = {"dbt_project.yml": "{name: package}", "macros/is_prod.sql": macro}
-    write(second.parent / "package", package)
-    write(second, {"packages.yml": "packages: [{local: ../package}]"})
     project = dbt_project(second)
     prepare(project)
     assert not is_parse_valid(project, os.environ)

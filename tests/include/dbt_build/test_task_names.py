@@ -234,9 +234,11 @@ def test_sources_can_have_difficult_names(small):
 def test_a_tested_model_can_have_the_name_of_the_task_of_another_node(small):
     models = "models: [{name: days_seed, columns: [{name: id, data_tests: [unique]}]}]"
     files = {"seeds/days.csv": "id\n1\n", "models/models.yml": models}
-    dag = render(small(files, days_seed="select 1 as id"))
-    assert "days_seed" in dag.task_ids
-    assert len(nodes_with_task(dag)) == 3
+    names = ("days_seed", "other", "other_run")
+    dag = render(small(files, **dict.fromkeys(names, "select 1 as id")))
+    # Only a name that is taken is changed.
+    assert {"days_seed", "other_run", "other_run_run"} < {*dag.task_ids}
+    assert len(nodes_with_task(dag)) == 5
 
 
 def test_a_tested_model_can_have_the_name_of_a_task_of_source_tests(small):
