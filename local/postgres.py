@@ -99,8 +99,9 @@ def psql(settings: Settings, words: list[str]) -> None:
     login = settings.warehouse()
     env = {**settings.environment, "PGDATABASE": login.pop("dbname")}
     env |= {f"PG{name.upper()}": value for name, value in login.items()}
-    # As a subprocess it would be killed by Ctrl-C, which only cancels a statement in psql.
-    os.execve(BIN / "psql", ["psql", *words], env)  # noqa: S606
+    # As a subprocess it would be killed by Ctrl-C, which only cancels a statement in psql. It looks
+    # for its own program, which need not be on the PATH.
+    os.execve(BIN / "psql", [str(BIN / "psql"), *words], env)  # noqa: S606
 
 
 def connect(settings: Settings):

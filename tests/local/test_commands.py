@@ -253,7 +253,8 @@ def test_postgres_is_started_once_stopped_whole_and_keeps_its_data(postgres, war
 
 def test_ctrl_c_reaches_psql_only_because_no_other_process_waits_for_it(postgres):
     command = [sys.executable, "-m", "local", "psql", "-c", r"\! echo $PPID"]
-    env = {**os.environ, **postgres}
+    # A machine need not have a psql on its PATH.
+    env = {**os.environ, **postgres, "PATH": "/nowhere"}
     psql = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     assert int(psql.communicate()[0]) == psql.pid
 
