@@ -102,8 +102,10 @@ def has_shipped_packages(project: DbtProject) -> bool:
     dbt installs a local package as a link, which leads nowhere on another machine.
     """
     folder = project.path / packages_folder(project.path)
-    found = [] if not folder.is_dir() else [path for path in folder.iterdir() if not path.is_file()]
-    return bool(found) and all((path / "dbt_project.yml").is_file() for path in found)
+    paths = [*folder.iterdir()] if folder.is_dir() else []
+    # dbt ignores files and the other folders.
+    packages = [path for path in paths if not (path.is_file() or path.name.startswith("__"))]
+    return bool(packages) and all((path / "dbt_project.yml").is_file() for path in packages)
 
 
 def packages_folder(path: Path) -> Path:
