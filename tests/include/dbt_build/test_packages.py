@@ -8,6 +8,9 @@ import pytest
 from include.dbt_build.parsing import DbtError
 from tests.include.dbt_build.conftest import names_with_task, render, write
 
+# Each test parses a project several times.
+pytestmark = pytest.mark.slow
+
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@example.com")
 PACKAGE = {
     "dbt_project.yml": "{name: package, version: 1.0.0}",
