@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
-from cosmos.dbt.project import get_dbt_packages_subpath
 
 from include.dbt_build.parsing import placeholder_fields, recorded_variables
-from include.dbt_build.project import LOCK_FILE, PACKAGE_FILES, DbtProject
+from include.dbt_build.project import LOCK_FILE, PACKAGE_FILES, DbtProject, packages_folder
 
 # The braces of an expression can be nested, because it can contain dicts.
 JINJA = re.compile(r"\{\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
@@ -37,7 +36,7 @@ RENDERED_LATER = re.compile(
 def environment_variables_of(project: DbtProject) -> set[str]:
     """Return the names of the environment variables that a project reads when dbt parses it."""
     # dbt does not record the variables that its configuration files and its profile read.
-    packages = project.workdir / get_dbt_packages_subpath(project.workdir)
+    packages = project.workdir / packages_folder(project.workdir)
     found = {
         name
         for file in (*project.path.glob("*.yml"), *packages.glob("*/dbt_project.yml"))

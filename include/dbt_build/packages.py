@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import yaml
-from cosmos.dbt.project import get_dbt_packages_subpath
 
 from include.dbt_build.jinja import variables_in
 from include.dbt_build.parsing import run_dbt
@@ -15,6 +14,7 @@ from include.dbt_build.project import (
     PACKAGE_FILES,
     DbtProject,
     fingerprint,
+    packages_folder,
     read_yaml,
 )
 
@@ -106,8 +106,3 @@ def has_shipped_packages(project: DbtProject) -> bool:
     # dbt ignores files and the other folders.
     packages = [path for path in paths if not (path.is_file() or path.name.startswith("__"))]
     return bool(packages) and all((path / "dbt_project.yml").is_file() for path in packages)
-
-
-def packages_folder(path: Path) -> Path:
-    """Return the folder into which dbt installs packages, relative to the project."""
-    return Path(get_dbt_packages_subpath(path))

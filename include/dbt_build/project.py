@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
 from cosmos import ProfileConfig, settings
+from cosmos.dbt.project import get_dbt_packages_subpath
 
 PACKAGE_FILES = ("packages.yml", "dependencies.yml")
 LOCK_FILE = "package-lock.yml"
@@ -108,6 +109,11 @@ def read_yaml(file: Path) -> dict:
     # The errors of the parser name the file only if the parser reads it.
     with file.open() as text:
         return yaml.safe_load(text) or {}
+
+
+def packages_folder(path: Path) -> Path:
+    """Return the folder into which dbt installs packages, relative to the project."""
+    return Path(get_dbt_packages_subpath(path))
 
 
 def check_bundle(project: Path) -> None:

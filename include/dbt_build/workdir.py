@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from include.dbt_build.jinja import depends_on_connection, depends_on_run, environment_variables_of
-from include.dbt_build.packages import has_shipped_packages, install_packages, packages_folder
+from include.dbt_build.packages import has_shipped_packages, install_packages
 from include.dbt_build.parsing import run_dbt
 from include.dbt_build.project import (
     LOCK_FILE,
@@ -26,6 +26,7 @@ from include.dbt_build.project import (
     DbtProject,
     digest,
     fingerprint,
+    packages_folder,
     read_yaml,
 )
 from include.dbt_build.task_names import short_hash
