@@ -26,8 +26,8 @@ COLUMNS = """
     where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
     and attnum > 0 and not attisdropped
 """
-# An environment variable that dbt requires, because the call has no default.
-REQUIRED_VARIABLE = re.compile(r"env_var\(\s*['\"](\w+)['\"]\s*\)")
+# dbt's message about an environment variable that has no default.
+MISSING_VARIABLE = re.compile(r"Env var required but not provided: '(\w+)'")
 COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", flags=re.DOTALL)
 
 
@@ -138,10 +138,9 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
         return done.stderr if done.returncode else ""
 
     error = parse(env)
-    if "Env var required but not provided" in error:
-        dag_text = findings.dag_file.read_text()
-        required = {x for x in required_variables(project) if f'"{x}"' not in dag_text}
-        findings.variables = sorted(required - env.keys())
+    # dbt names one variable in each parse.
+    while (found := MISSING_VARIABLE.search(error)) and found[1] not in findings.variables:
+        findings.variables = sorted([*findings.variables, found[1]])
         error = parse(env | {name: name.lower() for name in findings.variables})
     if files := [*folder.glob(f"dbt_projects/**/{project.name}/target/manifest.json")]:
         return files[0].parents[1]
@@ -150,23 +149,6 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
         f"{findings.dag_file.name} has no DbtDag or DbtTaskGroup of include.dbt_build for it."
     )
     return None
-
-
-def required_variables(project: Path) -> set[str]:
-    """Return the environment variables without a default in the files of a project."""
-    found = set()
-    files = (f for pattern in ("*.yml", "*.yaml", "*.sql") for f in project.rglob(pattern))
-    for file in files:
-        # Some folders that dbt writes have the name of a file, such as schema.yml.
-        top = file.relative_to(project).parts[0]
-        is_generated = not file.is_file() or top in ("dbt_packages", "target")
-        if file.name == "profiles.yml" or is_generated:
-            continue
-        text = re.sub(r"\{#.*?#\}", "", file.read_text(errors="ignore"), flags=re.DOTALL)
-        if file.suffix != ".sql":
-            text = re.sub(r"(?m)^\s*#.*$", "", text)
-        found |= {*REQUIRED_VARIABLE.findall(text)}
-    return found
 
 
 def _find_sources(settings: Settings, manifest: dict, findings: Findings) -> set:

@@ -17,7 +17,7 @@ if not (HAS_POSTGRES and (ROOT / ".git").exists()):
     pytest.skip("needs a clone, which the image is not", allow_module_level=True)
 
 from local import postgres
-from local.findings import Findings, check, required_variables
+from local.findings import Findings, check
 from local.projects import add
 from local.settings import Failure, Settings
 
@@ -191,12 +191,6 @@ def test_a_dag_file_without_the_engine_is_reported(bring_in, clone, settings):
     dag_file.write_text(text.replace("    run_options=True,\n", "").replace('"shop"', "'shop'"))
     done = run_in(clone, settings, "check-project", "--name=shop", "--parse-only")
     assert "shop.py has no DbtDag or DbtTaskGroup of include.dbt_build" in done.stdout
-
-
-def test_files_that_dbt_has_generated_require_no_variable(tmp_path):
-    call = "select '{{ env_var('%s') }}'"
-    files = {"models/a.sql": call % "ONE", "target/compiled/models/schema.yml/b.sql": call % "TWO"}
-    assert required_variables(write(tmp_path, files)) == {"ONE"}
 
 
 def test_vendored_packages_are_one_line_for_the_hooks(bring_in, clone):
