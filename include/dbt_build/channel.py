@@ -65,7 +65,7 @@ class PluginClient:
                 # A proxy can answer with a long page.
                 reason = " ".join(error.response.text.split())[:REASON_CHARACTERS]
                 errors.append(f"{url}: status {error.response.status_code} {reason}".rstrip())
-            except (httpx.HTTPError, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 errors.append(f"{url}: {type(error).__name__}")
             else:
                 self.urls = [url]

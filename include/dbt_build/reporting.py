@@ -94,18 +94,24 @@ class ResultReporter:
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            try:
-                self._collect()
-                if monotonic() > self._next_report:
-                    self._send_unsent()
-                self._store_state()
-            except Exception as error:
-                log.warning("The results could not be passed to Airflow yet: %s", error)
+            self._report()
         if self.results.is_interrupted:
-            # Airflow has ended the build task, so the plugin accepts no reports from it.
+            # Stored first, because Airflow may be about to kill this process. The plugin accepts a
+            # report unless Airflow itself has ended the build task.
             self._store_state()
+            self._report()
         else:
             self._end()
+
+    def _report(self) -> None:
+        """Report what dbt has ended by now. What fails here is done by the next call."""
+        try:
+            self._collect()
+            if monotonic() > self._next_report:
+                self._send_unsent()
+            self._store_state()
+        except Exception as error:
+            log.warning("The results could not be passed to Airflow yet: %s", error)
 
     def _collect(self) -> None:
         """Set the outcomes of the tasks whose nodes have ended."""

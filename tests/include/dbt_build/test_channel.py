@@ -111,6 +111,13 @@ def test_a_server_that_cannot_be_reached_is_named(settings):
         send()
 
 
+def test_a_base_url_that_is_no_url_is_named(settings):
+    port = free_port()
+    settings("http://airflow.example.org\n/airflow", f"http://127.0.0.1:{port}/execution/")
+    with pytest.raises(ReportError, match="InvalidURL"):
+        PluginClient(TI).send(Report())
+
+
 def test_the_base_url_with_its_prefix_is_tried_if_the_execution_api_has_no_plugins(settings):
     with server(404, PAGE) as execution, server(200, ANSWER) as core:
         settings(f"{core.url}/team/airflow", f"{execution.url}/execution/")

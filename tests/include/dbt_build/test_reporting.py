@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from include.dbt_build import reporting
-from include.dbt_build.protocol import BUILD_STATE, NODE_RESULTS, BuildState
+from include.dbt_build.protocol import BUILD_STATE, NODE_RESULTS, Answer, BuildState, Report
 from include.dbt_build.reporting import ResultReporter
 from include.dbt_build.results import BuildResults, NodeResult
 
@@ -83,4 +83,26 @@ def test_a_model_whose_batches_are_complete_is_no_longer_incomplete(ti):
     node.status, node.built_batches = "success", {1, 2, 3}
     reporter._store_state()
     assert ti.xcoms[BUILD_STATE]["incomplete"] == []
+    assert ti.xcoms[BUILD_STATE]["built"] == ["model.p.a"]
+
+
+def test_what_dbt_has_ended_before_an_interruption_is_reported(ti, monkeypatch):
+    reports = []
+
+    def send(report: Report) -> Answer:
+        reports.append(report)
+        return Answer(applied=dict.fromkeys(report.succeeded, 1), failed={})
+
+    # The reporter is stopped before it sends its first report.
+    monkeypatch.setattr(reporting, "POLL_SECONDS", 60)
+    results = BuildResults()
+    reporter = ResultReporter(ti, [task("a"), task("b")], results, "done", STATE)
+    reporter._client = SimpleNamespace(send=send)
+    reporter._logs = SimpleNamespace(write=lambda *_: None, close=lambda: None)
+    with reporter:
+        results.nodes["model.p.a"] = NodeResult("success")
+        results.interrupt()
+    assert [{*report.succeeded} for report in reports] == [{"a"}]
+    assert reports[0].others == {}
+    # Stored before the report, so that the next try does not build it again.
     assert ti.xcoms[BUILD_STATE]["built"] == ["model.p.a"]
