@@ -13,7 +13,8 @@ from jinja2 import Template
 
 from include.dbt_build.protocol import Answer, Report, sign, signing_key
 
-TIMEOUT_SECONDS = 60
+# A server that is there accepts a connection at once, but a large report takes time.
+TIMEOUT = httpx.Timeout(60, connect=5)
 # The length of a server's answer in a log line.
 REASON_CHARACTERS = 200
 
@@ -55,7 +56,7 @@ class PluginClient:
         for url in self.urls:
             try:
                 response = httpx.post(
-                    url, content=body, headers=headers, verify=self._ssl, timeout=TIMEOUT_SECONDS
+                    url, content=body, headers=headers, verify=self._ssl, timeout=TIMEOUT
                 )
                 # A proxy can answer 200 with a page of its own.
                 answer = Answer.model_validate_json(response.raise_for_status().content)

@@ -107,6 +107,9 @@ class ResultReporter:
         """Report what dbt has ended by now. What fails here is done by the next call."""
         try:
             self._collect()
+            if self._retry_seconds > POLL_SECONDS:
+                # If Airflow did not answer, the next report can take a minute too.
+                self._store_state()
             if monotonic() > self._next_report:
                 self._send_unsent()
             self._store_state()
