@@ -118,8 +118,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         try:
             self.build_and_run_cmd(context, cmd_flags=flags)
         finally:
-            # A failed dbt has events too, unless it failed before its nodes.
-            emit_lineage(context["ti"], self.openlineage_events_completes)
+            # A failed dbt has events too, unless it failed before its nodes. After a timeout there
+            # is no time for them.
+            if not self.results.is_interrupted:
+                emit_lineage(context["ti"], self.openlineage_events_completes)
         if self.results.error:
             raise self.results.error
 
@@ -327,11 +329,17 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def calculate_openlineage_events_completes(self, *args, **kwargs) -> bool:
         """Make the OpenLineage events only if they are emitted, because this takes seconds."""
+        self.openlineage_events_completes = []
         if self.base_cmd != ["build"] or not is_lineage_active():
             return False
         # This logger prints the whole node of each test that tests a snapshot and not a model.
         logging.getLogger("openlineage.common.provider.dbt").setLevel(logging.ERROR)
-        return super().calculate_openlineage_events_completes(*args, **kwargs)
+        try:
+            return super().calculate_openlineage_events_completes(*args, **kwargs)
+        except Exception as error:
+            # OpenLineage renders profiles.yml without the filters of dbt.
+            self.log.warning("dbt's artifacts gave no OpenLineage events: %r", error)
+            return False
 
     def handle_exception_dbt_runner(self, result) -> None:
         error = result.exception
