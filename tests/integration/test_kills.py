@@ -1,6 +1,7 @@
 """A run in which a process that it needs is killed while dbt builds."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -103,8 +104,9 @@ def test_start_after_all_processes_were_killed_completes_the_run(states, running
     everything = [*tops, *(child for top in tops for child in top.children(recursive=True))]
     # The processes of the Postgres server end by themselves, when their statement has ended.
     for process in everything:
-        if process.ppid() != postmaster:
-            process.kill()
+        with suppress(psutil.NoSuchProcess):
+            if process.ppid() != postmaster:
+                process.kill()
     started = local("start")
     assert started.returncode == 0, started.stdout + started.stderr
     assert [process for process in everything if is_alive(process)] == []
