@@ -74,6 +74,7 @@ def test_each_step_of_the_check_workflow_succeeds_in_a_clean_clone(clone):
         )
         assert done.returncode == 0, f"{step}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         assert "Installing into" not in done.stdout
+        assert "resource_tracker" not in done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import HAS_POSTGRES
+from tests.conftest import HAS_POSTGRES, HOME
 from tests.fixtures import wait_until
 
 if HAS_POSTGRES:
@@ -102,11 +102,14 @@ def test_nodes_with_difficult_names_are_built_retried_cleared_and_checked(api, w
     copy = 'create table raw_states."all events" as select * from raw_states.events'
     warehouse.execute("drop schema if exists names cascade")
     warehouse.execute(copy)
-    every = {"a, b & c": 1, "reads it": 1, "appends": 1, "loaded": 1}
-    # A retry of the node task runs dbt for this node alone.
-    states.broken("a, b & c")
+    signs = "[d] (e) = #1 50%"
+    every = {"a, b & c": 1, signs: 1, "reads it": 1, "appends": 1, "loaded": 1}
+    # A retry of a node task runs dbt for this node alone.
+    states.broken("a, b & c", signs)
     states.trigger()
-    states.wait_for_state("a__b___c_run", "up_for_retry")
+    tasks = ("a__b___c_run", "_d___e_____1_50__run")
+    for task_id in tasks:
+        states.wait_for_state(task_id, "up_for_retry")
     warehouse.execute("truncate raw_states.broken")
     assert states.end() == "success"
     assert states.built() == every
@@ -114,7 +117,11 @@ def test_nodes_with_difficult_names_are_built_retried_cleared_and_checked(api, w
     log = states.log("dbt_build")
     assert "Running with dbt" in log
     assert "full parse" not in log
-    # After a clear, the build task builds this node alone.
-    states.clear("a__b___c_run", downstream=False)
+    tries = HOME / "artifacts" / "names" / "prod" / "names"
+    (kept,) = tries.glob(f"*@{states.run_id}@dbt_build.1")
+    files = {file.name for file in kept.iterdir()}
+    assert files == {"manifest.json", "run_results.json", "sources.json"}
+    # After a clear, the build task builds these nodes alone.
+    states.clear(*tasks, downstream=False)
     assert states.end() == "success"
-    assert states.built() == {**every, "a, b & c": 2}
+    assert states.built() == {**every, "a, b & c": 2, signs: 2}

@@ -25,13 +25,15 @@ def run_of(api, warehouse):
     return states
 
 
-def test_a_failed_node_stops_nodes_downstream_of_a_node_that_is_not_selected(run_of):
+@pytest.mark.parametrize("broken", ["chain_a", "check_chain_a"])
+def test_a_failed_node_stops_nodes_downstream_of_a_node_that_is_not_selected(run_of, broken):
     states = run_of("decides_chain")
-    states.broken("chain_a")
+    states.broken(broken)
     assert states.run() == "failed"
     assert states.states() == {
         "dbt_build": "success",
-        "chain_a_run": "failed",
+        "chain_a.run": "failed" if broken == "chain_a" else "success",
+        "chain_a.test": "upstream_failed" if broken == "chain_a" else "failed",
         "chain_c_run": "upstream_failed",
         "dbt_build_done": "failed",
     }
@@ -294,6 +296,14 @@ def test_two_nodes_that_fail_once_are_built_by_their_retries(run_of):
         assert states.tasks()[node]["try_number"] == 2
 
 
+@pytest.mark.parametrize("way", ["selection", "variable"])
+def test_a_model_whose_unit_test_is_left_out_is_built_once(run_of, way):
+    states = run_of(f"decides_once_{way}")
+    assert states.run() == "success"
+    assert states.states().keys() == {"dbt_build", "once_run", "dbt_build_done"}
+    assert states.built() == {"once": 1}
+
+
 def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     states = run_of("decides_function")
     assert states.run() == "success"
@@ -315,7 +325,8 @@ def test_a_run_that_selects_a_function_alone_skips_the_model_that_uses_it(run_of
     states.broken()
     states.clear(only_failed=True)
     assert states.end() == "success"
-    assert states.not_successful() == {"chain_a_run": "skipped", "uses_twice_run": "skipped"}
+    skipped = {"chain_a.run", "chain_a.test", "uses_twice_run"}
+    assert states.not_successful() == dict.fromkeys(skipped, "skipped")
     assert "OK created function decides.twice" in states.log("dbt_build", 3)
 
 

@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from airflow.sdk import BaseOperator, TriggerRule
+from airflow.sdk import DAG, BaseOperator, TriggerRule
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import (
     ExecutionMode,
@@ -19,6 +19,7 @@ from cosmos.converter import DbtToAirflowConverter
 from cosmos.operators.base import AbstractDbtBase, DbtBuildMixin
 from cosmos.operators.local import AbstractDbtLocalBase, DbtBuildLocalOperator
 
+from include.dbt_build import DbtTaskGroup
 from include.dbt_build.arguments import Arguments, UnsupportedArgumentError, check_node
 from include.dbt_build.command import DbtCommandOperator
 from tests.include.dbt_build.conftest import PROJECT_FILE, arguments, profile, render, write
@@ -361,8 +362,14 @@ def test_an_external_dbt_is_a_path_with_a_subprocess(unchanged):
     ],
 )
 def test_default_args_that_cannot_be_honoured_are_refused(unchanged, name, value):
+    given = {"owner": "team", name: value}
     with pytest.raises(UnsupportedArgumentError, match=f"^{name} is not supported"):
-        render(unchanged, default_args={"owner": "team", name: value})
+        render(unchanged, default_args=given)
+    with (
+        DAG("with_group", default_args=given),
+        pytest.raises(UnsupportedArgumentError, match=f"^{name} is not supported"),
+    ):
+        DbtTaskGroup("dbt", **arguments(unchanged))
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_equal_names_in_packages_have_tasks_of_their_own(small, same):
     tests = "models: [{name: a, columns: [{name: id, data_tests: [unique]}]}]"
     if kind == "models/a.sql":
         package["../package/models/a.yml"] = tests
+        package["../package/tests/own.sql"] = "select * from {{ ref('package', 'a') }} where id > 1"
     path = small(
         {"packages.yml": "packages: [{local: ../package}]", "models/a.yml": tests, **package},
         a="select 1 as id",
@@ -153,7 +154,9 @@ def test_equal_names_in_packages_have_tasks_of_their_own(small, same):
     # dbt resolves the ref of a test to the root project first.
     assert len(tasks["a.test"].nodes) == (2 if "models/" in kind else 1)
     other = {task_id for task_id in tasks if task_id.startswith("package__a")}
-    assert other == {"package__a_run" if "models/" in kind else "package__a_seed"}
+    assert other == (
+        {"package__a.run", "package__a.test"} if "models/" in kind else {"package__a_seed"}
+    )
 
 
 def test_names_that_become_equal_get_a_hash():

@@ -1,0 +1,1 @@
+select {{ unless_broken('[d] (e) = #1 50%') }} as id
