@@ -10,13 +10,19 @@ from include.dbt_build import artifacts
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import NOTHING_TO_RUN, all_nodes, is_run, nodes_downstream_of
-from include.dbt_build.operators import BuildGroup, DbtNodeOperator, stored_problems
+from include.dbt_build.operators import (
+    BuildGroup,
+    DbtNodeOperator,
+    has_relation,
+    stored_problems,
+)
 from include.dbt_build.protocol import BuildState
 from include.dbt_build.reporting import ResultReporter, first_try, store_state, task_states
 from include.dbt_build.results import NO_RETRY
 
 # How long the build task waits for the final states of node tasks.
 ENDING_SECONDS = 5
+BUILD_WITH_HOOKS = "Clear this task with its downstream tasks to build the nodes with the hooks."
 
 
 class DbtBuildOperator(DbtCommandOperator):
@@ -130,6 +136,27 @@ class DbtBuildOperator(DbtCommandOperator):
         artifacts.finish(self.profile_config, ti, is_green=is_green)
         if failed:
             self._fail(failed, built)
+
+    def build(self, context, nodes: set[str] | None = None) -> None:
+        """Run `dbt build`.
+
+        Raises:
+            AirflowException: dbt failed outside of its nodes.
+            AirflowFailException: dbt failed after its nodes, whose results its hooks need.
+        """
+        try:
+            super().build(context, nodes)
+        except AirflowException as error:
+            with_task = nodes_of(self._node_tasks(), nodes)
+            to_run = {node for node in with_task if not node.startswith("source.")}
+            # In a retry, the on-run-end hooks would get the results of the tests only.
+            if (
+                self.group.slim["end_hooks_use_results"]
+                and to_run <= self.results.ended()
+                and has_relation(self.results.built() & to_run)
+            ):
+                raise AirflowFailException(f"{error}. {BUILD_WITH_HOOKS}") from error
+            raise
 
     def _settled_states(self, ti) -> dict[str, str | None]:
         """Return the states of the run's tasks, by task ID. Wait first for running node tasks.
@@ -286,7 +313,8 @@ class DbtBuildOperator(DbtCommandOperator):
         """Return the nodes of `to_run` to build, nodes without a task included.
 
         Raises:
-            AirflowFailException: only hooks have not run, and there is no test to run them with.
+            AirflowFailException: only hooks have not run, and they need the results of the nodes,
+                or there is no test to run them with.
         """
         to_run = {node for node in to_run if not node.startswith("source.")}
         with_task = nodes_of(self._node_tasks(), to_run)
@@ -296,12 +324,13 @@ class DbtBuildOperator(DbtCommandOperator):
             return self.group.with_ephemeral(missing)
         # An earlier try built all nodes, but ended before hooks and callbacks. dbt runs hooks only
         # together with a node, and a test is a node that changes nothing.
-        if tests := {node for node in with_task if node.startswith("test.")}:
+        tests = {node for node in with_task if node.startswith("test.")}
+        if tests and not self.group.slim["end_hooks_use_results"]:
             return (tests & pending_nodes) or {min(tests)}
         if self.group.slim["has_end_hooks"]:
             raise AirflowFailException(
                 "An earlier try built all nodes, but its on-run-end hooks may not have ended. "
-                "Clear this task to build the last nodes again, with the hooks."
+                + BUILD_WITH_HOOKS
             )
         return set()
 

@@ -4,6 +4,7 @@ It holds only nodes that dbt selects, so Cosmos renders it without a selection. 
 through nodes without a task are drawn between the nodes with a task.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from graphlib import TopologicalSorter
@@ -11,6 +12,7 @@ from typing import TypedDict
 
 from cosmos.constants import TestBehavior
 
+from include.dbt_build.jinja import JINJA
 from include.dbt_build.owners import owners_of
 from include.dbt_build.task_names import (
     key_of_test,
@@ -28,6 +30,8 @@ PARTS = ("sources", "nodes", "unit_tests", "functions", "saved_queries", "exposu
 NOTHING_TO_RUN = ("exposure.", "saved_query.")
 # The fields of a node's config that Cosmos reads.
 CONFIG = ("materialized", "meta", "tags")
+# What dbt gives the on-run-end hooks about the nodes of the same command.
+RESULTS_USED = re.compile(r"\b(?:results|schemas|database_schemas)\b")
 
 
 class TaskNodes(TypedDict):
@@ -81,6 +85,8 @@ class SlimManifest(TypedDict):
     owners: dict[str, str]
     # Whether dbt runs SQL of the project or of its packages after the last node.
     has_end_hooks: bool
+    # Whether such a hook uses the results or the schemas of the nodes that dbt has built.
+    end_hooks_use_results: bool
 
 
 def all_nodes(manifest: dict) -> dict[str, dict]:
@@ -127,6 +133,11 @@ def slim_manifest(
     # dbt runs the unit tests of a model before the model, and not without it.
     selected = {k for k in selected if not k.startswith("unit_test.") or parents[k][0] in rendered}
     root = manifest["metadata"].get("project_name")
+    end_hooks = [
+        node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "operation" and "on-run-end" in node["tags"]
+    ]
     depth = _depths(parents)
     reads = _reads(parents, rendered.keys())
     has_test_in_run = test_behavior == TestBehavior.BUILD
@@ -233,11 +244,21 @@ def slim_manifest(
             if (meta := node["config"].get("meta")) and meta.get("cosmos")
         },
         "owners": owners_of(manifest, attached_to),
-        "has_end_hooks": any(
-            node["resource_type"] == "operation" and "on-run-end" in node["tags"]
-            for node in manifest["nodes"].values()
-        ),
+        "has_end_hooks": bool(end_hooks),
+        "end_hooks_use_results": _use_results(end_hooks, manifest["macros"]),
     }
+
+
+def _use_results(hooks: Iterable[dict], macros: dict[str, dict]) -> bool:
+    """Return whether a hook, or a macro that it calls, uses the results of dbt's nodes."""
+    codes = [hook["raw_code"] for hook in hooks]
+    names, seen = [name for hook in hooks for name in hook["depends_on"]["macros"]], set()
+    while names:
+        if (name := names.pop()) in macros and name not in seen:
+            seen.add(name)
+            codes.append(macros[name]["macro_sql"])
+            names += macros[name]["depends_on"]["macros"]
+    return any(RESULTS_USED.search(tag) for code in codes for tag in JINJA.findall(code))
 
 
 def nodes_downstream_of(slim: SlimManifest, nodes: Iterable[str]) -> set[str]:

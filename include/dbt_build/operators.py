@@ -141,7 +141,7 @@ class DbtNodeOperator(BaseOperator):
     def dbt_continues(self) -> bool:
         """Return whether dbt builds nodes of other tasks although a model of this task failed."""
         # A function of the task is not built again for other models that use it.
-        relations = [node for node in self.nodes if _has_relation([node])]
+        relations = [node for node in self.nodes if has_relation([node])]
         continuing = {*self.group.slim["continue_on_failure"]}.intersection(relations)
         return not nodes_downstream_of(self.group.slim, continuing) <= {*self.nodes}
 
@@ -182,7 +182,7 @@ class DbtNodeOperator(BaseOperator):
             set_xcom(ti, self.group.build_id, self.reader_key, ti.try_number)
             return result
         is_retry = first_try(ti) <= reader < ti.try_number
-        is_final = _has_relation(result["built"]) or self.dbt_continues
+        is_final = has_relation(result["built"]) or self.dbt_continues
         may_build_again = result["outcome"] == "error" and not is_final
         is_mine = reader == ti.try_number or (is_retry and not may_build_again)
         return result if is_mine else None
@@ -214,7 +214,7 @@ class DbtNodeOperator(BaseOperator):
         nodes = self.nodes_in(self.group.selected_nodes(ti))
         state = self.group.state(ti)
         built = {*nodes}.intersection(state["built"] + state["succeeded"]) if state else set()
-        if _has_relation(built):
+        if has_relation(built):
             # dbt runs a unit test, and builds a function, only together with a model.
             built |= {node for node in nodes if node.startswith(("unit_test.", "function."))}
         names = ", ".join(nodes)
@@ -253,7 +253,7 @@ class DbtNodeOperator(BaseOperator):
                     command.build(context, self.group.with_ephemeral(nodes))
                 command.call_on_warning(context)
             except Exception as error:
-                if _has_relation(command.results.built()):
+                if has_relation(command.results.built()):
                     raise AirflowFailException(str(error)) from error
                 raise
         # A hook that failed is among the failed nodes.
@@ -280,7 +280,7 @@ class DbtNodeOperator(BaseOperator):
         self.log.error("%s", message)
         if result["sql"]:
             self.log.info("The SQL that ran:\n%s", result["sql"])
-        is_final = result["outcome"] in ("fail", "not_run") or _has_relation(result["built"])
+        is_final = result["outcome"] in ("fail", "not_run") or has_relation(result["built"])
         if result["outcome"] == "error" and is_reported and self.dbt_continues:
             self.log.info(
                 "There is no retry, because dbt builds downstream nodes from the old rows "
@@ -290,7 +290,7 @@ class DbtNodeOperator(BaseOperator):
         raise (AirflowFailException if is_final else AirflowException)(message.partition("\n")[0])
 
 
-def _has_relation(built: Iterable[str]) -> bool:
+def has_relation(built: Iterable[str]) -> bool:
     """Return whether one of the nodes that dbt built is a model, a seed or a snapshot.
 
     A retry would build this node again, and add rows to a model without a unique_key.

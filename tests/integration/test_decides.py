@@ -370,6 +370,38 @@ def test_a_failed_hook_is_not_retried_because_models_would_be_built_twice(run_of
     assert "OK hook: decides.on-run-end" in states.log("dbt_build", 2 + is_cleared)
 
 
+def test_a_hook_that_fails_after_the_nodes_is_not_retried_without_them(run_of):
+    states = run_of("decides_unused")
+    states.broken("end_hook_of_models")
+    assert states.run() == "failed"
+    assert states.tasks()["dbt_build"]["try_number"] == 1
+    assert "a model is not right" in states.log("dbt_build")
+    assert states.built() == {"chain_a": 1, "appends": 1}
+    states.broken()
+    states.clear("dbt_build")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+    assert states.built() == {"chain_a": 1, "appends": 1}
+
+
+def test_no_retry_leaves_the_nodes_of_a_killed_build_out_of_its_hooks(run_of):
+    states = run_of("decides_unused")
+    states.broken("end_hook", fails=False, seconds=60)
+    states.trigger()
+    every = {"model.decides.chain_a", "model.decides.appends", "test.decides.checks_chain_a"}
+    wait_until(
+        lambda: every <= {*(states.xcom("dbt_build_done", BUILD_STATE) or {"built": []})["built"]}
+    )
+    psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+    states.warehouse.execute("truncate raw_states.broken")
+    assert states.end() == "failed"
+    assert states.tasks()["dbt_build"]["try_number"] == 2
+    assert "its on-run-end hooks may not have ended" in states.log("dbt_build", 2)
+    states.clear("dbt_build")
+    assert states.end() == "success"
+    assert states.not_successful() == {}
+
+
 @pytest.mark.parametrize("broken", ["check", "end_hook"])
 def test_no_retry_builds_a_model_again_because_its_test_or_a_hook_had_an_error(run_of, broken):
     states = run_of("decides_checked")

@@ -485,6 +485,30 @@ def test_a_dag_can_be_copied_and_serialized(unchanged):
     assert copied.get_task("base.run").nodes == ("model.second.base",)
 
 
+MACROS = """
+    {% macro given(what) %}select 1{% endmacro %}
+    {% macro outer() %}{{ inner() }}{% endmacro %}
+    {% macro inner() %}{% for result in results %}{% endfor %}{% endmacro %}
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "uses_results"),
+    [
+        ("{{ given(1) }}", False),
+        ("grant usage on all schemas in database x to y", False),
+        ("{{ given(schemas) }}", True),
+        ("{{ outer() }}", True),
+    ],
+)
+def test_a_hook_that_uses_the_results_of_nodes_is_recognized(small, hook, uses_results):
+    project = f"{{name: small, version: 1.0.0, profile: any, on-run-end: '{hook}'}}"
+    path = small({"macros/m.sql": MACROS, "dbt_project.yml": project}, a="select 1 as id")
+    slim = render(path).get_task("dbt_build").group.slim
+    assert slim["has_end_hooks"]
+    assert slim["end_hooks_use_results"] == uses_results
+
+
 def test_a_project_without_a_profile_is_an_error(unchanged):
     given = {**arguments(unchanged), "profile_config": None}
     with pytest.raises(ValueError, match=r"^profile_config is missing"), DAG("none"):
