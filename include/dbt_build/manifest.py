@@ -14,6 +14,7 @@ from cosmos.constants import TestBehavior
 
 from include.dbt_build.jinja import JINJA
 from include.dbt_build.owners import owners_of
+from include.dbt_build.project import digest
 from include.dbt_build.task_names import (
     key_of_test,
     safe_name,
@@ -212,7 +213,9 @@ def slim_manifest(
     for test_id, read in rendered_tests.items():
         slim_nodes[test_key[test_id]] = _node(nodes[test_id], [key[k] for k in read])
     return {
-        "metadata": manifest["metadata"],
+        # Cosmos adds a hash of this file to the documentation of a DbtDag, so that Airflow makes a
+        # new DAG version. It has to differ if the project has changed, and not after each parse.
+        "metadata": {"project_name": root, "checksum": _checksum(manifest)},
         "nodes": slim_nodes,
         "run": {key[k]: v for k, v in run.items()},
         "test": {key[k]: v for k, v in test.items()} | {test_key[k]: [k] for k in detached},
@@ -247,6 +250,14 @@ def slim_manifest(
         "has_end_hooks": bool(end_hooks),
         "end_hooks_use_results": _use_results(end_hooks, manifest["macros"]),
     }
+
+
+def _checksum(manifest: dict) -> str:
+    """Return a hash of the project, which is the same after another parse."""
+    parts = {part: manifest.get(part, {}) for part in (*PARTS, "macros")}
+    return digest(
+        {part: {k: {**v, "created_at": None} for k, v in parts[part].items()} for part in parts}
+    )
 
 
 def _use_results(hooks: Iterable[dict], macros: dict[str, dict]) -> bool:

@@ -509,6 +509,21 @@ def test_a_hook_that_uses_the_results_of_nodes_is_recognized(small, hook, uses_r
     assert slim["end_hooks_use_results"] == uses_results
 
 
+def test_a_dag_has_another_version_if_and_only_if_the_project_has_changed(
+    second, tmp_path, monkeypatch
+):
+    documentation = render(second).doc_md
+    assert "dbt project hash" in documentation
+    # Another dag-processor parses the project in a cache of its own.
+    monkeypatch.setattr("cosmos.settings.cache_dir", tmp_path / "other")
+    assert render(second).doc_md == documentation
+    write(second, {"macros/m.sql": "{% macro m() %}1{% endmacro %}"})
+    changed = render(second).doc_md
+    assert changed != documentation
+    write(second, {"macros/m.sql": "{% macro m() %}2{% endmacro %}"})
+    assert render(second).doc_md != changed
+
+
 def test_a_project_without_a_profile_is_an_error(unchanged):
     given = {**arguments(unchanged), "profile_config": None}
     with pytest.raises(ValueError, match=r"^profile_config is missing"), DAG("none"):
