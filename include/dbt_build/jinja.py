@@ -19,6 +19,8 @@ SAFE_TARGET = ("name", "target_name", "profile_name", "type", "threads")
 # Jinja that prints a value of the connection, and Jinja that uses such a value in any way.
 PRINTED = re.compile(r"\{\{-?\s*target\.(\w+)\s*-?\}\}")
 CONNECTION_USED = r"\btarget(?:\.(?!(?:%s)\b)\w|\[|\.get\()|\bset\s+\w+\s*=\s*target\s*-?%%"
+# Names that adapters have for the database, which is part of every node.
+DATABASE_FIELDS = {"catalog", "database"}
 JINJA_FILES = (".sql", ".yml", ".yaml")
 CONFIG = re.compile(r"(?<![\w.])config\(")
 # Values that differ in each run.
@@ -77,6 +79,9 @@ def depends_on_connection(project: DbtProject, files: Iterable[Path]) -> bool:
     fields, mapping = placeholder_fields(project), project.profile.profile_mapping
     # dbt-duckdb makes the name of the database from the path of its file.
     if mapping and (not project.uses_mock_profile or "path" in fields):
+        return True
+    # Cosmos's mock profile leaves out arguments such as the catalog of Databricks.
+    if mapping and DATABASE_FIELDS.intersection(mapping.profile_args) - mapping.mock_profile.keys():
         return True
     unknown = _unknown_fields(project, fields)
     # BigQuery's profile names the schema `dataset`. Usually it is an argument of the profile.

@@ -6,6 +6,7 @@ import os
 import pytest
 from cosmos import ProfileConfig
 from cosmos.profiles import (
+    DatabricksTokenProfileMapping,
     DuckDBUserPasswordProfileMapping,
     PostgresUserPasswordProfileMapping,
     SnowflakeUserPasswordProfileMapping,
@@ -116,6 +117,13 @@ def test_the_database_of_duckdb_is_made_from_the_path_of_the_connection(second, 
     mapping = DuckDBUserPasswordProfileMapping("warehouse", given)
     project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
     assert depends_on_connection(project, []) == (not given)
+
+
+@pytest.mark.parametrize("given", [{}, {"catalog": "main"}])
+def test_the_database_can_be_an_argument_that_a_parse_does_not_know(second, given):
+    mapping = DatabricksTokenProfileMapping("warehouse", {"schema": "analytics", **given})
+    project = dbt_project(second, profile=ProfileConfig("any", "dev", profile_mapping=mapping))
+    assert depends_on_connection(project, []) == bool(given)
 
 
 @pytest.mark.parametrize(("field", "depends"), [("port", True), ("schema", False)])
