@@ -49,6 +49,8 @@ def run_dbt(project: DbtProject, command: str, *words: str, manifest=None) -> li
             *("--target", project.profile.target_name),
             *(("--vars", yaml.dump(dict(project.variables))) if project.variables else ()),
             *(("--target-path", str(project.target)) if command != "deps" else ()),
+            # Another process may be reading the manifest.json of the parse.
+            *(("--no-write-json",) if command == "ls" else ()),
             *("--log-path", str(project.workdir / "logs")),
         ]
         environment = project.parse_environment | environment | WRITE_JSON

@@ -110,7 +110,6 @@ def _hash_of_inputs(project: DbtProject, selection: Selection) -> str:
     variables = {name: environment[name] for name in SELECTING_VARIABLES if name in environment}
     inputs = [
         asdict(selection),
-        # The time of manifest.json does not identify a parse: an external `dbt ls` writes it too.
         project.inputs_file.read_text(),
         variables,
     ]
