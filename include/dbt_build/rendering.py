@@ -64,9 +64,7 @@ class Rendering:
             # With a path here, Cosmos would look for the folder `models` in it.
             "project_config": ProjectConfig(
                 manifest_path=self.group.slim_file,
-                project_name=getattr(
-                    arguments.project_config, "project_name", self.project.path.name
-                ),
+                project_name=self.project.path.name,
                 install_dbt_deps=False,
             ),
             "render_config": render,

@@ -159,8 +159,7 @@ def _make(project: DbtProject) -> None:
         shutil.rmtree(project.workdir / name, ignore_errors=True)
         (project.workdir / name).symlink_to(source)
     _write_project_file(project)
-    if project.manifest is None:
-        install_packages(project)
+    install_packages(project)
     # Read before the parse, so that the next check notices a file that is deleted during the parse.
     times = _times_digest(_times(project))
     if project.manifest is None:

@@ -5,8 +5,9 @@ from subprocess import run
 
 import pytest
 
-from include.dbt_build.parsing import DbtError
-from tests.include.dbt_build.conftest import names_with_task, render, write
+from include.dbt_build.parsing import DbtError, run_dbt
+from include.dbt_build.workdir import prepare
+from tests.include.dbt_build.conftest import dbt_project, names_with_task, render, write
 
 # Each test parses a project several times.
 pytestmark = pytest.mark.slow
@@ -151,6 +152,20 @@ def test_packages_that_ship_with_the_project_need_no_installation(second, comman
         second, {f"{folder}/package/models/packed.sql": "{{ config(tags='new') }} select 1 as id"}
     )
     assert names_with_task(render(second, select=["tag:new"])) == {"model packed"}
+
+
+@pytest.mark.parametrize("is_shipped", [True, False])
+def test_a_run_with_a_manifest_made_elsewhere_has_its_packages(second, tmp_path, is_shipped):
+    write(tmp_path / "package", PACKAGE)
+    write(second, {"packages.yml": "packages: [{local: ../../package}]"})
+    if is_shipped:
+        shutil.copytree(tmp_path / "package", second / "dbt_packages" / "package")
+    prepare(dbt_project(second))
+    manifest = tmp_path / "manifest.json"
+    shutil.copy(dbt_project(second).target / "manifest.json", manifest)
+    assert "model packed" in names_with_task(render(second, manifest_path=manifest))
+    # dbt parses the working directory in each run.
+    run_dbt(dbt_project(second, manifest=manifest), "parse")
 
 
 def test_packages_can_be_installed_inside_of_a_folder_of_the_project(second, commands, tmp_path):
