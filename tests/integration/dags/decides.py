@@ -65,12 +65,13 @@ decides_disabled = DbtDag(
     dag_id="decides_disabled", **ARGS, **ENABLED, run_options=True, source_freshness=True
 )
 # The model has a unit test, which the selection or a variable of dbt leaves out.
-ONCE = {way: dbt_args("once") for way in ("selection", "variable")}
-ONCE["selection"]["render_config"].exclude = ["resource_type:unit_test"]
-ONCE["variable"]["project_config"] = ProjectConfig(
+ONCE, ONCE_BY_VARIABLE = dbt_args("once"), dbt_args("once")
+ONCE["render_config"].exclude = ["resource_type:unit_test"]
+ONCE_BY_VARIABLE["project_config"] = ProjectConfig(
     DBT_PROJECTS / "decides", env_vars={"DBT_EXCLUDE_RESOURCE_TYPES": "unit_test"}
 )
-decides_once = [DbtDag(dag_id=f"decides_once_{way}", **ARGS, **ONCE[way]) for way in ONCE]
+decides_once = DbtDag(dag_id="decides_once", **ARGS, **ONCE)
+decides_once_by_variable = DbtDag(dag_id="decides_once_by_variable", **ARGS, **ONCE_BY_VARIABLE)
 decides_hook = DbtDag(dag_id="decides_hook", **ARGS, **dbt_args("appends"))
 CHECKED, COMPARED = dbt_args("checked", "independent_1"), dbt_args("compared", "against")
 # A task builds a model and runs its tests.
