@@ -50,10 +50,15 @@ def test_each_make_target_of_a_workflow_exists():
 @pytest.mark.timeout(900)
 def test_each_step_of_the_check_workflow_succeeds_in_a_clean_clone(clone):
     """Run one file of tests in `make test`, because this test is itself a part of `make test`."""
-    # The clone uses this environment, and installs none.
-    (clone / ".local").mkdir()
-    (clone / ".local" / "venv").symlink_to(sys.prefix)
-    os.utime(clone / "requirements-dev.txt", (0, 0))
+    # The clone uses this environment, and installs none. The Makefile only takes one whose file
+    # `activate` has the path of the clone, and would replace any other.
+    venv, own = clone / ".local" / "venv", ("bin", "activate", "installed")
+    (venv / "bin").mkdir(parents=True)
+    for path in (*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()):
+        if path.name not in own:
+            (venv / path.relative_to(sys.prefix)).symlink_to(path)
+    (venv / "bin" / "activate").write_text(str(venv))
+    (venv / "installed").touch()
     unwanted = OF_MAKE | {*OWN} - {"PATH"}
     inherited = {
         name: value
