@@ -157,10 +157,11 @@ def _apply(session, build: TaskInstance, report: Report, tasks: BuildTasks) -> A
             states = session.scalars(nodes.with_only_columns(TaskInstance.state))
             if not {*states} <= {State.SUCCESS, State.SKIPPED}:
                 continue
-        is_failed, first = ti.state == State.FAILED, next_try(ti)
-        if is_failed and not hasattr(TaskInstance, "working_set"):
-            # The log of the failed try stays in the UI, as it does after a clear.
-            ti.prepare_db_for_next_try(session)
+        if is_failed := ti.state == State.FAILED:
+            # The log of the failed try stays in the UI, as it does after a clear. In Airflow 3.4
+            # the next try has a row of its own.
+            ti = ti.prepare_db_for_next_try(session) or ti
+        first = next_try(ti)
         _set_state(ti, state, times, build)
         if is_failed and state in (State.SCHEDULED, None):
             # The task has all its retries, as after a clear.

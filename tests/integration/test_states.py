@@ -429,11 +429,13 @@ def test_a_node_that_fails_again_after_a_clear_of_the_build_task_alone_has_its_r
     states.broken("b")
     assert states.run() == "failed"
     states.clear(BUILD, downstream=False)
-    states.wait_for_state("dbt.b.run", "up_for_retry")
-    states.broken()
-    states.end()
-    assert states.states()["dbt.b.run"] == "success"
-    assert states.built() == {"b": 1}
+    assert states.end() == "failed"
+    # Two tries before the clear, and two after it, each with a log of its own.
+    assert states.tasks()["dbt.b.run"]["try_number"] == 4
+    for number in range(1, 5):
+        log = states.log("dbt.b.run", number)
+        assert "division by zero" in log
+        assert log.count("Task failed with exception") == 1
 
 
 @pytest.mark.slow
