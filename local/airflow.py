@@ -23,7 +23,7 @@ COMPONENTS = {
     "dag-processor": [BIN / "airflow", "dag-processor"],
     "triggerer": [BIN / "airflow", "triggerer", "--skip-serve-logs"],
 }
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def state_file(settings: Settings) -> Path:

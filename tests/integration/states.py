@@ -22,7 +22,8 @@ TABLES = """
     drop schema if exists states cascade;
     create schema raw_states;
     create table raw_states.broken (
-        node text, fails boolean not null default true, seconds float not null default 0
+        node text, fails boolean not null default true, seconds float not null default 0,
+        failures regclass
     );
     create table raw_states.built (node text);
     create table raw_states.events as select 1 as id, now() as loaded_at;
@@ -30,6 +31,8 @@ TABLES = """
         select day::date, n from generate_series(1, 3) as n,
             generate_series('2026-01-01'::date, '2026-01-05', interval '1 day') as day;
 """
+# The models of the project `states`, but for the ephemeral one.
+MODELS = {"a", "b", "c", "d", "e", "f", "g", "by_day"}
 
 
 def tasks_of(api: Api, dag_id: str, run_id: str) -> dict[str, dict]:
@@ -100,15 +103,26 @@ class States:
     def __init__(self, api: Api, warehouse, dag_id: str = "states_between", home: Path = HOME):
         self.api, self.warehouse, self.dag_id, self.home = api, warehouse, dag_id, home
         warehouse.execute(TABLES)
-        wait_for_dags(api, dag_id)
+        wait_for_dags(api, dag_id, seconds=240)
         unpause(api, dag_id)
 
-    def broken(self, *nodes: str, fails: bool = True, seconds: float = 0) -> None:
-        """Break only these nodes, and delete the record of what was built."""
+    def broken(
+        self, *nodes: str, fails: bool = True, seconds: float = 0, once: bool = False
+    ) -> None:
+        """Break only these nodes, each time or once, and delete the record of what was built."""
         self.warehouse.execute("truncate raw_states.broken, raw_states.built")
-        for node in nodes:
-            row = "insert into raw_states.broken values (%s, %s, %s)"
-            self.warehouse.execute(row, [node, fails, seconds])
+        for number, node in enumerate(nodes):
+            failures = f"raw_states.failures_{number}" if once else None
+            if once:
+                # A sequence is not rolled back with the statement that fails.
+                self.warehouse.execute(f"drop sequence if exists {failures}")
+                self.warehouse.execute(f"create sequence {failures}")
+            row = "insert into raw_states.broken values (%s, %s, %s, %s)"
+            self.warehouse.execute(row, [node, fails, seconds, failures])
+
+    def hurry(self) -> None:
+        """Let no node sleep any more, but a statement that has begun."""
+        self.warehouse.execute("update raw_states.broken set seconds = 0")
 
     def built(self) -> Counter:
         """Return how often each model was built since the last call of `broken`."""

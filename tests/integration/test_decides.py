@@ -10,7 +10,7 @@ from tests.fixtures import wait_until
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -192,15 +192,16 @@ def test_no_retry_of_a_killed_build_leaves_out_the_missing_batches_of_a_model(ru
 @pytest.mark.parametrize("built", ["nothing", "independent_2"])
 def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_of, built):
     states = run_of("decides_enabled")
-    states.broken("independent_1", fails=False, seconds=10)
+    states.broken("independent_1", fails=False, seconds=60)
     if built == "nothing":
-        slow = "insert into raw_states.broken values ('independent_2', false, 10)"
+        slow = "insert into raw_states.broken values ('independent_2', false, 60)"
         states.warehouse.execute(slow)
     states.trigger(dbt_vars={"more": True})
     if built == "nothing":
         wait_until(lambda: "START sql table model decides.independent_1" in states.log("dbt_build"))
     else:
         wait_until(lambda: (states.xcom("dbt_build", BUILD_STATE) or {}).get("built"))
+    states.hurry()
     psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
     assert states.end() == "success"
     assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}
@@ -220,11 +221,9 @@ def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):
 @pytest.mark.parametrize("node", ["independent_1", "independent_2"])
 def test_nodes_that_the_run_disables_are_skipped_although_another_node_fails_once(run_of, node):
     states = run_of("decides_disabled")
-    states.broken(node)
-    states.trigger(dbt_vars={"more": False})
-    states.wait_for_state(f"{node}_run", "up_for_retry")
-    states.broken()
-    assert states.end() == "success"
+    states.broken(node, once=True)
+    assert states.run(dbt_vars={"more": False}) == "success"
+    assert states.tasks()[f"{node}_run"]["try_number"] == 2
     disabled = ("enabled.run", "enabled.test", "warns.run", "warns.test")
     skipped = dict.fromkeys((*disabled, "settings_pg_settings_freshness"), "skipped")
     assert states.not_successful() == skipped
@@ -235,11 +234,9 @@ def test_no_task_builds_a_node_that_the_selection_leaves_out_with_the_variables_
     states = run_of("decides_tagged")
     assert states.run() == "success"
     assert states.built() == {"independent_1": 1, "tagged": 1}
-    states.broken("independent_1")
-    states.trigger(dbt_vars={"is_chosen": False})
-    states.wait_for_state("independent_1_run", "up_for_retry")
-    states.broken()
-    assert states.end() == "success"
+    states.broken("independent_1", once=True)
+    assert states.run(dbt_vars={"is_chosen": False}) == "success"
+    assert states.tasks()["independent_1_run"]["try_number"] == 2
     assert states.not_successful() == {"tagged_run": "skipped"}
     assert states.built() == {"independent_1": 1}
     # dbt runs the function without the model that uses it.
@@ -251,11 +248,9 @@ def test_no_task_builds_a_node_that_the_selection_leaves_out_with_the_variables_
 def test_a_node_is_built_downstream_of_one_that_the_variables_of_the_run_leave_out(run_of):
     states = run_of("decides_templated")
     assert states.run() == "success"
-    states.broken("independent_1")
-    states.trigger(leave_out=True)
-    states.wait_for_state("independent_1_run", "up_for_retry")
-    states.broken()
-    assert states.end() == "success"
+    states.broken("independent_1", once=True)
+    assert states.run(leave_out=True) == "success"
+    assert states.tasks()["independent_1_run"]["try_number"] == 2
     assert states.not_successful() == {"tagged_run": "skipped"}
     assert states.built() == {"independent_1": 1, "after_tagged": 1}
 
@@ -285,11 +280,8 @@ def test_with_fail_fast_no_task_builds_what_dbt_did_not_build(run_of, dag_id):
 
 def test_two_nodes_that_fail_once_are_built_by_their_retries(run_of):
     states = run_of("decides_twice")
-    states.broken("independent_1", "independent_2")
-    states.trigger()
-    wait_until(lambda: "up_for_retry" in states.states().values())
-    states.broken()
-    assert states.end() == "success"
+    states.broken("independent_1", "independent_2", once=True)
+    assert states.run() == "success"
     assert states.not_successful() == {}
     assert states.built() == {"independent_1": 1, "independent_2": 1}
     for node in ("independent_1_run", "independent_2_run"):
@@ -307,13 +299,11 @@ def test_a_model_whose_unit_test_is_left_out_is_built_once(run_of, dag_id):
 def test_a_failed_function_is_built_again_before_the_model_that_uses_it(run_of):
     states = run_of("decides_function")
     assert states.run() == "success"
-    states.broken("twice")
-    states.trigger()
-    states.wait_for_state("uses_twice_run", "up_for_retry")
+    states.broken("twice", once=True)
+    assert states.run() == "success"
     assert "twice is broken" in states.log("uses_twice_run")
-    states.broken()
-    assert states.end() == "success"
-    assert states.built() == {"uses_twice": 1}
+    assert states.tasks()["uses_twice_run"]["try_number"] == 2
+    assert states.built() == {"chain_a": 1, "uses_twice": 1}
     assert "OK created function decides.twice" in states.log("uses_twice_run", 2)
 
 

@@ -9,7 +9,7 @@ from tests.conftest import HAS_POSTGRES
 if HAS_POSTGRES:
     from tests.integration.states import States
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 CHECK = "raw_states_events_freshness"
 DOWNSTREAM = ("c_run", "d.run", "d.test", "e_run")

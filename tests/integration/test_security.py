@@ -111,7 +111,7 @@ def answers(api, dag_id: str, run_id: str) -> Iterator[tuple[str, int, str]]:
 
     Of several tasks with the same operator and state, one is enough.
     """
-    token = httpx.get(f"{api.url}/auth/token").json()["access_token"]
+    token = httpx.get(f"{api.url}/auth/token", timeout=60).json()["access_token"]
     client = httpx.Client(
         base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=60
     )

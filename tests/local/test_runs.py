@@ -1,5 +1,6 @@
 """What the commands print about runs and long steps, and which warehouse they use."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -102,10 +103,12 @@ def test_a_long_step_prints_lines_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
     with progress.step("Waiting") as show:
         show("waiting for the scheduler")
-        time.sleep(0.35)
+        time.sleep(2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Waiting"
-    assert lines[1:3] == ["... waiting for the scheduler, 0 s so far"] * 2
+    for line in lines[1:3]:
+        assert re.fullmatch(r"\.\.\. waiting for the scheduler, \d s so far", line)
+    assert len(lines) > 2
 
 
 def test_a_short_step_prints_one_line(capsys):

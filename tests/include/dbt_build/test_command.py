@@ -7,17 +7,28 @@ import signal
 import sys
 from collections import defaultdict
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 
 import pytest
 from cosmos import ExecutionConfig
 from cosmos.constants import InvocationMode
 
 from include.dbt_build.timeouts import DbtInterruptedError, interruptible
+from tests.fixtures import wait_until
 from tests.include.dbt_build.conftest import render
 
 DBT = Path(sys.executable).with_name("dbt")
 EXTERNAL = ExecutionConfig(invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT))
+
+
+def end_when_there_is(file: Path) -> None:
+    """End this process, as Airflow ends a task, when a script has written a file."""
+
+    def end() -> None:
+        wait_until(file.exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=end).start()
 
 
 @pytest.mark.slow
@@ -38,13 +49,13 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
         "    time.sleep(2)\n"
         "    sys.exit(1)\n"
         "signal.signal(signal.SIGINT, end)\n"
-        "print('started', flush=True)\n"
+        "open('started', 'w').close()\n"
         "time.sleep(60)\n"
     )
     script.chmod(0o755)
     dag = render(unchanged, execution_config=EXTERNAL)
     build = dag.get_task("dbt_build")
-    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    end_when_there_is(tmp_path / "started")
     with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
         build.run_subprocess([str(script)], {}, str(tmp_path))
     assert build.subprocess_hook.sub_process.poll() is not None
@@ -56,10 +67,10 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
 def test_an_external_dbt_that_ignores_the_interrupt_has_ended_too(unchanged, tmp_path, monkeypatch):
     monkeypatch.setattr("include.dbt_build.command.CANCEL_SECONDS", 2)
     script = tmp_path / "dbt"
-    script.write_text("#!/bin/sh\ntrap '' INT\necho started\nsleep 60 &\nwait\n")
+    script.write_text("#!/bin/sh\ntrap '' INT\ntouch started\nsleep 60 &\nwait\n")
     script.chmod(0o755)
     build = render(unchanged, execution_config=EXTERNAL).get_task("dbt_build")
-    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    end_when_there_is(tmp_path / "started")
     with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
         build.run_subprocess([str(script)], {}, str(tmp_path))
     assert build.subprocess_hook.sub_process.poll() is not None

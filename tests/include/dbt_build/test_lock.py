@@ -123,21 +123,20 @@ def conn_id(monkeypatch, postgres):
 def test_two_builds_behind_pgbouncer_do_not_overlap(pooled, conn_id, caplog):
     caplog.set_level(logging.INFO)
     mapped = profile("pooled", conn_id=conn_id(pooled))
-    has_lock, is_built = Event(), Event()
+    is_built = Event()
+    second_was_late = []
 
     def second() -> None:
         with build_lock(mapped, ti("second")):
-            has_lock.set()
+            second_was_late.append(is_built.is_set())
 
     with build_lock(mapped, ti("first")):
         thread = Thread(target=second)
         thread.start()
         wait_until(lambda: "Waiting for daily first" in caplog.text, seconds=30)
-        assert not has_lock.is_set()
         is_built.set()
     thread.join(timeout=30)
-    assert is_built.is_set()
-    assert has_lock.is_set()
+    assert second_was_late == [True]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_a_lost_lock_is_taken_again(postgres, conn_id, monkeypatch, caplog):
 
 
 def test_dbt_is_interrupted_if_another_build_takes_a_lost_lock(postgres, conn_id, monkeypatch):
-    monkeypatch.setattr(lock, "PING_SECONDS", 1)
+    monkeypatch.setattr(lock, "PING_SECONDS", 5)
     mapped = profile("taken", conn_id=conn_id(postgres["WAREHOUSE_PORT"]))
 
     def build(other) -> None:

@@ -13,8 +13,7 @@ from include.warehouse import DBT_PROJECTS, warehouse_profile
 ARGS = {
     "schedule": None,
     "start_date": datetime(2026, 1, 1),
-    # A test has to see that a task waits for its retry, also on a busy machine.
-    "default_args": {"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=3)},
+    "default_args": {"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=1)},
     "max_active_runs": 1,
 }
 

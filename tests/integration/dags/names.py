@@ -12,7 +12,7 @@ names = DbtDag(
     dag_id="names",
     schedule=None,
     start_date=datetime(2026, 1, 1),
-    default_args={"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=3)},
+    default_args={"owner": "tests", "retries": 1, "retry_delay": timedelta(seconds=1)},
     max_active_runs=1,
     project_config=ProjectConfig(DBT_PROJECTS / "names"),
     profile_config=warehouse_profile("names"),

@@ -7,7 +7,8 @@
     (
         select 1 / coalesce(min(case when fails then 0 else 1 end), 1)
         from (
-            select fails, pg_sleep(seconds) from raw_states.broken where node = '{{ node }}'
+            select fails and coalesce(nextval(failures) = 1, true) as fails, pg_sleep(seconds)
+            from raw_states.broken where node = '{{ node }}'
         ) as broken
     )
 {%- endmacro %}
