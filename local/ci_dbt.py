@@ -12,7 +12,7 @@ from pathlib import Path
 from psycopg.sql import SQL, Identifier
 
 from local import postgres
-from local.dbt import chosen_project, command_env, has_installed_packages
+from local.dbt import chosen_project, command_env, install_packages
 from local.progress import console
 from local.settings import Failure, Settings
 
@@ -39,8 +39,7 @@ def ci_dbt(settings: Settings, project: str, pr: str, state: str, full_refresh: 
     prod = copy_manifest(state, home / "state")
     # dbt runs in this process, and reads the environment of the process.
     os.environ.update(command_env(settings, folder), PR=pr)
-    if not has_installed_packages(folder):
-        dbt(folder, "deps")
+    install_packages(folder, {**os.environ})
     options = ("--target", "ci", "--target-path", str(home / "target"))
     options += ("--state", str(home / "state"))
 

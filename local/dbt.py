@@ -1,5 +1,6 @@
 """The commands of dbt: `make dbt`, `make docs`, and their project and environment."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,11 @@ def dbt(settings: Settings, project: str, words: list[str]) -> None:
     if not words:
         raise Failure('ARGS= is missing: make dbt ARGS="build --select my_model"')
     folder = chosen_project(settings, project)
-    run_dbt(folder, command_env(settings, folder), *words)
+    env = command_env(settings, folder)
+    install_packages(folder, env)
+    os.chdir(folder)
+    # As a subprocess it would be killed by Ctrl-C before it has cancelled its statements.
+    os.execve(BIN / "dbt", [str(BIN / "dbt"), *words], own_env(env))  # noqa: S606
 
 
 def docs(settings: Settings) -> None:
@@ -35,6 +40,7 @@ def docs(settings: Settings) -> None:
         with tempfile.TemporaryDirectory(prefix="docs-") as folder:
             env = command_env(settings, project) | local_profile(project)
             env |= {"DBT_TARGET_PATH": folder, "WAREHOUSE_PROD_SCHEMA": name.replace("-", "_")}
+            install_packages(project, env)
             run_dbt(project, env, *words)
             shutil.move(Path(folder, "static_index.html"), page)
         links += f'<li><a href="{name}/">{name}</a></li>'
@@ -59,21 +65,24 @@ def project_yml(project: Path) -> dict:
     return content
 
 
-def has_installed_packages(project: Path) -> bool:
-    """Return whether the packages that a project names are there, if it names any."""
+def install_packages(project: Path, env: dict[str, str]) -> None:
+    """Run `dbt deps` if a project names packages and it was not run yet."""
     folder = project / project_yml(project).get("packages-install-path", "dbt_packages")
     has_file = any((project / name).is_file() for name in ("packages.yml", "dependencies.yml"))
-    return folder.is_dir() or not has_file
+    if has_file and not folder.is_dir():
+        run_dbt(project, env, "deps")
 
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
-    """Run a dbt command in the folder of a project, after `dbt deps` if it was not run yet."""
-    # dbt reads these variables too, but DBT_TARGET is the target of the DAGs, and DBT_PROJECT_DIR
-    # may be the folder of another project.
-    env = {k: v for k, v in env.items() if k not in ("DBT_TARGET", "DBT_PROJECT_DIR")}
-    for command in (words,) if has_installed_packages(project) else (("deps",), words):
-        if subprocess.run([BIN / "dbt", *command], env=env, cwd=project).returncode:
-            raise Failure(f"dbt {command[0]} failed in {project}: see above.")
+    """Run a dbt command in the folder of a project."""
+    if subprocess.run([BIN / "dbt", *words], env=own_env(env), cwd=project).returncode:
+        raise Failure(f"dbt {words[0]} failed in {project}: see above.")
+
+
+def own_env(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment without two variables that dbt reads and that are not meant for it."""
+    # DBT_TARGET is the target of the DAGs. DBT_PROJECT_DIR may be the folder of another project.
+    return {k: v for k, v in env.items() if k not in ("DBT_TARGET", "DBT_PROJECT_DIR")}
 
 
 def local_profile(project: Path) -> dict[str, str]:
