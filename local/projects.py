@@ -59,16 +59,18 @@ def report(folder: Path, findings: Findings) -> None:
 def new_tree() -> Iterator[Path]:
     """Yield a copy of the work tree, which replaces it if the block ends without an error."""
     require_no_changes()
+    # Somebody can commit while the block works.
+    head = git("rev-parse", "HEAD").strip()
     with TemporaryDirectory(prefix="adopt-") as folder:
         tree = Path(folder, "tree")
-        git("worktree", "add", "--quiet", "--detach", tree)
+        git("worktree", "add", "--quiet", "--detach", tree, head)
         try:
             yield tree
             git("add", "--all", at=tree)
             content = git("write-tree", at=tree)
         finally:
             git("worktree", "remove", "--force", tree)
-    git("read-tree", "-m", "-u", "HEAD", content)
+    git("read-tree", "-m", "-u", head, content)
 
 
 def bring_in(tree: Path, source: str, name: str | None) -> tuple[Path, Path]:
