@@ -1,6 +1,5 @@
 # Unless its comment says so, no target needs Docker; with Docker use `astro dev start`.
 # The comment of a target names who needs it and when. `make PORT=9000 start` takes another port.
-export PORT WAREHOUSE_PORT WAREHOUSE_URL
 # Without this line, NAME could come from the environment, where some systems have the host's name.
 NAME =
 
@@ -8,6 +7,8 @@ NAME =
 VENV = .local/venv
 PYTHON = $(VENV)/bin/python
 LOCAL_FOLDER = $(or $(LOCAL_HOME),.local)
+# What the runner writes there. A folder that LOCAL_HOME names can have other files.
+WRITTEN = airflow airflow.json artifacts ci-dbt cosmos docs logs postgres postgres.new secrets.json site standalone.env
 LOCAL = @$(PYTHON) -m local
 HOOKS = @PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
 # Two files of tests run at a time, because tests mostly wait. Each process has its own Airflow.
@@ -35,7 +36,7 @@ stop: $(VENV)/installed ## Everyone, after work: stop Postgres and Airflow; the 
 	$(LOCAL) stop
 
 clean: stop ## Everyone, to begin anew: stop everything and remove .local with all data
-	@rm -rf "$(LOCAL_FOLDER)" dbt/*/target dbt/*/logs
+	@rm -rf $(if $(LOCAL_HOME),$(patsubst %,"$(LOCAL_HOME)/%",$(WRITTEN)),.local) dbt/*/target dbt/*/logs
 
 warehouse: $(VENV)/installed ## dbt developers, without Airflow: start Postgres only
 	$(LOCAL) warehouse

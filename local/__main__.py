@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.util import find_spec
 
 import httpx
@@ -84,6 +85,9 @@ def main() -> None:
         signal.signal(signal.SIGHUP, hang_up)
     try:
         settings = Settings.from_environment(os.environ)
+        # Every command uses the Postgres that runs here, whatever its port.
+        if not os.environ.get("WAREHOUSE_PORT") and (port := postgres.port_in_use(settings)):
+            settings = replace(settings, warehouse_port=port)
         # Some commands import Airflow, which otherwise creates files in the home folder.
         os.environ.setdefault("AIRFLOW_HOME", str(settings.home / "airflow"))
         function(settings, **args)

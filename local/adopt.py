@@ -2,7 +2,7 @@
 
 from local.git import git
 from local.projects import add, new_tree, report, require_name, write_template
-from local.settings import Failure, Settings
+from local.settings import ROOT, Failure, Settings
 from local.update import remove_targets
 
 TEMPLATE_NAME = "dbt-on-airflow"
@@ -36,4 +36,6 @@ def adopt(
             write_template(tree / path, f"{path}.txt", folder.name, **values)
     # Python and dbt have generated files in the removed folders.
     git("clean", "--quiet", "-d", "-x", "--force", "--", *removed)
+    # The next make target removes the packages that only the template needs.
+    (ROOT / ".local" / "venv" / "installed").unlink(missing_ok=True)
     report(folder, findings)

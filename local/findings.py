@@ -130,6 +130,8 @@ def _parse(settings: Settings, project: Path, folder: Path, findings: Findings) 
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(findings.dag_file),
         "AIRFLOW__COSMOS__CACHE_DIR": str(folder),
+        # There is no database for it.
+        "AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "False",
     }
 
     def parse(env: dict[str, str]) -> str:

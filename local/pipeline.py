@@ -50,7 +50,7 @@ class Api:
         return found
 
     def is_imported(self, dag_id: str) -> bool:
-        """Return whether Airflow has imported the current version of a DAG's file."""
+        """Return whether Airflow knows a DAG, and has found no error in its file."""
         answer = self._client.get(f"/dags/{dag_id}")
         return not (answer.is_error or answer.json().get("has_import_errors"))
 

@@ -44,7 +44,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         """Read LOCAL_HOME, DBT_PROJECTS_DIR, PORT and WAREHOUSE_PORT, and check the ports."""
         defaults = {"PORT": "8080", "WAREHOUSE_PORT": "5433"}
-        # make exports a variable that is not set as an empty one.
+        # CI sets a variable to nothing if its secret is not set.
         ports = {name: environment.get(name) or default for name, default in defaults.items()}
         for name, port in ports.items():
             if not (port.isdecimal() and 1024 <= int(port) < 65536):
@@ -52,7 +52,7 @@ class Settings:
         if ports["PORT"] == ports["WAREHOUSE_PORT"]:
             raise Failure("PORT and WAREHOUSE_PORT are the same: choose two ports.")
         return cls(
-            environment=dict(environment),
+            environment={k: v for k, v in environment.items() if v or k != "DBT_TARGET"},
             home=Path(environment.get("LOCAL_HOME") or ROOT / ".local").resolve(),
             dbt_projects=Path(environment.get("DBT_PROJECTS_DIR") or ROOT / "dbt"),
             port=ports["PORT"],
@@ -159,7 +159,6 @@ class Settings:
             "PYTHONPATH": str(ROOT),
             "AIRFLOW_HOME": str(self.home / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             # `astro dev start` has this setting too.

@@ -101,9 +101,11 @@ def test_changes_that_are_not_committed_are_not_touched(clone):
 
 @pytest.mark.slow
 def test_without_a_project_a_small_one_is_made(clone):
-    write(clone, {"dbt/nyc_flights/target/manifest.json": "{}"})
+    write(clone, {"dbt/nyc_flights/target/manifest.json": "{}", ".local/venv/installed": ""})
     done = run(clone, "adopt", "--name=acme", "--ci=github")
     assert done.returncode == 0, done.stderr
+    # The next make target removes the packages that only the template needs.
+    assert not (clone / ".local" / "venv" / "installed").exists()
     assert not (clone / "dbt" / "nyc_flights").exists()
     assert "Next, run make start, make test and make lint." in done.stdout
     makefile = (clone / "Makefile").read_text()

@@ -189,6 +189,9 @@ def test_a_dag_file_without_the_engine_is_reported(bring_in, clone, settings):
     dag_file = clone / "dags" / "shop.py"
     text = dag_file.read_text().replace("from include.dbt_build import", "from cosmos import")
     dag_file.write_text(text.replace("    run_options=True,\n", "").replace('"shop"', "'shop'"))
+    # A shell need not have the setting of the tests.
+    cache = {"AIRFLOW__COSMOS__ENABLE_CACHE_DBT_LS": "True"}
+    settings = replace(settings, environment={**settings.environment, **cache})
     done = run_in(clone, settings, "check-project", "--name=shop", "--parse-only")
     assert "shop.py has no DbtDag or DbtTaskGroup of include.dbt_build" in done.stdout
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import HAS_POSTGRES, HOME, ROOT, free_port, local, running_in
-from tests.fixtures import connect, is_alive, listening, write
+from tests.fixtures import connect, is_alive, listening, wait_until, write
 
 pytestmark = pytest.mark.skipif(
     not HAS_POSTGRES, reason="the image has neither the Makefile nor the embedded Postgres"
@@ -257,6 +258,33 @@ def test_ctrl_c_reaches_psql_only_because_no_other_process_waits_for_it(postgres
     env = {**os.environ, **postgres, "PATH": "/nowhere"}
     psql = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     assert int(psql.communicate()[0]) == psql.pid
+
+
+def test_ctrl_c_reaches_dbt_only_because_no_other_process_waits_for_it(postgres, projects):
+    from local.settings import BIN
+
+    command = [sys.executable, "-m", "local", "dbt", "", "parse"]
+    env = {**os.environ, **postgres, "DBT_PROJECTS_DIR": str(projects)}
+    dbt = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: f"{BIN}/dbt" in psutil.Process(dbt.pid).cmdline())
+    assert "Running with dbt" in dbt.communicate()[0]
+    assert dbt.returncode == 0
+
+
+def test_a_command_uses_the_postgres_that_runs_whatever_its_port(postgres):
+    done = local("psql", "-c", "select inet_server_port()", env={**postgres, "WAREHOUSE_PORT": ""})
+    assert postgres["WAREHOUSE_PORT"] in done.stdout
+
+
+def test_clean_removes_no_other_file_of_the_folder_that_local_home_names(tmp_path):
+    words = ["make", "--dry-run", f"VENV={sys.prefix}", "clean", f"LOCAL_HOME={tmp_path}"]
+    env = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
+    printed = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True).stdout
+    (line,) = [line for line in printed.splitlines() if line.startswith("rm -rf ")]
+    removed = shlex.split(line)
+    assert f"{tmp_path}/postgres" in removed
+    assert str(tmp_path) not in removed
+    assert ".local" not in removed
 
 
 def test_a_terminal_has_a_live_line_and_a_pipe_plain_ones(tmp_path):

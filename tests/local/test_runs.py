@@ -161,6 +161,11 @@ def test_start_on_another_warehouse_requires_a_target():
             command(without)
 
 
+def test_an_empty_target_is_that_of_the_dockerfile():
+    settings = Settings.from_environment({**SETTINGS.environment, "DBT_TARGET": ""})
+    assert settings.airflow_env()["DBT_TARGET"] == "prod"
+
+
 def test_standalone_mode_has_the_target_of_the_shell(monkeypatch, tmp_path):
     for name in ("start_warehouse", "prepare_projects"):
         monkeypatch.setattr(services, name, lambda settings: None)
