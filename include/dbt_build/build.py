@@ -1,6 +1,7 @@
 """The build task: runs one `dbt build` and reports the results to Airflow while dbt works."""
 
 import json
+import os
 from collections.abc import Iterable
 from time import monotonic, sleep
 
@@ -173,7 +174,7 @@ class DbtBuildOperator(DbtCommandOperator):
 
     def _nodes_to_run(self, context) -> set[str]:
         """Return the nodes that the DAG's selection names with the variables of the run."""
-        if (self.vars or {}) == self.project.variables:
+        if self.has_nodes_of_dag({**os.environ, **self.get_env(context)}):
             return {*self.group.slim["nodes_to_run"]}
         listed = self.list_nodes(context, self.select, self.exclude, self.selector)
         file = self.project.manifest or self.project.target / "manifest.json"

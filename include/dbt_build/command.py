@@ -202,19 +202,25 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         """Load the parsed manifest, unless dbt could parse the project differently in this run."""
         if (
             self.may_use_parse
-            # An interceptor may change variables and environment later.
-            and not self.interceptors
             # A warning of the parse then fails the command, so dbt has to parse again.
             and not self.fails_on_warnings
             and self.project.executable is None
             and self.project.manifest is None
-            and (self.vars or {}) == self.project.variables
-            and is_parse_valid(self.project, environment)
+            and self.has_nodes_of_dag(environment)
         ):
             self.manifest = load_manifest(self.project, connection_values(self.project))
         # Cosmos would copy the file of the parse, which dbt does not need if it has the manifest.
         self.partial_parse = (
             self.may_use_parse and self.manifest is None and not is_parsed_in_each_run(self.project)
+        )
+
+    def has_nodes_of_dag(self, environment: Mapping[str, str]) -> bool:
+        """Return whether dbt parses the project to the same nodes as for the DAG."""
+        return (
+            # An interceptor may change variables and environment later.
+            not self.interceptors
+            and (self.vars or {}) == self.project.variables
+            and is_parse_valid(self.project, environment)
         )
 
     def _has_event_times(self, flags: Iterable[str], environment: Mapping[str, str]) -> bool:

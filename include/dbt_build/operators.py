@@ -16,7 +16,7 @@ from include.dbt_build.lock import build_lock
 from include.dbt_build.manifest import SlimManifest, nodes_downstream_of
 from include.dbt_build.protocol import BUILD_STATE, NODE_RESULTS, PROBLEMS, BuildState, StoredResult
 from include.dbt_build.reporting import first_try, set_xcom, task_states
-from include.dbt_build.results import BuildResults, nodes_among
+from include.dbt_build.results import NO_RETRY, BuildResults, nodes_among
 
 
 @dataclass
@@ -150,6 +150,11 @@ class DbtNodeOperator(BaseOperator):
         """Return the XCom key of the number of the first try that read the stored result."""
         return f"{NODE_RESULTS}_read_{self.task_id}"
 
+    @property
+    def batches_key(self) -> str:
+        """Return the XCom key of the number of the try that built some batches of a model."""
+        return f"{NODE_RESULTS}_batches_{self.task_id}"
+
     def execute(self, context) -> None:
         ti = context["ti"]
         result, is_reported = self._stored_result(ti), True
@@ -245,6 +250,7 @@ class DbtNodeOperator(BaseOperator):
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]
+        self._watch_batches(context["ti"], command)
         with stored_problems(command, context):
             try:
                 if self.checks_freshness:
@@ -268,6 +274,25 @@ class DbtNodeOperator(BaseOperator):
             sql=command.results.sql(nodes),
             built=[node for node in nodes if node in command.results.built()],
         )
+
+    def _watch_batches(self, ti, command: DbtCommandOperator) -> None:
+        """Store that dbt has built some batches of a microbatch model, in case it is killed.
+
+        Raises:
+            AirflowFailException: an earlier try has, and this one would leave batches out.
+        """
+        stored = ti.xcom_pull(task_ids=self.group.build_id, key=self.batches_key)
+        if stored is not None and first_try(ti) <= stored < ti.try_number:
+            raise AirflowFailException(f"An earlier try built some batches. {NO_RETRY}")
+        is_stored = False
+
+        def store(_event) -> None:
+            nonlocal is_stored
+            if not is_stored and command.results.incomplete():
+                is_stored = True
+                set_xcom(ti, self.group.build_id, self.batches_key, ti.try_number)
+
+        command.runner_callbacks = [*command.runner_callbacks, store]
 
     def _end(self, result: StoredResult, *, is_reported: bool) -> None:
         """End the task with a result that the build task has reported, or that of its own dbt."""

@@ -189,6 +189,32 @@ def test_no_retry_of_a_killed_build_leaves_out_the_missing_batches_of_a_model(ru
     assert states.end() == "success"
 
 
+def test_no_retry_of_a_killed_node_task_leaves_out_the_missing_batches_of_a_model(run_of):
+    states = run_of("decides_batches")
+    states.warehouse.execute("drop table if exists decides.batches")
+    # Without the first batch there is no table.
+    states.broken("2022")
+    assert states.run() == "failed"
+    states.broken("2024", fails=False, seconds=60)
+    # If the task is cleared without the build task, it runs dbt itself.
+    states.clear("batches_run", only_failed=True)
+
+    def has_two_batches() -> bool:
+        exists = states.warehouse.execute("select to_regclass('decides.batches')").fetchone()[0]
+        count = "select count(*) from decides.batches"
+        return exists is not None and states.warehouse.execute(count).fetchone()[0] > 1
+
+    wait_until(has_two_batches)
+    states.hurry()
+    pid = states.tasks()["batches_run"]["pid"]
+    assert pid
+    psutil.Process(pid).kill()
+    assert states.end() == "failed"
+    tasks = states.tasks()
+    assert tasks["batches_run"]["state"] == "failed"
+    assert "There is no retry" in states.log("batches_run", tasks["batches_run"]["try_number"])
+
+
 @pytest.mark.parametrize("built", ["nothing", "independent_2"])
 def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_of, built):
     states = run_of("decides_enabled")
@@ -206,6 +232,13 @@ def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_o
     assert states.end() == "success"
     assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}
     assert "PASS not_null_enabled_id" in states.log("dbt_build", 2)
+
+
+def test_a_node_that_the_environment_of_the_run_enables_is_built(run_of):
+    states = run_of("decides_environment")
+    assert states.run(more="yes") == "success"
+    assert states.built() == {"independent_1": 1, "chain_a": 1, "enabled_by_environment": 1}
+    assert "enabled_by_environment_run" not in states.states()
 
 
 def test_a_node_that_the_run_enables_and_dbt_skips_fails_the_build_task(run_of):

@@ -102,6 +102,14 @@ TEMPLATED["project_config"] = ProjectConfig(
 )
 decides_templated = DbtDag(dag_id="decides_templated", **ARGS, **TEMPLATED)
 
+# The variable enables a model in the run only.
+ENVIRONMENT = dbt_args("independent_1", "enabled_by_environment", "chain_a")
+ENVIRONMENT["render_config"].test_behavior = TestBehavior.AFTER_ALL
+ENVIRONMENT["project_config"] = ProjectConfig(
+    DBT_PROJECTS / "decides", env_vars={"DECIDES_MORE": "{{ dag_run.conf.get('more', 'no') }}"}
+)
+decides_environment = DbtDag(dag_id="decides_environment", **ARGS, **ENVIRONMENT)
+
 with DAG("decides_groups", params={"skip": False}, **ARGS):
 
     @task

@@ -1,0 +1,1 @@
+{{ config(enabled=env_var('DECIDES_MORE', 'no') == 'yes') }} select 1 as id
