@@ -39,7 +39,7 @@ STATE_VARIABLES = (
     *("DBT_ENGINE_STATE", "DBT_STATE"),
 )
 # Options of dbt with which a microbatch model has the same batches in each try.
-EVENT_TIME_OPTIONS = ("--event-time-start", "--sample", "--full-refresh")
+EVENT_TIME_OPTIONS = ("--event-time-start", "--sample")
 EVENT_TIME_VARIABLES = (
     *("DBT_ENGINE_EVENT_TIME_START", "DBT_EVENT_TIME_START"),
     *("DBT_ENGINE_SAMPLE", "DBT_SAMPLE"),
@@ -184,8 +184,11 @@ class DbtCommandOperator(DbtBuildLocalOperator):
     def build_and_run_cmd(self, context, cmd_flags=None, **kwargs):
         environment = {**os.environ, **self.get_env(context)}
         self._load_manifest(environment)
-        if self._has_event_times(cmd_flags or (), environment):
+        words = [*map(str, (*self.dbt_cmd_global_flags, *self.dbt_cmd_flags, *(cmd_flags or ())))]
+        if _has_event_times(words, environment):
             self.results.repeated_batches = {}
+        elif "--full-refresh" in words:
+            self.results.set_full_refresh()
         # These are not set in __init__, because Airflow executes a copy of the operator, and the
         # bound method has to be that of the copy.
         callbacks = [self._read_results, *filter(None, self.user_callbacks)]
@@ -223,13 +226,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             and is_parse_valid(self.project, environment)
         )
 
-    def _has_event_times(self, flags: Iterable[str], environment: Mapping[str, str]) -> bool:
-        """Return whether another try would build all batches of each microbatch model again."""
-        words = [*map(str, (*self.dbt_cmd_global_flags, *self.dbt_cmd_flags, *flags))]
-        return any(word.startswith(EVENT_TIME_OPTIONS) for word in words) or any(
-            environment.get(name) for name in EVENT_TIME_VARIABLES
-        )
-
     @property
     def fails_on_warnings(self) -> bool:
         words = [*self.dbt_cmd_global_flags, *self.dbt_cmd_flags]
@@ -251,8 +247,12 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def run_subprocess(self, command, env, cwd, **kwargs):
         command, env = self._prepare_run(command, env, Path(cwd))
+        if self.base_cmd == ["build"]:
+            batched = {*self.results.repeated_batches}
+            selected = batched if self.selected_nodes is None else self.selected_nodes
+            self.results.perhaps_begun = batched.intersection(selected)
         try:
-            return super().run_subprocess(command, env, cwd, **kwargs)
+            result = super().run_subprocess(command, env, cwd, **kwargs)
         except KeyboardInterrupt:
             # dbt must end before Cosmos removes its folder and before the lock is released.
             if (process := self.subprocess_hook.sub_process) and process.poll() is None:
@@ -266,6 +266,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             # Cosmos removes the folder next, and a retry must not build these nodes again.
             self.results.read_run_results(cwd)
             raise
+        if result.exit_code in (0, 1, 2):
+            # dbt was not killed, so it has written the results of these models.
+            self.results.perhaps_begun = set()
+        return result
 
     def _prepare_run(
         self, command: list[str], env: dict[str, str], folder: Path
@@ -368,3 +372,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
         if result.exit_code and (result.exit_code != 1 or not is_of_node):
             output = "\n".join(result.full_output[-20:])
             raise AirflowException(f"dbt ended with code {result.exit_code}: {output}")
+
+
+def _has_event_times(words: Iterable[str], environment: Mapping[str, str]) -> bool:
+    """Return whether another try would build the same batches of each microbatch model."""
+    return any(word.startswith(EVENT_TIME_OPTIONS) for word in words) or any(
+        environment.get(name) for name in EVENT_TIME_VARIABLES
+    )

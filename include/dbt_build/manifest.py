@@ -80,6 +80,8 @@ class SlimManifest(TypedDict):
     continue_on_failure: list[str]
     # How many batches dbt builds of a microbatch model whose table exists, by unique ID.
     repeated_batches: dict[str, int]
+    # The unique IDs of those models that dbt builds so although a run has --full-refresh.
+    never_refreshed: list[str]
     # meta.cosmos of each source and node that has it, by unique ID.
     cosmos_meta: dict[str, dict]
     # Who is responsible for each node, by unique ID.
@@ -212,6 +214,12 @@ def slim_manifest(
     test_key = {test_id: key_of_test(nodes[test_id], root) for test_id in rendered_tests}
     for test_id, read in rendered_tests.items():
         slim_nodes[test_key[test_id]] = _node(nodes[test_id], [key[k] for k in read])
+    batched = [
+        (k, node)
+        for k, node in rendered.items()
+        if node["config"].get("incremental_strategy") == "microbatch"
+        and not node["config"].get("full_refresh")
+    ]
     return {
         # Cosmos adds a hash of this file to the documentation of a DbtDag, so that Airflow makes a
         # new DAG version. It has to differ if the project has changed, and not after each parse.
@@ -235,12 +243,10 @@ def slim_manifest(
             if (k.startswith("test.") and len(parents[k]) > 1)
             or nodes[k]["config"].get("on_error") == "continue"
         ),
-        "repeated_batches": {
-            k: 1 + node["config"].get("lookback", 1)
-            for k, node in rendered.items()
-            if node["config"].get("incremental_strategy") == "microbatch"
-            and not node["config"].get("full_refresh")
-        },
+        "repeated_batches": {k: 1 + node["config"].get("lookback", 1) for k, node in batched},
+        "never_refreshed": [
+            k for k, node in batched if node["config"].get("full_refresh") is False
+        ],
         "cosmos_meta": {
             k: meta["cosmos"]
             for k, node in nodes.items()

@@ -43,7 +43,7 @@ class BuildGroup:
 
     def new_results(self) -> BuildResults:
         """Return empty results for a command that builds nodes of the group."""
-        return BuildResults(self.slim["repeated_batches"])
+        return BuildResults(self.slim["repeated_batches"], self.slim["never_refreshed"])
 
     def state(self, ti, task_id: str = "") -> BuildState | None:
         """Return the state that the build task has stored at itself or at its teardown, or None."""

@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,10 +59,18 @@ class BuildResults:
     Args:
         repeated_batches: the number of batches that a later `dbt build` would build, by the unique
             ID of the microbatch model. A model is left out if all its batches would be built.
+        never_refreshed: the unique IDs of the models with `full_refresh: false`.
     """
 
-    def __init__(self, repeated_batches: Mapping[str, int] | None = None):
-        self.repeated_batches = repeated_batches or {}
+    def __init__(
+        self,
+        repeated_batches: Mapping[str, int] | None = None,
+        never_refreshed: Collection[str] = (),
+    ):
+        self.repeated_batches = dict(repeated_batches or {})
+        self.never_refreshed = never_refreshed
+        # Microbatch models of which an external dbt may have built some batches.
+        self.perhaps_begun: set[str] = set()
         self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
         # The exception that `receive` has caught. dbt would make it an error of the node.
         self.error: Exception | None = None
@@ -74,6 +82,11 @@ class BuildResults:
         # Whether dbt is interrupted. It then reports an error for each statement that it cancels,
         # but these nodes have not failed.
         self.is_interrupted = False
+
+    def set_full_refresh(self) -> None:
+        """Let each model be built anew in a retry, except those that are never refreshed."""
+        kept = self.repeated_batches.keys() & {*self.never_refreshed}
+        self.repeated_batches = {node: self.repeated_batches[node] for node in kept}
 
     def interrupt(self) -> None:
         self.is_interrupted = True
@@ -255,7 +268,8 @@ class BuildResults:
 
         Without an event time range, dbt builds only the newest batches of a table that exists.
         """
-        return {node for node in [*self.nodes] if self._lacks_batches(node)}
+        lacking = {node for node in [*self.nodes] if self._lacks_batches(node)}
+        return lacking | {node for node in self.perhaps_begun if not self.has_ended(node)}
 
     def _lacks_batches(self, unique_id: str) -> bool:
         node = self.nodes[unique_id]

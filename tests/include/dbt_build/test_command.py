@@ -13,6 +13,7 @@ import pytest
 from cosmos import ExecutionConfig
 from cosmos.constants import InvocationMode
 
+from include.dbt_build.results import BuildResults
 from include.dbt_build.timeouts import DbtInterruptedError, interruptible
 from tests.fixtures import wait_until
 from tests.include.dbt_build.conftest import render
@@ -55,12 +56,40 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     script.chmod(0o755)
     dag = render(unchanged, execution_config=EXTERNAL)
     build = dag.get_task("dbt_build")
+    build.results = BuildResults({"model.second.base": 2, "model.second.batched": 2})
     end_when_there_is(tmp_path / "started")
     with pytest.raises(DbtInterruptedError), interruptible(build.results.interrupt):
         build.run_subprocess([str(script)], {}, str(tmp_path))
     assert build.subprocess_hook.sub_process.poll() is not None
     # The retry of the build task does not build this model again.
     assert build.results.succeeded() == {"model.second.base"}
+    # dbt may have built some batches of this one.
+    assert build.results.incomplete() == {"model.second.batched"}
+
+
+BATCHED = """{{ config(
+    materialized='incremental', incremental_strategy='microbatch', unique_key='day',
+    event_time='day', batch_size='day', begin='2026-01-01', full_refresh=%s
+) }} select current_date as day"""
+
+
+def test_a_full_refresh_does_not_repeat_the_batches_of_a_model_that_refuses_it(small):
+    path = small({}, a=BATCHED % "none", b=BATCHED % "false", c=BATCHED % "true")
+    results = render(path).get_task("dbt_build").group.new_results()
+    assert results.repeated_batches == {"model.small.a": 2, "model.small.b": 2}
+    results.set_full_refresh()
+    assert results.repeated_batches == {"model.small.b": 2}
+
+
+@pytest.mark.parametrize(("end", "is_killed"), [("exit 1", False), ("kill -9 $$", True)])
+def test_a_killed_external_dbt_may_have_built_some_batches(unchanged, tmp_path, end, is_killed):
+    script = tmp_path / "dbt"
+    script.write_text(f"#!/bin/sh\n{end}\n")
+    script.chmod(0o755)
+    build = render(unchanged, execution_config=EXTERNAL).get_task("dbt_build")
+    build.results = BuildResults({"model.second.batched": 2})
+    build.run_subprocess([str(script)], {}, str(tmp_path))
+    assert build.results.incomplete() == ({"model.second.batched"} if is_killed else set())
 
 
 @pytest.mark.slow
