@@ -23,7 +23,7 @@ def dbt(settings: Settings, project: str, words: list[str]) -> None:
     install_packages(folder, env)
     os.chdir(folder)
     # As a subprocess it would be killed by Ctrl-C before it has cancelled its statements.
-    os.execve(BIN / "dbt", [str(BIN / "dbt"), *words], own_env(env))  # noqa: S606
+    os.execve(BIN / "dbt", [str(BIN / "dbt"), *words], without_target(env))  # noqa: S606
 
 
 def docs(settings: Settings) -> None:
@@ -75,12 +75,12 @@ def install_packages(project: Path, env: dict[str, str]) -> None:
 
 def run_dbt(project: Path, env: dict[str, str], *words: str) -> None:
     """Run a dbt command in the folder of a project."""
-    if subprocess.run([BIN / "dbt", *words], env=own_env(env), cwd=project).returncode:
+    if subprocess.run([BIN / "dbt", *words], env=without_target(env), cwd=project).returncode:
         raise Failure(f"dbt {words[0]} failed in {project}: see above.")
 
 
-def own_env(env: dict[str, str]) -> dict[str, str]:
-    """Return an environment without two variables that dbt reads and that are not meant for it."""
+def without_target(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment without DBT_TARGET and DBT_PROJECT_DIR, which dbt reads too."""
     # DBT_TARGET is the target of the DAGs. DBT_PROJECT_DIR may be the folder of another project.
     return {k: v for k, v in env.items() if k not in ("DBT_TARGET", "DBT_PROJECT_DIR")}
 

@@ -31,6 +31,8 @@ from include.dbt_build.workdir import is_parse_valid, is_parsed_in_each_run
 # The time that an external dbt has to cancel its statements.
 CANCEL_SECONDS = 60
 FRESHNESS = ["source", "freshness"]
+# dbt's exit codes: 1 if a node failed, 2 if dbt failed. Other codes come from a signal.
+EXIT_CODES = (0, 1, 2)
 # In the folder of a dbt command, this subfolder has the state that names the nodes to run.
 STATE_FOLDER = ".dbt_build"
 # dbt's own variables for --state. Each has an older name, which comes second.
@@ -247,10 +249,9 @@ class DbtCommandOperator(DbtBuildLocalOperator):
 
     def run_subprocess(self, command, env, cwd, **kwargs):
         command, env = self._prepare_run(command, env, Path(cwd))
-        if self.base_cmd == ["build"]:
-            batched = {*self.results.repeated_batches}
-            selected = batched if self.selected_nodes is None else self.selected_nodes
-            self.results.perhaps_begun = batched.intersection(selected)
+        selected = self.selected_nodes
+        if selected is None:
+            selected = self.results.repeated_batches
         try:
             result = super().run_subprocess(command, env, cwd, **kwargs)
         except KeyboardInterrupt:
@@ -265,10 +266,10 @@ class DbtCommandOperator(DbtBuildLocalOperator):
                     process.communicate(timeout=CANCEL_SECONDS)
             # Cosmos removes the folder next, and a retry must not build these nodes again.
             self.results.read_run_results(cwd)
+            self.results.read_log_of_ended_dbt(cwd, selected)
             raise
-        if result.exit_code in (0, 1, 2):
-            # dbt was not killed, so it has written the results of these models.
-            self.results.perhaps_begun = set()
+        if result.exit_code not in EXIT_CODES:
+            self.results.read_log_of_ended_dbt(cwd, selected)
         return result
 
     def _prepare_run(
@@ -367,7 +368,6 @@ class DbtCommandOperator(DbtBuildLocalOperator):
             raise AirflowException(f"dbt failed: {error}")
 
     def handle_exception_subprocess(self, result) -> None:
-        # dbt's exit codes: 1 if a node failed, 2 if dbt failed. Other codes come from a signal.
         is_of_node = self.base_cmd == FRESHNESS or self.results.failed()
         if result.exit_code and (result.exit_code != 1 or not is_of_node):
             output = "\n".join(result.full_output[-20:])

@@ -80,7 +80,8 @@ class SlimManifest(TypedDict):
     continue_on_failure: list[str]
     # How many batches dbt builds of a microbatch model whose table exists, by unique ID.
     repeated_batches: dict[str, int]
-    # The unique IDs of those models that dbt builds so although a run has --full-refresh.
+    # The unique IDs of the models in `repeated_batches` that have `full_refresh: false`, which
+    # --full-refresh does not rebuild.
     never_refreshed: list[str]
     # meta.cosmos of each source and node that has it, by unique ID.
     cosmos_meta: dict[str, dict]

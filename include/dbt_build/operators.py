@@ -152,7 +152,7 @@ class DbtNodeOperator(BaseOperator):
 
     @property
     def batches_key(self) -> str:
-        """Return the XCom key of the number of the try that built some batches of a model."""
+        """Return the XCom key of the number of the try that has built some batches of a model."""
         return f"{NODE_RESULTS}_batches_{self.task_id}"
 
     def execute(self, context) -> None:
@@ -250,8 +250,8 @@ class DbtNodeOperator(BaseOperator):
         if not nodes:
             raise AirflowSkipException(f"This run does not select {', '.join(self.nodes)}.")
         nodes = [node for node in nodes if node not in built]
-        self._watch_batches(context["ti"], command)
         with stored_problems(command, context):
+            self._watch_batches(context["ti"], command)
             try:
                 if self.checks_freshness:
                     command.check_freshness(context, [*self.nodes])
@@ -276,21 +276,26 @@ class DbtNodeOperator(BaseOperator):
         )
 
     def _watch_batches(self, ti, command: DbtCommandOperator) -> None:
-        """Store that dbt has built some batches of a microbatch model, in case it is killed.
+        """Store while dbt works whether a microbatch model lacks batches, in case dbt is killed.
 
         Raises:
-            AirflowFailException: an earlier try has, and this one would leave batches out.
+            AirflowFailException: an earlier try was killed, and this one would leave batches out.
         """
         stored = ti.xcom_pull(task_ids=self.group.build_id, key=self.batches_key)
-        if stored is not None and first_try(ti) <= stored < ti.try_number:
+        if stored and first_try(ti) <= stored < ti.try_number:
             raise AirflowFailException(f"An earlier try built some batches. {NO_RETRY}")
-        is_stored = False
+        stored = 0
 
         def store(_event) -> None:
-            nonlocal is_stored
-            if not is_stored and command.results.incomplete():
-                is_stored = True
-                set_xcom(ti, self.group.build_id, self.batches_key, ti.try_number)
+            nonlocal stored
+            number = ti.try_number if command.results.incomplete() else 0
+            if number != stored:
+                try:
+                    set_xcom(ti, self.group.build_id, self.batches_key, number)
+                    stored = number
+                except Exception as error:
+                    # dbt would make it an error of the node. The next event stores it.
+                    self.log.warning("Airflow could not store the state of batches: %s", error)
 
         command.runner_callbacks = [*command.runner_callbacks, store]
 

@@ -74,7 +74,6 @@ class ResultReporter:
         # Outcomes that the plugin has not confirmed.
         self.unsent: dict[str, Outcome] = {}
         self.has_ended_well = False
-        self._incomplete_before = {*state["incomplete"]}
         self._stored: dict[str, StoredResult] = {}
         self._client, self._logs = PluginClient(ti), TaskLogs(ti)
         # The seconds from a failed report to the next one, and when the next report may be sent.
@@ -276,7 +275,7 @@ class ResultReporter:
         succeeded = self.results.succeeded()
         built = {*self.state["built"]} | (succeeded - successful)
         # A poll between two batches finds a model incomplete that is complete later.
-        incomplete = (self._incomplete_before | self.results.incomplete()) - succeeded
+        incomplete = ({*self.state["incomplete"]} | self.results.incomplete()) - succeeded
         nodes = {"built": sorted(built), "incomplete": sorted(incomplete)}
         state = BuildState(**{**self.state, **nodes, **changes})
         if state != self.state:

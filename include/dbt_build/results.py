@@ -19,7 +19,8 @@ NOT_FAILED = SUCCEEDED | {"skipped"}
 # The last line of the log of a microbatch model of which dbt has built some batches.
 NO_RETRY = (
     "There is no retry, because dbt would build only the newest batches. To build the missing "
-    "ones, start a run with an event time range or a full refresh."
+    "ones, start a run with an event time range, or with a full refresh unless the model has "
+    "`full_refresh: false`."
 )
 # The statuses of a batch that dbt did not build. The status of any other batch is the database's.
 BATCH_NOT_BUILT = ("error", "skipped")
@@ -69,8 +70,8 @@ class BuildResults:
     ):
         self.repeated_batches = dict(repeated_batches or {})
         self.never_refreshed = never_refreshed
-        # Microbatch models of which an external dbt may have built some batches.
-        self.perhaps_begun: set[str] = set()
+        # Microbatch models that an external dbt may not have built completely when it was ended.
+        self.possibly_incomplete: set[str] = set()
         self.nodes: dict[str, NodeResult] = defaultdict(NodeResult)
         # The exception that `receive` has caught. dbt would make it an error of the node.
         self.error: Exception | None = None
@@ -84,7 +85,7 @@ class BuildResults:
         self.is_interrupted = False
 
     def set_full_refresh(self) -> None:
-        """Let each model be built anew in a retry, except those that are never refreshed."""
+        """Remove the models that a full refresh rebuilds from `repeated_batches`."""
         kept = self.repeated_batches.keys() & {*self.never_refreshed}
         self.repeated_batches = {node: self.repeated_batches[node] for node in kept}
 
@@ -183,6 +184,21 @@ class BuildResults:
                 node.built_batches = {every.index(b) + 1 for b in batches["successful"]}
             node.status = result["status"]
 
+    def read_log_of_ended_dbt(self, project_dir: str | Path, selected: Iterable[str]) -> None:
+        """Read from dbt.log which microbatch models may lack batches, if dbt was ended early.
+
+        The log has the number of batches, but not the unique ID of their model.
+        """
+        file = Path(project_dir, "dbt.log")
+        log = file.read_text() if file.exists() else ""
+        most = max(map(int, re.findall(r"\bBatch \d+ of (\d+)\b", log)), default=0)
+        selected = {*selected}
+        self.possibly_incomplete |= {
+            node
+            for node, repeated in self.repeated_batches.items()
+            if node in selected and most > repeated
+        }
+
     def read_sources(self, project_dir: str | Path) -> None:
         """Read the ages of sources from sources.json, as far as dbt could read them."""
         for result in _results(project_dir, "sources.json"):
@@ -269,7 +285,7 @@ class BuildResults:
         Without an event time range, dbt builds only the newest batches of a table that exists.
         """
         lacking = {node for node in [*self.nodes] if self._lacks_batches(node)}
-        return lacking | {node for node in self.perhaps_begun if not self.has_ended(node)}
+        return lacking | {node for node in self.possibly_incomplete if not self.has_ended(node)}
 
     def _lacks_batches(self, unique_id: str) -> bool:
         node = self.nodes[unique_id]

@@ -120,8 +120,8 @@ class States:
             row = "insert into raw_states.broken values (%s, %s, %s, %s)"
             self.warehouse.execute(row, [node, fails, seconds, failures])
 
-    def hurry(self) -> None:
-        """Let no node sleep any more, but a statement that has begun."""
+    def stop_sleeping(self) -> None:
+        """Let nodes that start from now on not sleep. A statement that has begun continues."""
         self.warehouse.execute("update raw_states.broken set seconds = 0")
 
     def built(self) -> Counter:

@@ -19,6 +19,8 @@ from tests.fixtures import wait_until
 from tests.include.dbt_build.conftest import render
 
 DBT = Path(sys.executable).with_name("dbt")
+# A line of dbt.log about the first of several batches.
+BATCH = "Batch 1 of %s START batch 2026-01-01 of sql microbatch model second.batched [RUN]\n"
 EXTERNAL = ExecutionConfig(invocation_mode=InvocationMode.SUBPROCESS, dbt_executable_path=str(DBT))
 
 
@@ -40,6 +42,7 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     result |= {"timing": [], "failures": None, "compiled_code": "select 1"}
     (tmp_path / "results.json").write_text(json.dumps({"results": [result]}))
     (tmp_path / "target").mkdir()
+    (tmp_path / "dbt.log").write_text(BATCH % 4)
     script = tmp_path / "dbt"
     # Unlike a shell, Python can handle a signal that was ignored when it was started.
     script.write_text(
@@ -63,7 +66,7 @@ def test_an_interrupted_external_dbt_has_ended_when_the_task_goes_on(unchanged, 
     assert build.subprocess_hook.sub_process.poll() is not None
     # The retry of the build task does not build this model again.
     assert build.results.succeeded() == {"model.second.base"}
-    # dbt may have built some batches of this one.
+    # dbt has built some batches of this one.
     assert build.results.incomplete() == {"model.second.batched"}
 
 
@@ -81,15 +84,26 @@ def test_a_full_refresh_does_not_repeat_the_batches_of_a_model_that_refuses_it(s
     assert results.repeated_batches == {"model.small.b": 2}
 
 
-@pytest.mark.parametrize(("end", "is_killed"), [("exit 1", False), ("kill -9 $$", True)])
-def test_a_killed_external_dbt_may_have_built_some_batches(unchanged, tmp_path, end, is_killed):
+@pytest.mark.parametrize(
+    ("log", "end", "is_incomplete"),
+    [
+        (BATCH % 4, "kill -9 $$", True),
+        # dbt has written the results of the model.
+        (BATCH % 4, "exit 1", False),
+        # A retry builds both batches again.
+        (BATCH % 2, "kill -9 $$", False),
+        ("Running with dbt", "kill -9 $$", False),
+    ],
+)
+def test_a_killed_external_dbt_has_built_some_batches(unchanged, tmp_path, log, end, is_incomplete):
+    (tmp_path / "dbt.log").write_text(log)
     script = tmp_path / "dbt"
     script.write_text(f"#!/bin/sh\n{end}\n")
     script.chmod(0o755)
     build = render(unchanged, execution_config=EXTERNAL).get_task("dbt_build")
     build.results = BuildResults({"model.second.batched": 2})
     build.run_subprocess([str(script)], {}, str(tmp_path))
-    assert build.results.incomplete() == ({"model.second.batched"} if is_killed else set())
+    assert build.results.incomplete() == ({"model.second.batched"} if is_incomplete else set())
 
 
 @pytest.mark.slow

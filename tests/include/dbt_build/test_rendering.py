@@ -15,6 +15,7 @@ from include.dbt_build import DbtTaskGroup
 from include.dbt_build.arguments import UnsupportedArgumentError
 from include.dbt_build.command import DbtCommandOperator
 from include.dbt_build.manifest import nodes_downstream_of
+from include.dbt_build.results import BuildResults
 from tests.include.dbt_build.conftest import (
     FILES,
     arguments,
@@ -237,6 +238,27 @@ def test_the_unit_tests_of_an_ephemeral_model_run_with_the_model(small, monkeypa
     ti = SimpleNamespace(xcom_pull=lambda **_: None, xcom_push=lambda **_: None)
     task._run_dbt({"ti": ti}, built=())
     assert built == nodes
+
+
+def test_a_node_task_stores_whether_a_model_lacks_batches(unchanged, monkeypatch):
+    stored, errors = [], [OSError("Airflow does not answer")]
+
+    def set_xcom(ti, task_id: str, key: str, value: int) -> None:
+        if errors:
+            raise errors.pop()
+        stored.append(value)
+
+    monkeypatch.setattr("include.dbt_build.operators.set_xcom", set_xcom)
+    command = SimpleNamespace(results=BuildResults({"model.second.base": 1}), runner_callbacks=[])
+    ti = SimpleNamespace(try_number=2, xcom_pull=lambda **_: None)
+    render(unchanged).get_task("base.run")._watch_batches(ti, command)
+    (store,) = command.runner_callbacks
+    node = command.results.nodes["model.second.base"]
+    node.batches = 3
+    # The second call fails. A later dbt would build the third batch.
+    for node.built_batches in (set(), {1}, {1}, {1, 2}):
+        store(None)
+    assert stored == [2, 0]
 
 
 def test_a_node_is_a_leaf_although_an_ephemeral_model_reads_it(small):
