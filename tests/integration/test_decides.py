@@ -205,10 +205,10 @@ def test_no_retry_of_a_killed_node_task_leaves_out_the_missing_batches_of_a_mode
         return exists is not None and states.warehouse.execute(count).fetchone()[0] > 1
 
     wait_until(has_two_batches)
-    states.stop_sleeping()
     pid = states.tasks()["batches_run"]["pid"]
     assert pid
     psutil.Process(pid).kill()
+    states.stop_sleeping()
     assert states.end() == "failed"
     tasks = states.tasks()
     assert tasks["batches_run"]["state"] == "failed"
@@ -227,8 +227,8 @@ def test_the_retry_of_a_killed_build_builds_the_nodes_that_the_run_enables(run_o
         wait_until(lambda: "START sql table model decides.independent_1" in states.log("dbt_build"))
     else:
         wait_until(lambda: (states.xcom("dbt_build", BUILD_STATE) or {}).get("built"))
-    states.stop_sleeping()
     psutil.Process(states.tasks()["dbt_build"]["pid"]).kill()
+    states.stop_sleeping()
     assert states.end() == "success"
     assert states.built() == {"independent_1": 1, "independent_2": 1, "enabled": 1}
     assert "PASS not_null_enabled_id" in states.log("dbt_build", 2)

@@ -448,8 +448,8 @@ def test_the_retry_of_a_killed_build_builds_only_what_is_missing(states):
         return stored | {name[4:-4] for name in tasks if name.endswith("run")}
 
     wait_until(lambda: shown_or_stored() >= MODELS - {"g"})
-    states.stop_sleeping()
     psutil.Process(states.tasks()[BUILD]["pid"]).kill()
+    states.stop_sleeping()
     assert states.end() == "success"
     assert states.not_successful() == {}
     assert states.tasks()[BUILD]["try_number"] == 2
@@ -478,8 +478,8 @@ def test_each_build_of_a_model_has_one_asset_event_although_the_build_is_killed(
     states.broken("g", fails=False, seconds=60)
     states.clear("dbt.c_run", "dbt.g_run", downstream=False)
     wait_until(lambda: states.states()["dbt.c_run"] == "success")
-    states.stop_sleeping()
     psutil.Process(states.tasks()[BUILD]["pid"]).kill()
+    states.stop_sleeping()
     assert states.end() == "success"
     built = states.built()
     assert built == {"c": 1, "g": 1}
