@@ -22,7 +22,7 @@ def dbt(settings: Settings, project: str, words: list[str]) -> None:
     env = command_env(settings, folder)
     install_packages(folder, env)
     os.chdir(folder)
-    # As a subprocess it would be killed by Ctrl-C before it has cancelled its statements.
+    # Ctrl-C would kill a subprocess before dbt has cancelled its statements.
     os.execve(BIN / "dbt", [str(BIN / "dbt"), *words], without_target(env))  # noqa: S606
 
 

@@ -281,8 +281,8 @@ class DbtNodeOperator(BaseOperator):
         Raises:
             AirflowFailException: an earlier try was killed, and this one would leave batches out.
         """
-        stored = ti.xcom_pull(task_ids=self.group.build_id, key=self.batches_key)
-        if stored and first_try(ti) <= stored < ti.try_number:
+        number = ti.xcom_pull(task_ids=self.group.build_id, key=self.batches_key)
+        if number and first_try(ti) <= number < ti.try_number:
             raise AirflowFailException(f"An earlier try built some batches. {NO_RETRY}")
         stored = 0
 

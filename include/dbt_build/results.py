@@ -68,7 +68,7 @@ class BuildResults:
         repeated_batches: Mapping[str, int] | None = None,
         never_refreshed: Collection[str] = (),
     ):
-        self.repeated_batches = dict(repeated_batches or {})
+        self.repeated_batches = repeated_batches or {}
         self.never_refreshed = never_refreshed
         # Microbatch models that an external dbt may not have built completely when it was ended.
         self.possibly_incomplete: set[str] = set()

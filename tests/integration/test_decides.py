@@ -192,7 +192,7 @@ def test_no_retry_of_a_killed_build_leaves_out_the_missing_batches_of_a_model(ru
 def test_no_retry_of_a_killed_node_task_leaves_out_the_missing_batches_of_a_model(run_of):
     states = run_of("decides_batches")
     states.warehouse.execute("drop table if exists decides.batches")
-    # Without the first batch there is no table.
+    # The first batch creates the table.
     states.broken("2022")
     assert states.run() == "failed"
     states.broken("2024", fails=False, seconds=60)
